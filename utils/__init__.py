@@ -1,0 +1,1 @@
+"""What several scripts share, in modules named for what they hold."""

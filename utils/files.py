@@ -1,0 +1,76 @@
+"""Writing files whole or not at all, and the one kind of error that a user's input can raise."""
+
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class InputError(Exception):
+    """A mistake in what the user gave: a file, a line or a flag.
+
+    Its text is one line that names the file, line or flag, what was found and what was expected.
+    `options.run` prints it and exits with status 2.
+    """
+
+
+@contextmanager
+def write_atomically(path, mode="w"):
+    """Open a temporary file beside `path` and rename it to `path` when the block ends well.
+
+    Readers see the old file or the whole new one, never a part; where the block raises, the temporary file is
+    removed and the old file stays. The data is on the disk before the new name is.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to write; its folder is made where it is missing.
+    mode : {"w", "wb"}
+        Text (UTF-8, newlines as written) or bytes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with os.fdopen(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory):
+    """Make the names in `directory` survive a power cut. Does nothing where the system can't."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def require_file(path, flag):
+    """The `path` as a Path, or an InputError where it is not a readable file."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{flag}: found the directory {path}, expected a file")
+    if not path.exists():
+        raise InputError(f"{flag}: found no file {path}, expected one that exists")
+    return path
+
+
+def _umask():
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,91 @@
+"""Command lines: the flags that several scripts share, written once, and how a script starts and ends."""
+
+import argparse
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+from utils.files import InputError
+
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as a shell reports them
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line and whose help shows every default."""
+
+    def __init__(self, description):
+        super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        raise InputError(message.replace("\n", " ") + f" ({self.prog} -h lists the flags)")
+
+
+def number(kind, low=-math.inf, high=math.inf, below=math.inf):
+    """A type for argparse: a finite `kind` (int or float) with low <= value <= high and value < below."""
+    limits = [f">= {low}"] * (low > -math.inf) + [f"<= {high}"] * (high < math.inf) + [f"< {below}"] * (below < math.inf)
+    wanted = " ".join(["an integer" if kind is int else "a number"] + [" and ".join(limits)] * bool(limits))
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high and value < below):
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected {wanted}")
+        return value
+
+    return parse
+
+
+def cutoffs(text):
+    """A type for argparse: `20` or `1,5,20` as a sorted list of distinct positive integers."""
+    try:
+        values = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or values[0] < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected integers >= 1 separated by commas, such as 5,20")
+    return values
+
+
+def add_device_flags(parser):
+    """Flags of every script that computes with Paddle."""
+    parser.add_argument("--use_cuda", type=number(int, 0, 1), default=0, help="1: compute on the GPU, 0: on the processor")
+    parser.add_argument("--threads", type=number(int, 0), default=0, help="processor threads; 0: all that this process may use")
+    parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
+                        help="1: prepare MKL and malloc for speed (one log line says what was done), 0: leave them alone")
+
+
+def run(main):
+    """Run a script's `main()` and end the process as a command line user expects.
+
+    A user's mistake or a failing file ends with one line on stderr and status 2, Ctrl-C with 130, SIGTERM with 143,
+    and a reader that closes our output early (`| head`) silently with 141.
+    """
+    signal.signal(signal.SIGTERM, _raise_exit)
+    name = Path(sys.argv[0]).name
+    try:
+        main()
+        sys.stdout.flush()
+    except InputError as error:
+        sys.exit(_fail(name, str(error), 2))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python's own flush at exit stays silent
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        sys.exit(_fail(name, what, 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail(name, "interrupted", INTERRUPTED))
+
+
+def _raise_exit(signal_number, frame):
+    raise SystemExit(_fail(Path(sys.argv[0]).name, "terminated", TERMINATED))
+
+
+def _fail(name, message, status):
+    sys.stdout.flush()
+    print(f"{name}: {message}", file=sys.stderr)
+    return status
