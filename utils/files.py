@@ -1,9 +1,12 @@
 """Writing files whole or not at all, and the one kind of error that a user's input can raise."""
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class InputError(Exception):
@@ -29,8 +32,16 @@ def write_atomically(path, mode="w"):
         Text (UTF-8, newlines as written) or bytes.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: found a directory, expected a file to write")
+    if path.parent.is_file():
+        raise InputError(f"{path.parent}: found a file, expected a directory to write {path.name} in")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        error.filename = str(path)  # what the user knows, not the temporary name
+        raise
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with os.fdopen(descriptor, mode, **text) as file:
@@ -39,8 +50,10 @@ def write_atomically(path, mode="w"):
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_SPACE and not error.filename:
+            error.filename = str(path)  # which the system does not say of a failed write
         raise
     sync_directory(path.parent)
 

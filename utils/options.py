@@ -39,15 +39,40 @@ def number(kind, low=-math.inf, high=math.inf, below=math.inf):
     return parse
 
 
-def cutoffs(text):
-    """A type for argparse: `20` or `1,5,20` as a sorted list of distinct positive integers."""
+def sizes(text):
+    """A type for argparse: `100` or `100,50` as a list of positive integers."""
     try:
-        values = sorted({int(part) for part in text.split(",")})
+        values = [int(part) for part in text.split(",")]
     except ValueError:
-        values = []
-    if not values or values[0] < 1:
+        values = [0]
+    if min(values) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected integers >= 1 separated by commas, such as 5,20")
     return values
+
+
+def cutoffs(text):
+    """A type for argparse: `20` or `1,5,20` as an ascending list of distinct positive integers."""
+    return sorted(set(sizes(text)))
+
+
+def separator(text):
+    """A type for argparse: one character, or `tab`, or nothing."""
+    text = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(text) > 1 or text and text in '"\r\n' or not text.isascii():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one ASCII character or tab")
+    return text
+
+
+def add_table_flags(parser):
+    """Flags of every script that reads a table of clicks."""
+    parser.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any words")
+    parser.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any words")
+    parser.add_argument("--time_column", default="Time", help="name of the column of times: ISO 8601 dates (UTC where they name no "
+                        "zone) or numbers")
+    parser.add_argument("--time_unit", choices=("s", "ms"), default="s", help="unit of times that are numbers, since 1970: seconds "
+                        "or milliseconds")
+    parser.add_argument("--separator", type=separator, default="", help="what separates the columns, one character or tab; empty: "
+                        "found out from the header line")
 
 
 def add_device_flags(parser):

@@ -1,0 +1,114 @@
+"""Item ids to indices: session text to vocab.txt and session text of indices.
+
+    python text2paddle.py raw_train_data/ raw_test_data/ train_data test_data vocab.txt
+
+Every file of the raw directories is converted to a file of the same name. vocab.txt holds the items of the training
+files, the most frequent first, then as strings; an item's index is its line's number, from 0. Test clicks on other items
+are left out and the session closes up; a test session with less than two clicks left is left out too. How many is
+printed, and recorded in text2paddle.json beside the converted files.
+"""
+
+import collections
+import contextlib
+import json
+from pathlib import Path
+
+from utils.files import InputError, write_atomically
+from utils.options import Parser, run
+from utils.sessions import CONVERSION, session_files
+from utils.vocabulary import checksum, write_vocabulary
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("raw_train_dir", help="directory of session text with item ids: one session a line")
+    parser.add_argument("raw_test_dir", help="the same for the test sessions")
+    parser.add_argument("train_dir", help="directory to write the training sessions to, as indices")
+    parser.add_argument("test_dir", help="directory to write the test sessions to, as indices")
+    parser.add_argument("vocab_path", help="vocab.txt to write")
+    options = parser.parse_args()
+    if len({Path(path).resolve() for path in vars(options).values()}) < 5:
+        raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, expected five")
+    return options
+
+
+def main():
+    options = parse_arguments()
+    train_files = session_files(options.raw_train_dir, "raw_train_dir")
+    test_files = session_files(options.raw_test_dir, "raw_test_dir")
+    refuse_strangers(options.train_dir, train_files, "train_dir")
+    refuse_strangers(options.test_dir, test_files, "test_dir")
+    support = count_items(train_files)
+    item_ids = sorted(support, key=lambda item_id: (-support[item_id], item_id))
+    if len(item_ids) < 2:
+        raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 to choose from")
+    index = {item_id: str(number) for number, item_id in enumerate(item_ids)}
+
+    with contextlib.ExitStack() as outputs:  # all of them appear at the end, or none
+        train_counts = convert(train_files, options.train_dir, index, 1, outputs)
+        test_counts = convert(test_files, options.test_dir, index, 2, outputs)
+        if not test_counts["sessions"]:
+            raise InputError(f"raw_test_dir: found no session of two clicks on items of the training files in {options.raw_test_dir}, "
+                             "expected at least one")
+        write_vocabulary(options.vocab_path, item_ids)
+        for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
+            record = outputs.enter_context(write_atomically(Path(directory) / CONVERSION))
+            json.dump({"vocab_sha256": checksum(options.vocab_path), **counts}, record, indent=1)
+
+    print(f"vocab size: {len(item_ids)}")
+    for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
+        print(f"{directory}: " + " ".join(f"{name}:{count}" for name, count in counts.items()))
+
+
+def refuse_strangers(directory, sources, argument):
+    """Refuse a directory with session files that this conversion won't replace: they would be read as its own."""
+    path = Path(directory)
+    if not path.exists():
+        return
+    strangers = {file.name for file in session_files(path, argument)} if path.is_file() or any(path.iterdir()) else set()
+    strangers -= {file.name for file in sources}
+    if path.is_file() or strangers:
+        found = "a file" if path.is_file() else f"{sorted(strangers)[0]}, which this conversion doesn't write,"
+        raise InputError(f"{argument}: found {found} at {path}, expected an empty directory or none")
+
+
+def read_clicks(file):
+    """The item ids of each line of a session text, a list of str a line."""
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if b"\0" in line:
+                raise InputError(f"{file}:{number}: found a zero byte, expected item ids separated by blanks")
+            try:
+                yield line.decode().split()
+            except UnicodeDecodeError:
+                raise InputError(f"{file}:{number}: found a byte that is not UTF-8, expected item ids separated by blanks") from None
+
+
+def count_items(files):
+    """How often each item id was clicked, a dict of str to int."""
+    support = collections.Counter()
+    for file in files:
+        for clicks in read_clicks(file):
+            support.update(clicks)
+    return support
+
+
+def convert(files, directory, index, shortest, outputs):
+    """Write `files` as indices to `directory`, sessions of at least `shortest` known clicks; what was written, as a dict."""
+    counts = dict.fromkeys(["sessions", "events", "sessions_left_out", "clicks_left_out"], 0)
+    for file in files:
+        output = outputs.enter_context(write_atomically(Path(directory) / file.name))
+        for clicks in read_clicks(file):
+            known = [index[click] for click in clicks if click in index]
+            counts["clicks_left_out"] += len(clicks) - len(known)
+            if len(known) >= shortest:
+                output.write(" ".join(known) + "\n")
+                counts["sessions"] += 1
+                counts["events"] += len(known)
+            elif clicks:
+                counts["sessions_left_out"] += 1
+    return counts
+
+
+if __name__ == "__main__":
+    run(main)

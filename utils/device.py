@@ -1,0 +1,136 @@
+"""Choice and preparation of the device: the one place that knows the processor from the GPU.
+
+A script calls `prepare` before anything imports Paddle, because Paddle's libraries read their settings as they load.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+import warnings
+
+import numpy as np
+
+from utils.files import InputError
+
+# glibc's mallopt parameters, from malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+def prepare(use_cuda=0, threads=0, tune_cpu=1):
+    """Choose the device, prepare it for speed, load Paddle, and return the log line that says what was done.
+
+    Parameters
+    ----------
+    use_cuda : {0, 1}
+    threads : int
+        Processor threads of the mathematical libraries; 0 leaves a user's own OMP_NUM_THREADS, or takes all processors
+        that this process may run on.
+    tune_cpu : {0, 1}
+        0 leaves MKL and malloc alone.
+
+    Raises
+    ------
+    InputError
+        `use_cuda` without a Paddle built for CUDA, or without a GPU.
+    """
+    done = [_set_threads(threads)]
+    if tune_cpu:
+        done += [_tune_mkl(), _tune_malloc()]
+    if use_cuda:  # these cost speed only where an operation would otherwise add up in random order
+        os.environ.setdefault("FLAGS_cudnn_deterministic", "1")
+        os.environ.setdefault("FLAGS_embedding_deterministic", "1")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No ccache found")  # of no use to whoever compiles nothing
+        import paddle
+    if use_cuda and not paddle.is_compiled_with_cuda():
+        raise InputError(f"--use_cuda 1: found paddlepaddle {paddle.__version__} built without CUDA, expected "
+                         "paddlepaddle-gpu (requirements-gpu.txt), or --use_cuda 0")
+    if use_cuda and not paddle.device.cuda.device_count():
+        raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
+    paddle.set_device("gpu:0" if use_cuda else "cpu")
+    return f"device:{_device_name(use_cuda, paddle)} paddle:{paddle.__version__} " + " ".join(filter(None, done))
+
+
+def host_array(tensor):
+    """A Paddle tensor as a NumPy array; on the processor a view of the same memory."""
+    return np.from_dlpack(_Shared(tensor.detach())) if is_on_host(tensor) else tensor.numpy()
+
+
+class _Shared:
+    """What NumPy asks of an array that shares its memory; paddle.Tensor has it only since version 3."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __dlpack__(self, **options):
+        from paddle.utils.dlpack import to_dlpack
+        return to_dlpack(self.tensor)
+
+    def __dlpack_device__(self):
+        return 1, 0  # kDLCPU, the first
+
+
+def is_on_host(tensor):
+    """Whether a Paddle tensor lies in the processor's memory."""
+    return tensor.place.is_cpu_place()
+
+
+def mkl_setting(cpuinfo):
+    """The MKL_DEBUG_CPU_TYPE that suits a processor, or None where MKL finds its best path by itself.
+
+    Paddle's bundled MKL takes its slowest path on every AMD processor unless told which instructions to use.
+
+    Parameters
+    ----------
+    cpuinfo : str
+        The text of /proc/cpuinfo.
+
+    Returns
+    -------
+    {"7", "5", None}
+        "7" for AVX-512, "5" for AVX2.
+    """
+    fields = {}
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    instructions = set(fields.get("flags", "").split())
+    if fields.get("vendor_id") != "AuthenticAMD":
+        return None
+    if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= instructions:
+        return "7"
+    return "5" if {"avx2", "fma"} <= instructions else None
+
+
+def _set_threads(threads):
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = str(threads or available)
+    return f"threads:{os.environ['OMP_NUM_THREADS']}"
+
+
+def _tune_mkl():
+    """Tell MKL an AMD processor's instruction set, unless the user did."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            setting = mkl_setting(file.read())
+    except OSError:
+        return ""
+    if setting is None or "MKL_DEBUG_CPU_TYPE" in os.environ:
+        return ""
+    os.environ["MKL_DEBUG_CPU_TYPE"] = setting
+    return f"MKL_DEBUG_CPU_TYPE:{setting}"
+
+
+def _tune_malloc():
+    """Let glibc keep freed memory: otherwise each large temporary is mapped and page-faulted anew at every step."""
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+        return ""
+    libc = ctypes.CDLL(None)
+    set_all = all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(M_TOP_PAD, 64 << 20)])
+    return "malloc:kept" if set_all else ""
+
+
+def _device_name(use_cuda, paddle):
+    return paddle.device.cuda.get_device_name(0).replace(" ", "_") if use_cuda else "cpu"

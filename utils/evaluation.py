@@ -1,0 +1,97 @@
+"""Ranks of the next clicks: every click after the first of every session is predicted from those before it."""
+
+import numpy as np
+import paddle
+
+from utils.device import host_array, is_on_host
+from utils.files import InputError
+from utils.losses import chunk_rows, with_ones
+from utils.metrics import target_ranks
+from utils.runlog import progress
+from utils.sessions import evaluation_batches
+
+PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
+
+
+@paddle.no_grad()
+def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation"):
+    """Rank all items for each prediction by a network.
+
+    Parameters
+    ----------
+    network : net.Network
+    sessions : sessions.Sessions
+    batch_size : int
+        Sessions computed at once; the ranks don't depend on it.
+    ties : {"standard", "conservative", "median"}
+
+    Returns
+    -------
+    float64 array [predictions]
+        In the order of the clicks in `sessions`.
+
+    Raises
+    ------
+    InputError
+        The weights hold something that is not a finite number.
+    """
+    network.eval()
+    for name, weight in network.named_parameters():
+        if not bool(paddle.isfinite(weight).all()):
+            raise InputError(f"{name}: found weights that are not finite numbers, expected a model that was trained without overflow")
+    items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
+    ranks = np.zeros(len(sessions.items))
+    chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
+    with progress(sessions.predictions, description) as bar:
+        for batch in evaluation_batches(sessions, batch_size, PAD_ROWS):
+            hidden = with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
+            for start in range(0, hidden.shape[0], chunk):
+                positions = batch.positions[start:start + chunk]
+                # The scores get no name, so that the next chunk takes the same memory, still in the cache.
+                found = _ranks(paddle.matmul(_padded(hidden[start:start + chunk]), items_by_unit),
+                               batch.targets[start:start + chunk], ties)
+                is_real = positions >= 0
+                ranks[positions[is_real]] = found[is_real]
+                bar.update(int(is_real.sum()))
+    return ranks[_predicted(sessions)]
+
+
+def baseline_ranks(scores_after, sessions, ties="standard", rows=128):
+    """Rank all items for each prediction by a function of the last click, from utils/baselines.py.
+
+    Returns
+    -------
+    float64 array [predictions]
+        In the order of the clicks in `sessions`.
+    """
+    positions = np.flatnonzero(_predicted(sessions))
+    ranks = []
+    for start in range(0, len(positions), rows):
+        part = positions[start:start + rows]
+        scores, targets = scores_after(sessions.items[part - 1]), sessions.items[part]
+        ranks.append(target_ranks(scores, scores[np.arange(len(part)), targets], ties))
+    return np.concatenate(ranks)
+
+
+def _ranks(scores, targets, ties):
+    """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items], counted where the scores lie."""
+    scores = scores[:len(targets)]
+    if is_on_host(scores):
+        scores = host_array(scores)
+        return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
+    picks = np.stack([np.arange(len(targets)), targets], axis=1)
+    target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))
+    return target_ranks(scores, target_scores, ties, count=lambda mask: paddle.sum(mask, axis=1).numpy())
+
+
+def _padded(hidden):
+    """`hidden` with at least PAD_ROWS rows."""
+    missing = PAD_ROWS - hidden.shape[0]
+    return hidden if missing <= 0 else paddle.concat([hidden, paddle.zeros([missing, hidden.shape[1]], hidden.dtype)])
+
+
+def _predicted(sessions):
+    """Whether each click is a prediction's target: all but the first of each session, bool [events]."""
+    predicted = np.ones(len(sessions.items), bool)
+    predicted[sessions.offsets[:-1]] = False
+    return predicted

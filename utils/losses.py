@@ -1,0 +1,89 @@
+"""Losses over scores, with gradients written by hand where autograd would keep too much."""
+
+import paddle
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+CHUNK_ROWS = 128  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
+CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)
+SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
+
+
+class FullSoftmaxCrossEntropy(PyLayer):
+    """Mean cross-entropy of a softmax over all items, in chunks of rows: no logits outlive their chunk.
+
+    For hidden states h, item matrix W, biases b and label smoothing e, with s = h W^T + b, p = softmax(s) and
+    q = (1 - e) onehot(target) + e / items (Szegedy et al., CVPR 2016, section 7), the loss is the mean over rows of
+    -sum_j q_j log p_j, and its gradient by s is (p - q) / rows. Loss and gradients come from one pass over the items.
+
+    The arguments of `apply`:
+
+    hidden : float32 tensor [rows, units]
+    item_matrix : float32 tensor [items, units + 1]
+        W, and b as its last column: so the bias costs no pass of its own over the logits.
+    targets : int64 tensor [rows]
+    smoothing : float, 0 <= smoothing < 1
+
+    It returns a float32 scalar tensor.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, item_matrix, targets, smoothing=0.0):
+        rows, items, chunk = hidden.shape[0], item_matrix.shape[0], chunk_rows(item_matrix.shape[0])
+        hidden = with_ones(hidden)
+        target_rows = paddle.gather(item_matrix, targets)
+        log_sums, expected_rows, matrix_gradient = [], [], None
+        for start in range(0, rows, chunk):
+            chunk_hidden = hidden[start:start + chunk]
+            exponentials, sums, log_sum = _exponentials(chunk_hidden, item_matrix)
+            log_sums.append(log_sum)
+            expected_rows.append(paddle.matmul(exponentials, item_matrix) / sums)
+            part = paddle.matmul(exponentials, chunk_hidden / (rows * sums), transpose_x=True)
+            del exponentials  # so that the next chunk takes the same memory, still in the cache
+            matrix_gradient = part if matrix_gradient is None else matrix_gradient.add_(part)
+
+        losses = paddle.concat(log_sums) - (hidden * target_rows).sum(axis=1)
+        hidden_gradient = paddle.concat(expected_rows) - (1 - smoothing) * target_rows
+        paddle.index_add_(matrix_gradient, targets, 0, hidden * ((smoothing - 1) / rows))
+        if smoothing:
+            mean_row = item_matrix.mean(axis=0)
+            losses += smoothing * (hidden * (target_rows - mean_row)).sum(axis=1)
+            hidden_gradient -= smoothing * mean_row
+            matrix_gradient -= smoothing / items * hidden.mean(axis=0)
+        ctx.save_for_backward(hidden_gradient[:, :-1] / rows, matrix_gradient)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx, loss_gradient):
+        hidden_gradient, matrix_gradient = ctx.saved_tensor()
+        factor = float(loss_gradient)
+        if factor != 1:
+            hidden_gradient, matrix_gradient = hidden_gradient * factor, matrix_gradient * factor
+        return hidden_gradient, matrix_gradient, None
+
+
+def chunk_rows(items):
+    """Rows of logits that are computed at once for `items` items, at least 1."""
+    return max(1, min(CHUNK_ROWS, CHUNK_LOGITS // items))
+
+
+def with_ones(hidden):
+    """`hidden`, float32 [rows, units], and the column of ones that meets the bias column of the item matrix."""
+    return paddle.concat([hidden, paddle.ones([hidden.shape[0], 1], hidden.dtype)], axis=1)
+
+
+def _exponentials(hidden, item_matrix):
+    """exp(scores) up to a factor a row, float32 [rows, items], its row sums [rows, 1], and log(sum(exp(scores))) [rows].
+
+    Exponentials of the scores as they are need one pass over the logits instead of softmax's three. Where that would
+    overflow or underflow, softmax takes over.
+    """
+    exponentials = paddle.matmul(hidden, item_matrix, transpose_y=True).exp_()
+    sums = paddle.matmul(exponentials, paddle.ones([item_matrix.shape[0], 1], hidden.dtype))
+    if bool(((sums > 1 / SAFE_SUM) & (sums < SAFE_SUM)).all()):
+        return exponentials, sums, paddle.log(sums).squeeze(1)
+    scores = paddle.matmul(hidden, item_matrix, transpose_y=True)
+    largest = scores.max(axis=1, keepdim=True)
+    exponentials = (scores - largest).exp_()
+    sums = exponentials.sum(axis=1, keepdim=True)
+    return exponentials, sums, (paddle.log(sums) + largest).squeeze(1)

@@ -1,0 +1,34 @@
+"""What a run tells: log lines, the progress bar, and the records in metrics.jsonl."""
+
+import json
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+
+def log(message):
+    """Print a line at once, above the progress bar where there is one."""
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def warn(message):
+    """Print a line on stderr."""
+    tqdm.write(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
+
+
+def progress(total, description, unit="predictions"):
+    """A progress bar on a terminal; nothing where stderr is a file or a pipe."""
+    return tqdm(total=total, desc=description, unit=f" {unit}", unit_scale=True, leave=False, disable=None)
+
+
+def append_record(model_dir, record):
+    """Append `record`, a dict, and the time to metrics.jsonl, in one write so that lines never mix."""
+    line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
+    descriptor = os.open(model_dir / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)

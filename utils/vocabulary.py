@@ -1,0 +1,54 @@
+"""vocab.txt: the item ids, one a line; an item's index is its line's number, counted from 0."""
+
+import hashlib
+from pathlib import Path
+
+from utils.files import InputError, require_file, write_atomically
+
+
+def read_vocabulary(path, flag="--vocab_path"):
+    """Read vocab.txt.
+
+    Returns
+    -------
+    item_ids : list of str, or None
+        None where the file holds nothing but the number of items, as the reference's did.
+    item_count : int
+
+    Raises
+    ------
+    InputError
+        No such file, not UTF-8, empty, an empty line, an id with a blank, an id twice.
+    """
+    path = require_file(path, flag)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: found a byte that is not UTF-8 at position {error.start}, expected one item id a line")
+    if lines[-1] == "":
+        lines.pop()
+    lines = [line.rstrip("\r") for line in lines]
+    if not lines:
+        raise InputError(f"{path}: found an empty file, expected one item id a line")
+    if len(lines) == 1 and lines[0].strip().isdecimal() and int(lines[0]) > 0:
+        return None, int(lines[0])
+    first_line = {}
+    for number, item_id in enumerate(lines, start=1):
+        if not item_id or item_id.split() != [item_id]:
+            raise InputError(f"{path}:{number}: found {item_id[:40]!r}, expected one item id without blanks")
+        if item_id in first_line:
+            raise InputError(f"{path}:{number}: found {item_id[:40]!r} again (first in line {first_line[item_id]}), "
+                             "expected every item id once")
+        first_line[item_id] = number
+    return lines, len(lines)
+
+
+def write_vocabulary(path, item_ids):
+    """Write `item_ids`, a list of str, one a line."""
+    with write_atomically(path) as file:
+        file.writelines(f"{item_id}\n" for item_id in item_ids)
+
+
+def checksum(path):
+    """SHA-256 of a file as hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
