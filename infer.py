@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from utils import device
-from utils.files import InputError
+from utils.files import InputError, require_file
 from utils.metrics import TIES, recall_and_mrr
 from utils.options import Parser, add_device_flags, cutoffs, number, run
 from utils.sessions import read_conversion, read_sessions
@@ -74,13 +74,14 @@ def main():
 
 def epochs_to_evaluate(finished, options, warn):
     """The finished epochs that were asked for; those that are not there are named."""
-    wanted = range(options.start_index, options.last_index + 1)
-    found = [epoch for epoch in wanted if epoch in finished]
+    found = [epoch for epoch in finished if options.start_index <= epoch <= options.last_index]
     if not found:
         there = ", ".join(map(str, finished)) or "none"
         raise InputError(f"--model_dir: found none of the epochs {options.start_index} to {options.last_index} in "
                          f"{options.model_dir}, expected at least one (epochs there: {there})")
-    missing = [str(epoch) for epoch in wanted if epoch not in finished]
+    around = [options.start_index - 1, *found, options.last_index + 1]
+    missing = [f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
+               for before, after in zip(around, around[1:]) if after - before > 1]
     if missing:
         warn(f"{options.model_dir}: skipped epochs that are not there: {', '.join(missing)}")
     return found
@@ -89,15 +90,16 @@ def epochs_to_evaluate(finished, options, warn):
 def read_items(model_dir, config, options):
     """The number of items that the model knows; a --vocab_path that is given must be the model's."""
     own = model_dir / "vocab.txt"
-    item_ids, item_count = read_vocabulary(own, "--model_dir")
-    expected = config.get("data", {}).get("vocab_sha256")
-    for path, flag in [(own, "--model_dir"), (options.vocab_path, "--vocab_path")]:
-        if path:
-            read_vocabulary(path, flag)
-            if checksum(path) != expected:
-                raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected SHA-256 "
-                                 f"{str(expected)[:12]}...")
-    return item_count
+    try:
+        expected = str(config["data"]["vocab_sha256"])
+    except (KeyError, TypeError):
+        raise InputError(f"{model_dir / 'config.json'}: found no checksum of vocab.txt, expected one as train.py writes") from None
+    paths = [(own, "--model_dir"), (options.vocab_path, "--vocab_path")] if options.vocab_path else [(own, "--model_dir")]
+    for path, flag in paths:
+        if checksum(require_file(path, flag)) != expected:
+            raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected SHA-256 "
+                             f"{expected[:12]}...")
+    return read_vocabulary(own, "--model_dir")[1]
 
 
 def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
@@ -115,7 +117,10 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
     shapes = {name: list(weight.shape) for name, weight in network.named_parameters()}
     for name, values in checkpoint.load_weights(model_dir, epoch, shapes).items():
         network.state_dict()[name].set_value(paddle.to_tensor(values))
-    ranks = network_ranks(network, sessions, options.batch_size, options.ties, f"epoch {epoch}")
+    try:
+        ranks = network_ranks(network, sessions, options.batch_size, options.ties, f"epoch {epoch}")
+    except InputError as error:
+        raise InputError(f"{checkpoint.epoch_directory(model_dir, epoch)}: {error}") from None
     return recall_and_mrr(ranks, options.topk), time.perf_counter() - began
 
 
@@ -124,6 +129,7 @@ def evaluate_baselines(sessions, item_count, options):
     from utils.baselines import popularity_scores, transition_scores
     from utils.evaluation import baseline_ranks
 
+    read_conversion(options.train_dir, checksum(Path(options.model_dir) / "vocab.txt"), "--train_dir")
     training = read_sessions(options.train_dir, item_count, "--train_dir")
     baselines = {"POP": popularity_scores, "transitions": transition_scores}
     return {name: recall_and_mrr(baseline_ranks(fit(training, item_count), sessions, options.ties), options.topk)

@@ -12,7 +12,7 @@ import numpy as np
 from utils.files import write_atomically
 from utils.options import Parser, number, run
 
-CATEGORIES, TASTES, SUCCESSORS = 30, 4, 3
+CATEGORIES, TASTES, SUCCESSORS = 12, 3, 3
 DAY, FIRST_SECOND = 86400, 1767225600  # 2026-01-01
 
 
@@ -54,7 +54,7 @@ def draw_session(random, popularity, category, members, successors):
     for _ in range(1 + random.geometric(0.27)):
         kind = random.random()
         if kind < 0.70:
-            items.append(random.choice(successors[items[-1], taste], p=[0.6, 0.3, 0.1]))
+            items.append(random.choice(successors[items[-1], taste], p=[0.7, 0.2, 0.1]))
         elif kind < 0.85:
             near = members[category[items[-1]]]
             items.append(random.choice(near, p=share(popularity, near)))

@@ -10,13 +10,13 @@ printed, and recorded in text2paddle.json beside the converted files.
 
 import collections
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 
-from utils.files import InputError, write_atomically
+from utils.files import InputError, finish, write_atomically
 from utils.options import Parser, run
-from utils.sessions import CONVERSION, session_files
-from utils.vocabulary import checksum, write_vocabulary
+from utils.sessions import CONVERSION, list_sessions, session_files
 
 
 def parse_arguments():
@@ -29,6 +29,10 @@ def parse_arguments():
     options = parser.parse_args()
     if len({Path(path).resolve() for path in vars(options).values()}) < 5:
         raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, expected five")
+    for name in "raw_train_dir", "raw_test_dir", "train_dir", "test_dir":
+        if Path(options.vocab_path).resolve().parent == Path(getattr(options, name)).resolve():
+            raise InputError(f"vocab_path: found {options.vocab_path} in {name}, where it would be read as sessions, expected it "
+                             "in another directory")
     return options
 
 
@@ -44,16 +48,25 @@ def main():
         raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 to choose from")
     index = {item_id: str(number) for number, item_id in enumerate(item_ids)}
 
-    with contextlib.ExitStack() as outputs:  # all of them appear at the end, or none
-        train_counts = convert(train_files, options.train_dir, index, 1, outputs)
-        test_counts = convert(test_files, options.test_dir, index, 2, outputs)
+    vocabulary = "".join(f"{item_id}\n" for item_id in item_ids)
+    vocab_sha256 = hashlib.sha256(vocabulary.encode()).hexdigest()
+
+    # All outputs appear at the end or none, first vocab.txt and last the records: were this killed in between, the records
+    # that are there would name another vocab.txt, which train.py and infer.py notice.
+    with contextlib.ExitStack() as outputs:
+        open_output = lambda *parts: outputs.enter_context(write_atomically(Path(*parts)))
+        train_record, test_record = open_output(options.train_dir, CONVERSION), open_output(options.test_dir, CONVERSION)
+        train_counts = convert(train_files, options.train_dir, index, 1, open_output)
+        test_counts = convert(test_files, options.test_dir, index, 2, open_output)
         if not test_counts["sessions"]:
             raise InputError(f"raw_test_dir: found no session of two clicks on items of the training files in {options.raw_test_dir}, "
                              "expected at least one")
-        write_vocabulary(options.vocab_path, item_ids)
-        for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
-            record = outputs.enter_context(write_atomically(Path(directory) / CONVERSION))
-            json.dump({"vocab_sha256": checksum(options.vocab_path), **counts}, record, indent=1)
+        for record, counts in [(train_record, train_counts), (test_record, test_counts)]:
+            json.dump({"vocab_sha256": vocab_sha256, **counts}, record, indent=1)
+            finish(record)
+        vocab_file = open_output(options.vocab_path)
+        vocab_file.write(vocabulary)
+        finish(vocab_file)
 
     print(f"vocab size: {len(item_ids)}")
     for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
@@ -63,13 +76,13 @@ def main():
 def refuse_strangers(directory, sources, argument):
     """Refuse a directory with session files that this conversion won't replace: they would be read as its own."""
     path = Path(directory)
-    if not path.exists():
-        return
-    strangers = {file.name for file in session_files(path, argument)} if path.is_file() or any(path.iterdir()) else set()
-    strangers -= {file.name for file in sources}
-    if path.is_file() or strangers:
-        found = "a file" if path.is_file() else f"{sorted(strangers)[0]}, which this conversion doesn't write,"
-        raise InputError(f"{argument}: found {found} at {path}, expected an empty directory or none")
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{argument}: found a file at {path}, expected an empty directory or none")
+    names = {file.name for file in sources}
+    strangers = [file.name for file in list_sessions(path) if file.name not in names] if path.is_dir() else []
+    if strangers:
+        raise InputError(f"{argument}: found {strangers[0]}, which this conversion doesn't write, in {path}, expected an empty "
+                         "directory or none")
 
 
 def read_clicks(file):
@@ -79,7 +92,7 @@ def read_clicks(file):
             if b"\0" in line:
                 raise InputError(f"{file}:{number}: found a zero byte, expected item ids separated by blanks")
             try:
-                yield line.decode().split()
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").split()
             except UnicodeDecodeError:
                 raise InputError(f"{file}:{number}: found a byte that is not UTF-8, expected item ids separated by blanks") from None
 
@@ -93,11 +106,11 @@ def count_items(files):
     return support
 
 
-def convert(files, directory, index, shortest, outputs):
+def convert(files, directory, index, shortest, open_output):
     """Write `files` as indices to `directory`, sessions of at least `shortest` known clicks; what was written, as a dict."""
     counts = dict.fromkeys(["sessions", "events", "sessions_left_out", "clicks_left_out"], 0)
     for file in files:
-        output = outputs.enter_context(write_atomically(Path(directory) / file.name))
+        output = open_output(directory, file.name)
         for clicks in read_clicks(file):
             known = [index[click] for click in clicks if click in index]
             counts["clicks_left_out"] += len(clicks) - len(known)
@@ -107,6 +120,7 @@ def convert(files, directory, index, shortest, outputs):
                 counts["events"] += len(known)
             elif clicks:
                 counts["sessions_left_out"] += 1
+        finish(output)
     return counts
 
 

@@ -3,9 +3,12 @@
 A script calls `prepare` before anything imports Paddle, because Paddle's libraries read their settings as they load.
 """
 
+import contextlib
 import ctypes
+import io
 import os
 import platform
+import signal
 import sys
 import warnings
 
@@ -40,9 +43,7 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     if use_cuda:  # these cost speed only where an operation would otherwise add up in random order
         os.environ.setdefault("FLAGS_cudnn_deterministic", "1")
         os.environ.setdefault("FLAGS_embedding_deterministic", "1")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No ccache found")  # of no use to whoever compiles nothing
-        import paddle
+    paddle = _load_paddle()
     if use_cuda and not paddle.is_compiled_with_cuda():
         raise InputError(f"--use_cuda 1: found paddlepaddle {paddle.__version__} built without CUDA, expected "
                          "paddlepaddle-gpu (requirements-gpu.txt), or --use_cuda 0")
@@ -130,6 +131,23 @@ def _tune_malloc():
     libc = ctypes.CDLL(None)
     set_all = all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(M_TOP_PAD, 64 << 20)])
     return "malloc:kept" if set_all else ""
+
+
+def _load_paddle():
+    """Import Paddle without its advice on OMP_NUM_THREADS and ccache, and without its signal handlers.
+
+    Those would end the process with a C++ stack where the script means to end with one line.
+    """
+    on_termination = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stderr(io.StringIO()) as messages, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No ccache found")
+        import paddle
+    paddle.disable_signal_handler()
+    signal.signal(signal.SIGTERM, on_termination)
+    for line in messages.getvalue().splitlines():
+        if "OMP_NUM_THREADS" not in line:
+            print(line, file=sys.stderr)
+    return paddle
 
 
 def _device_name(use_cuda, paddle):

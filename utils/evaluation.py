@@ -33,18 +33,19 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     Raises
     ------
     InputError
-        The weights hold something that is not a finite number.
+        Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
     """
     network.eval()
     for name, weight in network.named_parameters():
-        if not bool(paddle.isfinite(weight).all()):
-            raise InputError(f"{name}: found weights that are not finite numbers, expected a model that was trained without overflow")
+        require_finite(weight, f"weights {name}")
+    require_finite(paddle.abs(network.item_matrix).sum(axis=1), "scores")  # which these sums bound, as hidden states are within ±1
     items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
     ranks = np.zeros(len(sessions.items))
     chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
     with progress(sessions.predictions, description) as bar:
         for batch in evaluation_batches(sessions, batch_size, PAD_ROWS):
             hidden = with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
+            require_finite(hidden, "hidden states")
             for start in range(0, hidden.shape[0], chunk):
                 positions = batch.positions[start:start + chunk]
                 # The scores get no name, so that the next chunk takes the same memory, still in the cache.
@@ -54,6 +55,12 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
                 ranks[positions[is_real]] = found[is_real]
                 bar.update(int(is_real.sum()))
     return ranks[_predicted(sessions)]
+
+
+def require_finite(values, what):
+    """Raise InputError where the float tensor `values` holds NaN or infinity."""
+    if not bool(paddle.isfinite(values).all()):
+        raise InputError(f"found {what} that are not finite numbers, expected a model that was trained without overflow")
 
 
 def baseline_ranks(scores_after, sessions, ties="standard", rows=128):

@@ -22,18 +22,23 @@ def write_atomically(path, mode="w"):
     """Open a temporary file beside `path` and rename it to `path` when the block ends well.
 
     Readers see the old file or the whole new one, never a part; where the block raises, the temporary file is
-    removed and the old file stays. The data is on the disk before the new name is.
+    removed and the old file stays. The data is on the disk before the new name is. The block may close the file with
+    `finish`, and so write many at once.
 
     Parameters
     ----------
     path : str or Path
-        The file to write; its folder is made where it is missing.
+        The file to write; its folder is made where it is missing. A link stays one: what it points to is written.
     mode : {"w", "wb"}
         Text (UTF-8, newlines as written) or bytes.
     """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: found a directory, expected a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: found a device or a pipe, expected a file to write")
+    if path.is_symlink():
+        path = path.resolve()
     if path.parent.is_file():
         raise InputError(f"{path.parent}: found a file, expected a directory to write {path.name} in")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +51,8 @@ def write_atomically(path, mode="w"):
     try:
         with os.fdopen(descriptor, mode, **text) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if not file.closed:
+                finish(file)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
@@ -56,6 +61,13 @@ def write_atomically(path, mode="w"):
             error.filename = str(path)  # which the system does not say of a failed write
         raise
     sync_directory(path.parent)
+
+
+def finish(file):
+    """Bring all that was written to `file` to the disk, and close it."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
 
 
 def sync_directory(directory):

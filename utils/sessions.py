@@ -1,6 +1,7 @@
 """Sessions in memory: how they are read from session text, cut into windows, and packed into batches."""
 
 import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +59,16 @@ def session_files(path, flag):
         return [path]
     if not path.is_dir():
         raise InputError(f"{flag}: found nothing at {path}, expected a directory of session files")
-    files = sorted(entry for entry in path.iterdir()
-                   if entry.is_file() and not entry.name.startswith(".") and entry.suffix != ".json")
+    files = list_sessions(path)
     if not files:
         raise InputError(f"{flag}: found no session files in {path}, expected at least one")
     return files
+
+
+def list_sessions(directory):
+    """The files of a directory that are read as sessions, in name order."""
+    return sorted(entry for entry in Path(directory).iterdir()
+                  if entry.is_file() and not entry.name.startswith(".") and entry.suffix != ".json")
 
 
 def read_conversion(path, vocab_sha256, flag):
@@ -75,8 +81,8 @@ def read_conversion(path, vocab_sha256, flag):
         return {}
     try:
         record = json.loads(record_path.read_text(encoding="utf-8"))
-        found = record["vocab_sha256"]
-    except (ValueError, KeyError, TypeError):
+        found = str(record["vocab_sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{record_path}: found no record of a conversion, expected what text2paddle.py writes") from None
     if found != vocab_sha256:
         raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 {found[:12]}...), "
@@ -146,7 +152,7 @@ def _line_error(chunk, file, first_line, position, item_count):
     """The error for the character at `position`: its line's number, and the word that it stands in."""
     line_start = chunk.rfind(b"\n", 0, position) + 1
     line = chunk[line_start:].split(b"\n", 1)[0]
-    word = line[:position - line_start].split(b" ")[-1] + line[position - line_start:].split(b" ")[0]
+    word = re.split(rb"[ \t\r]", line[:position - line_start])[-1] + re.split(rb"[ \t\r]", line[position - line_start:])[0]
     number = first_line + chunk.count(b"\n", 0, position)
     return InputError(f"{file}:{number}: found {word[:40].decode('utf-8', 'replace')!r}, "
                       f"expected item indices from 0 to {item_count - 1} separated by blanks")

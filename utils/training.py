@@ -7,6 +7,11 @@ import time
 import numpy as np
 import paddle
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from utils import checkpoint, sessions as session_tools
 from utils.files import InputError
 from utils.runlog import append_record, log, progress
@@ -61,7 +66,7 @@ def _train_epoch(network, optimizer, sessions, epoch, options):
     with progress(sessions.predictions, f"epoch {epoch}") as bar:
         for batch in batches:
             step += 1
-            loss = _train_step(network, optimizer, batch)
+            loss = train_step(network, optimizer, batch)
             if not math.isfinite(loss):
                 raise InputError(f"--base_lr {options.base_lr:g}: found a loss of {loss} in step {step} of epoch {epoch}, expected "
                                  f"a number; lower the learning rate (epochs before this one are saved)")
@@ -76,16 +81,21 @@ def _train_epoch(network, optimizer, sessions, epoch, options):
                 break
     seconds = time.perf_counter() - began
     return {"num_steps": step, "time_cost": seconds, "loss": total / done, "predictions": done,
-            "predictions_per_second": done / seconds}
+            "predictions_per_second": done / seconds, "peak_memory_mib": _peak_memory()}
 
 
-def _train_step(network, optimizer, batch):
+def train_step(network, optimizer, batch):
     """One update from one batch; its mean loss in nats."""
     loss = network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step)
     loss.backward()
     optimizer.step()
     optimizer.clear_grad()
     return float(loss)
+
+
+def _peak_memory():
+    """The process's largest resident memory so far in MiB, or None where the system doesn't tell."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None
 
 
 def perplexity(loss):

@@ -1,0 +1,97 @@
+"""Write a synthetic yoochoose-clicks.dat: real form and size, made-up clicks.
+
+The YOOCHOOSE clicks may not be passed on; this file has their proportions (clicks a session, sessions of one click, items, half a
+year), so that the speed of preparing data can be measured anywhere. Popularity follows Zipf's law. Sessions are grouped but
+neither in the order of their times nor of their ids, and in one session of 64 a click stands before an earlier one.
+
+    python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.files import write_atomically  # noqa: E402
+from utils.options import Parser, number, run  # noqa: E402
+
+FIRST_DAY, DAYS = "2014-04-01", 183
+DAY = 86_400_000  # milliseconds
+SESSIONS_A_BLOCK = 250_000  # written at a time, to bound the memory
+
+
+def main():
+    parser = Parser("Write a synthetic yoochoose-clicks.dat (no header; SessionId,Timestamp,ItemId,Category).")
+    parser.add_argument("--output", default="yoochoose-clicks.dat", help="the file to write")
+    parser.add_argument("--clicks", type=number(int, 1), default=33_000_000, help="how many clicks, >= 1")
+    parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue, >= 1")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="the same seed gives the same file")
+    flags = parser.parse_args()
+    import numpy as np
+
+    random = np.random.default_rng(flags.seed)
+    lengths = session_lengths(random, flags.clicks)
+    blocks = np.arange(0, len(lengths), SESSIONS_A_BLOCK)
+    random.shuffle(blocks)
+    draw_item = item_sampler(random, flags.items)
+    with write_atomically(flags.output, "wb") as file:
+        for first in blocks:
+            write_sessions(file, random, first + 1, lengths[first:first + SESSIONS_A_BLOCK], draw_item)
+    print(f"{flags.output}: {flags.clicks:,} clicks, {len(lengths):,} sessions, seed {flags.seed}")
+
+
+def session_lengths(random, clicks):
+    """Clicks of each session, int64 [sessions], their sum `clicks`: 3.6 on average, one in seven sessions of 1, as in YOOCHOOSE."""
+    import numpy as np
+
+    lengths = 1 + random.negative_binomial(4, 0.609, size=clicks // 3 + 10)
+    sessions = 1 + int(np.searchsorted(np.cumsum(lengths), clicks))
+    lengths = lengths[:sessions]
+    lengths[-1] -= lengths.sum() - clicks
+    return lengths
+
+
+def item_sampler(random, items):
+    """A function of a count that draws so many item ids, int64, of 9 digits, by Zipf's law with a thin end.
+
+    In 33 million clicks on 52,000 items about 15,000 items have fewer than 5, as in YOOCHOOSE.
+    """
+    import numpy as np
+
+    ids = 214_000_000 + np.cumsum(random.integers(1, 1_000_000 // items + 2, size=items))
+    random.shuffle(ids)
+    rank = np.arange(items)
+    cumulative = np.cumsum(np.exp(-5.1 * rank / items) / (rank + 100))
+    return lambda count: ids[np.searchsorted(cumulative, random.random(count) * cumulative[-1])]
+
+
+def write_sessions(file, random, first_id, lengths, draw_item):
+    """Write sessions of these `lengths`, ids from `first_id` in steps of 1, to the binary `file`."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    clicks, ends = lengths.sum(), np.cumsum(lengths)
+    pauses = random.exponential(180_000, clicks).astype(np.int64)  # milliseconds between clicks
+    elapsed = np.cumsum(pauses)
+    elapsed -= np.repeat(elapsed[ends - lengths], lengths)
+    times = np.repeat(random.integers(0, (DAYS - 1) * DAY, len(lengths)), lengths) + elapsed
+    times = np.minimum(times, DAYS * DAY - 1)
+    swapped = ends[(lengths > 1) & (random.random(len(lengths)) < 1 / 64)] - 1
+    times[swapped], times[swapped - 1] = times[swapped - 1], times[swapped]
+
+    days, times_of_day = np.divmod(times, DAY)
+    sessions = np.repeat(np.arange(first_id, first_id + len(lengths)), lengths)
+    dates = pa.array(np.arange(np.datetime64(FIRST_DAY), np.datetime64(FIRST_DAY) + DAYS).astype(str))
+    clock = pa.array([f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}" for second in range(86_400)])
+    fractions = pa.array([f".{thousandth:03}Z," for thousandth in range(1_000)])
+    categories = pa.array([",0\n"] * 12 + [f",{category}\n" for category in range(1, 13)] + [",S\n"] * 8)
+    text = pc.binary_join_element_wise(
+        pc.cast(pa.array(sessions), pa.string()), ",",
+        dates.take(pa.array(days)), "T", clock.take(pa.array(times_of_day // 1000)), fractions.take(pa.array(times_of_day % 1000)), pc.cast(pa.array(draw_item(clicks)), pa.string()),
+        categories.take(pa.array(random.integers(0, len(categories), clicks))), "")
+    file.write(text.buffers()[2])
+
+
+if __name__ == "__main__":
+    run(main)

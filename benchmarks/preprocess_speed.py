@@ -1,0 +1,60 @@
+"""Seconds and memory of preprocess.py and convert_format.py on as many made-up clicks as YOOCHOOSE has.
+
+    python benchmarks/preprocess_speed.py --work_dir /tmp/clicks     # 33 million clicks, 5 GB of disk, about a minute
+
+The clicks are those of make_clicks.py. "ready" is when the splits are computed: all but writing.
+"""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from utils.options import Parser, number, run  # noqa: E402
+
+
+def main():
+    parser = Parser("Measure the preparation of data on made-up clicks and print a table.")
+    parser.add_argument("--work_dir", default="benchmark_output", help="where the clicks and splits go; they are left there")
+    parser.add_argument("--clicks", type=number(int, 1000), default=33_000_000, help="how many clicks, >= 1000")
+    flags = parser.parse_args()
+    folder = Path(flags.work_dir)
+    clicks = folder / f"yoochoose-clicks-{flags.clicks}.dat"
+    if not clicks.exists():
+        measure("benchmarks/make_clicks.py", "--clicks", flags.clicks, "--output", clicks)
+    lines, seconds, peak = measure("preprocess.py", "--input", clicks, "--out_dir", folder)
+    ready = next(float(line.split()[0]) for line in lines if line.endswith("writing"))
+    _, seconds_of_text, peak_of_text = measure(
+        "convert_format.py", "--train_input", folder / "rsc15_train_tr.txt", "--train_output", folder / "rsc15_train_tr_paddle.txt",
+        "--test_input", "")
+    today, version = datetime.date.today(), platform.python_version()
+    print(f"\n{today}, {flags.clicks:,} clicks, {os.cpu_count()} processors, Python {version}\n")
+    print("| script | ready, s | with writing, s | peak memory, GB |")
+    print("|-|-|-|-|")
+    print(f"| preprocess.py | {ready:.1f} | {seconds:.1f} | {peak:.2f} |")
+    print(f"| convert_format.py (train_tr) | - | {seconds_of_text:.1f} | {peak_of_text:.2f} |")
+
+
+def measure(script, *arguments):
+    """Run a script of this repository: the lines that it prints, its seconds and its peak resident memory in GB."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, ROOT / script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line.strip())
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status:
+        sys.exit(f"{script} ended with status {os.waitstatus_to_exitcode(status)}")
+    return lines, seconds, usage.ru_maxrss * 1024 / 1e9  # kB on Linux
+
+
+if __name__ == "__main__":
+    run(main)

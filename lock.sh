@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pin everything with hashes: requirements.in and one Paddle each -> requirements*.txt. Needs uv (pip install uv).
+set -euo pipefail
+cd "$(dirname "$0")"
+lock() {  # lock OUTPUT PLATFORM_FLAGS 'ONE PACKAGE PER LINE'
+  printf '%s\n' "$3" | uv pip compile --quiet $2 --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+    --custom-compile-command 'bash lock.sh' --output-file "$1" -
+}
+needs=$(cat requirements.in)
+lock requirements.txt --universal "$needs"$'\n''paddlepaddle==3.3.1'
+# Paddle 2.6 was built against NumPy 1.
+lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle==2.6.2'$'\n''numpy<2'
+lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle-gpu==2.6.2'$'\n''numpy<2'
+lock requirements-dev.txt --universal $'pytest\nhypothesis'

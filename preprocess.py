@@ -1,0 +1,257 @@
+"""Clicks of a shop -> training, test and validation sessions.
+
+    python preprocess.py --fetch 1                      # yoochoose-data.7z, fetched if it is not here, split as RSC15
+    python preprocess.py --input yoochoose-clicks.dat   # the same from the unpacked file
+    python preprocess.py --input shop.csv.gz --session_column user --session_gap 3600 --drop_repeats 1 --until_stable 1
+
+Writes `<prefix>train_full.txt`, `<prefix>test.txt`, and for choosing settings the same split of the former again,
+`<prefix>train_tr.txt` and `<prefix>train_valid.txt`: TSV with the header SessionId, ItemId, Time (unix seconds), the
+rows sorted by SessionId, then Time, equal times in the order of the input.
+
+By default the rules are the official ones of GRU4Rec for RSC15, in this order and once each: sessions of 1 click, items
+of fewer than 5 clicks, sessions of 1 click are dropped; sessions that end within a day of the last click are the test;
+of those the items that training lacks are dropped, and the sessions of 1 click again.
+"""
+
+import hashlib
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from utils.files import NO_SPACE, InputError, finish, require_file, write_atomically
+from utils.options import Parser, add_table_flags, number, run
+
+STARTED = time.perf_counter()
+PARTS = "train_full", "test", "train_tr", "train_valid"
+CLICKS_FILE = "yoochoose-clicks.dat"  # in the archive
+URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
+
+
+def main():
+    flags = parse_flags()
+    if flags.fetch:
+        fetch(flags.url, Path(flags.input), flags.sha256)
+    require_file(flags.input, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
+    paths = [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
+    if Path(flags.input).resolve() in [path.resolve() for path in paths]:
+        raise InputError(f"--input: found {flags.input}, which would be overwritten; expected another --prefix or --out_dir")
+    with ExitStack() as outputs:  # opened first, so that a folder that can't be written is found at once
+        files = [outputs.enter_context(write_atomically(path, "wb")) for path in paths]
+        clicks = filter_clicks(read(flags), flags)
+        train_full, test = split(clicks, flags, "train_full", "test", flags.newest_fraction)
+        del clicks
+        train_tr, train_valid = split(train_full, flags, "train_tr", "train_valid")
+        say("writing")
+        for path, file, part in zip(paths, files, (train_full, test, train_tr, train_valid)):
+            save_part(part, file, path)
+            say("{}: {:,} sessions, {:,} events, {:,} items", path, *part.sizes())
+    say("done")
+
+
+def parse_flags():
+    parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
+    switch = number(int, 0, 1)
+    parser.add_argument("--input", default="yoochoose-data.7z", help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any TSV or CSV "
+                        "with a header; all but the first also as .gz")
+    parser.add_argument("--out_dir", default=".", help="the folder to write to, made where it is missing")
+    parser.add_argument("--prefix", default="rsc15_", help="what the names of the files written start with")
+    add_table_flags(parser)
+    parser.add_argument("--session_gap", type=number(float, 0), default=0, help="seconds, >= 0; above 0 --session_column names users, "
+                        "whose clicks are cut into sessions at longer gaps, numbered from 1; 0: sessions as given")
+    parser.add_argument("--drop_repeats", type=switch, default=0, help="1: of clicks on one item right after one another, keep one")
+    parser.add_argument("--min_session_length", type=number(int, 1), default=2, help="clicks, >= 1; shorter sessions are dropped")
+    parser.add_argument("--min_support", type=number(int, 1), default=5, help="clicks, >= 1; items with fewer are dropped")
+    parser.add_argument("--until_stable", type=switch, default=0, help="1: drop short sessions and rare items again and again until "
+                        "there are none; 0: short sessions, rare items, short sessions, once each")
+    parser.add_argument("--test_days", type=number(float, 0), default=1.0, help="days before the last click, >= 0, a fraction is "
+                        "fine; the sessions of that time are the test")
+    parser.add_argument("--split_by", choices=("end", "start"), default="end", help="end: a session is test by its last click, "
+                        "and items unknown in training are dropped from it; start: by its first click, later clicks of "
+                        "training sessions are cut off, and unknown items stay")
+    parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0, help="> 0 and <= 1; the newest part of "
+                        "the training sessions to keep, 0.015625 for 1/64; train_tr and train_valid are split from that")
+    parser.add_argument("--fetch", type=switch, default=0, help="1: download --url to --input if there is no such file")
+    parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
+    parser.add_argument("--sha256", default="", help="64 hexadecimal digits that the file of --fetch 1 must have; empty: any")
+    return parser.parse_args()
+
+
+def say(text, *values):
+    """Print one log line that begins with the seconds since the start."""
+    print(f"{time.perf_counter() - STARTED:7.1f} s  " + text.format(*values), flush=True)
+
+
+def read(flags):
+    """The clicks of `--input`."""
+    from utils.click_files import read_clicks
+
+    with unpacked(Path(flags.input), flags.out_dir) as path:
+        clicks = read_clicks(path, flags, "--input")
+    say("read {}: {:,} sessions, {:,} clicks, {:,} items", flags.input, *clicks.sizes())
+    return clicks
+
+
+def filter_clicks(clicks, flags):
+    """The sessions cut at gaps, then without repeats, short sessions and rare items, as the flags say."""
+    from utils.clicks import SECOND, cut_at_gaps, drop_rare_items, drop_repeats, drop_short_sessions
+
+    if flags.session_gap:
+        clicks = cut_at_gaps(clicks, round(flags.session_gap * SECOND))
+        say("--session_gap {:g}: {:,} sessions", flags.session_gap, len(clicks.sessions))
+    if flags.drop_repeats:
+        clicks = report("--drop_repeats 1", clicks, drop_repeats(clicks))
+
+    def drop_short(clicks):
+        return report(f"--min_session_length {flags.min_session_length}", clicks,
+                      drop_short_sessions(clicks, flags.min_session_length))
+
+    def drop_rare(clicks):
+        return report(f"--min_support {flags.min_support}", clicks, drop_rare_items(clicks, flags.min_support))
+
+    clicks = drop_short(clicks)
+    while True:
+        size = len(clicks)
+        clicks = drop_short(drop_rare(clicks))
+        if not flags.until_stable or len(clicks) == size:
+            return clicks
+
+
+def report(what, before, after):
+    """Say what a filter removed and return what it left, which must not be nothing."""
+    removed = [old - new for old, new in zip(before.sizes(), after.sizes())]
+    if not len(after):
+        raise InputError(f"{what}: left none of {len(before.sessions):,} sessions, {len(before):,} clicks; expected some")
+    say("{}: removed {:,} sessions, {:,} clicks, {:,} items", what, *removed)
+    return after
+
+
+def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
+    """Split off the sessions of the last `--test_days`.
+
+    Returns
+    -------
+    training, test : Clicks
+    """
+    from utils.clicks import DAY, drop_short_sessions, keep_items_of, newest_sessions, split_by_end, split_by_start
+
+    by_end = flags.split_by == "end"
+    training, test = (split_by_end if by_end else split_by_start)(clicks, round(flags.test_days * DAY))
+    if not by_end:
+        training = drop_short_sessions(training, flags.min_session_length)
+    if not len(training):
+        days = (clicks.times.max() - clicks.times.min()) / DAY
+        raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of {days:.3g} days of clicks; "
+                         "expected less")
+    if newest_fraction < 1:
+        newest = newest_sessions(training, newest_fraction, training.ends() if by_end else training.starts())
+        training = report(f"--newest_fraction {newest_fraction:g}", training, newest)
+    if by_end:
+        known = drop_short_sessions(keep_items_of(test, training), flags.min_session_length)
+        test = report(f"{test_name}, items unknown in {training_name}, then --min_session_length {flags.min_session_length}", test, known)
+    if not len(test):
+        raise InputError(f"--test_days {flags.test_days:g}: left no session for {test_name}; expected more")
+    return training, test
+
+
+def save_part(clicks, file, path):
+    """Write `clicks` to the `file` that becomes `path`, down to the disk: all are there before the first gets its name."""
+    from utils.click_files import write_table
+
+    try:
+        write_table(clicks, file)
+        finish(file)
+    except OSError as error:
+        error.filename = str(path)  # with four files open, who is told of the error could take it for another's
+        raise
+
+
+@contextmanager
+def unpacked(path, folder):
+    """The `path` itself, or for a 7z archive that of its clicks, unpacked to a temporary folder in `folder`."""
+    with open(path, "rb") as file:
+        is_archive = file.read(6) == b"7z\xbc\xaf\x27\x1c"
+    if not is_archive and path.suffix == ".7z":
+        raise InputError(f"{path}: found no 7z archive (it may be cut off), expected one")
+    if not is_archive:
+        yield path
+        return
+    with TemporaryDirectory(prefix=".unpacked_", dir=folder) as unpacked_folder:
+        yield unpack(path, unpacked_folder)
+
+
+def unpack(path, folder):
+    """Unpack only the clicks of a 7z archive to `folder` and return their path."""
+    try:
+        import py7zr
+    except ImportError:
+        raise InputError(f"{path}: found no package py7zr to unpack it with, expected one (pip install py7zr)") from None
+    try:
+        with py7zr.SevenZipFile(path) as archive:
+            names = archive.getnames()
+            name = next((name for name in names if Path(name).name == CLICKS_FILE), None)
+            if name:
+                say("unpacking {} of {}", name, path)
+                archive.extract(folder, targets=[name])
+    except Exception as error:  # py7zr raises many kinds for a damaged archive
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise InputError(f"{folder}: {error.strerror}, expected room to unpack {path}") from None
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: found a damaged or cut off 7z archive ({what}), expected a whole one") from None
+    if not name:
+        raise InputError(f"{path}: found {', '.join(names)[:300] or 'nothing'} in the archive, expected {CLICKS_FILE}")
+    return Path(folder, name)
+
+
+def fetch(url, path, sha256):
+    """Download `url` to `path`, unless there is a file already, and check and print its SHA-256."""
+    if path.exists():
+        say("{} is here already, not fetched", path)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        check_sha256(path, digest, sha256)
+        return
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response, write_atomically(path, "wb") as file:
+            digest = save(response, file, url)
+            check_sha256(url, digest, sha256)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            raise
+        raise InputError(f"--fetch 1: found no way to {url} ({error}); fetch it by hand and put it at {path.resolve()}") from None
+    say("fetched {}", path)
+
+
+def save(response, file, url):
+    """Copy an HTTP response to `file`, show progress, and return the SHA-256."""
+    size, done, shown, digest = int(response.headers.get("Content-Length") or 0), 0, 0, hashlib.sha256()
+    while piece := response.read(1 << 20):
+        file.write(piece)
+        digest.update(piece)
+        done += len(piece)
+        percent = 100 * done // size if size else 0
+        if sys.stdout.isatty():
+            print(f"\r[{'#' * (percent // 4):25}] {done / 1e6:.0f} of {f'{size / 1e6:.0f}' if size else '?'} MB ", end="", flush=True)
+        elif percent >= shown + 10:
+            shown = percent
+            say("{} % of {:.1f} MB", percent, size / 1e6)
+    if sys.stdout.isatty():
+        print()
+    if size and done != size:
+        raise InputError(f"{url}: found {done:,} bytes, expected {size:,} as the server announced; try again")
+    return digest.hexdigest()
+
+
+def check_sha256(what, found, expected):
+    """Print the SHA-256 `found`, and refuse it where another is `expected`."""
+    say("sha256 {}", found)
+    if expected and found != expected.lower():
+        raise InputError(f"{what}: found the SHA-256 {found}, expected {expected} (--sha256)")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Full RSC15 with the settings of Paddle's old example, as its README states them: batches of 500 sessions, trained on
+# train_tr, tested on the test day.
+#
+#   bash reproduce/rsc15.sh [CLICKS] [OUTPUT_DIR]
+#
+# CLICKS: yoochoose-data.7z (default; get it with `python preprocess.py --fetch 1`) or the unpacked yoochoose-clicks.dat.
+# Expect .613 after epoch 1 and .681 after epoch 10 (what the old example states; the full data was not at hand here).
+set -euo pipefail
+clicks=$(realpath -m "${1:-yoochoose-data.7z}") out=$(realpath -m "${2:-reproduce_output/rsc15}")
+cd "$(dirname "$0")/.."
+source reproduce/environment.sh
+
+mkdir -p "$out/raw_train_data" "$out/raw_test_data"
+python preprocess.py --input "$clicks" --out_dir "$out"
+python convert_format.py --train_input "$out/rsc15_train_tr.txt" --train_output "$out/raw_train_data/rsc15_train_tr_paddle.txt" \
+  --test_input "$out/rsc15_test.txt" --test_output "$out/raw_test_data/rsc15_test_paddle.txt"
+python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
+python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
+  --shared 0 --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --batch_size 500 \
+  --pass_num "${EPOCHS:-10}"
+python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --last_index "${EPOCHS:-10}"

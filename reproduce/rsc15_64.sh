@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# RSC15 1/64, train.py's own settings: recall@20 and MRR@20 of each epoch beside POP and item transitions, then the speed.
+#
+#   bash reproduce/rsc15_64.sh TRAIN TEST [OUTPUT_DIR] [SEED]
+#
+# TRAIN and TEST are split files (SessionId, ItemId, Time; also .gz) of the newest 1/64 of RSC15's training sessions and of
+# its test day, as this makes them from the full data:
+#   python preprocess.py --fetch 1 --newest_fraction 0.015625
+# Time: about 8 minutes on one core. Expect: see README.md, results.
+set -euo pipefail
+train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
+cd "$(dirname "$0")/.."
+source reproduce/environment.sh
+
+mkdir -p "$out/raw_train_data" "$out/raw_test_data"
+python convert_format.py --train_input "$train" --train_output "$out/raw_train_data/train.txt" \
+  --test_input "$test" --test_output "$out/raw_test_data/test.txt"
+python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
+python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
+  --seed "$seed" --threads 1 --pass_num "${EPOCHS:-10}"
+python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --threads 1 \
+  --last_index "${EPOCHS:-10}"
+python benchmarks/speed.py --train_dir "$out/train_data" --test_dir "$out/test_data" --vocab_path "$out/vocab.txt" --threads 1 \
+  --seconds "${SECONDS_PER_PART:-20}"

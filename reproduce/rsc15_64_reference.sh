@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# RSC15 1/64 with the settings of Paddle's old example (full vocabulary, its own command line's batch size of 50).
+#
+#   bash reproduce/rsc15_64_reference.sh TRAIN TEST [OUTPUT_DIR]
+#
+# TRAIN and TEST as for reproduce/rsc15_64.sh. Time: about 10 minutes on one core. Expect: see README.md, results.
+set -euo pipefail
+train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64_reference}")
+cd "$(dirname "$0")/.."
+source reproduce/environment.sh
+
+mkdir -p "$out/raw_train_data" "$out/raw_test_data"
+python convert_format.py --train_input "$train" --train_output "$out/raw_train_data/train.txt" \
+  --test_input "$test" --test_output "$out/raw_test_data/test.txt"
+python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
+python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
+  --shared 0 --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --batch_size 50 \
+  --threads 1 --pass_num "${EPOCHS:-10}"
+python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --threads 1 \
+  --last_index "${EPOCHS:-10}"

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The test suite, in a virtual environment of its own. Further arguments go to pytest.
+#   bash test.sh            on paddlepaddle 3.3.1
+#   bash test.sh 2.6.2      on paddlepaddle 2.6.2, the newest that PyPI has for GPUs too
+set -euo pipefail
+cd "$(dirname "$0")"
+case "${1:-3.3.1}" in
+  2.6.2) environment=.venv-test-2.6.2 requirements=requirements-2.6.2.txt ;;
+  *)     environment=.venv-test requirements=requirements.txt ;;
+esac
+case "${1:-}" in 2.6.2 | 3.3.1) shift ;; esac
+bash setup.sh "$environment" "$requirements" requirements-dev.txt
+"$environment/bin/python" -m pytest -q "$@"

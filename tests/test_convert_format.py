@@ -1,0 +1,80 @@
+"""convert_format.py as a user runs it."""
+
+import gzip
+import resource
+
+import pytest
+from conftest import assert_one_line_error, assert_worked, files_below, run_script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HEADER = "SessionId\tItemId\tTime\n"
+
+
+def convert(directory, *flags, **kw):
+    return run_script("convert_format.py", *flags, cwd=directory, **kw)
+
+
+def test_without_flags_it_converts_the_files_of_preprocess(tmp_path):
+    rows = "1\ta\t20.500\n1\tb\t21.000\n2\tc\t10.250\n2\ta\t11.000\n2\ta\t12.000\n"
+    (tmp_path / "rsc15_train_tr.txt").write_text(HEADER + rows)
+    (tmp_path / "rsc15_test.txt").write_text(HEADER + "9\tb\t1\n9\ta\t2\n")
+    process = assert_worked(convert(tmp_path))
+    assert (tmp_path / "rsc15_train_tr_paddle.txt").read_text() == "c a a\na b\n"
+    assert (tmp_path / "rsc15_test_paddle.txt").read_text() == "b a\n"
+    assert process.stdout == ("rsc15_train_tr_paddle.txt: 2 sessions, 5 events, 3 items\n"
+                              "rsc15_test_paddle.txt: 1 sessions, 2 events, 2 items\n")
+
+
+def test_names_and_columns_by_flag_and_gzip(tmp_path):
+    (tmp_path / "in.gz").write_bytes(gzip.compress(b"who,what,when\nu,a,2019-10-01 00:00:05 UTC\nv,b,2019-10-01 00:00:03 UTC\n"))
+    assert_worked(convert(tmp_path, "--train_input", "in.gz", "--train_output", "sub/out.txt", "--test_input", "",
+                          "--session_column", "who", "--item_column", "what", "--time_column", "when"))
+    assert (tmp_path / "sub/out.txt").read_text() == "b\na\n"
+    assert sorted(files_below(tmp_path)) == ["in.gz", "sub/out.txt"]
+
+
+def test_input_need_not_be_grouped_and_ties_keep_their_order(tmp_path):
+    (tmp_path / "in").write_text(HEADER + "2\tb\t5\n1\tx\t5\n2\ta\t5\n1\tz\t4\n2\tc\t4\n3\tq\t4\n")
+    assert_worked(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", ""))
+    assert (tmp_path / "out").read_text() == "z x\nc b a\nq\n"
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 20)), min_size=1, max_size=200))
+@settings(max_examples=5)
+def test_equals_plain_python(tmp_path_factory, rows):
+    directory = tmp_path_factory.mktemp("convert")
+    (directory / "in").write_text(HEADER + "".join("\t".join(map(str, row)) + "\n" for row in rows))
+    assert_worked(convert(directory, "--train_input", "in", "--train_output", "out", "--test_input", ""))
+    sessions = {}
+    for session, item, seconds in sorted(rows, key=lambda row: (row[0], row[2])):
+        sessions.setdefault(session, []).append((seconds, item))
+    in_order = sorted(sessions.values(), key=lambda clicks: clicks[0][0])
+    assert (directory / "out").read_text() == "".join(" ".join(str(item) for _, item in clicks) + "\n" for clicks in in_order)
+
+
+@pytest.mark.parametrize("content, flags, message", [
+    ("", [], "in: found an empty file"), (HEADER, [], "in: found no line of clicks"),
+    (HEADER + "1\ta\t1\n1\tb\n", [], "in line 3: found 2 columns"), (HEADER + "1\ta\tx\n", [], "in line 2: found 'x' as Time"),
+    (HEADER + "1\ta\t1\n", ["--train_output", "in"], "would be overwritten"),
+    (HEADER + "1\ta\t1\n", ["--train_output", "."], "expected a file to write"),
+    (HEADER + "1\ta\t1\n", ["--test_input", "missing"], "--test_input: found no file missing"),
+    (HEADER + "1\ta\t1\n", ["--train_input", ""], "--train_input"),
+    (HEADER + "1\ta\t1\n", ["--item_column", "item"], "in line 1: found the columns 'SessionId, ItemId, Time', expected one"),
+])
+def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flags, message):
+    (tmp_path / "in").write_text(content)
+    (tmp_path / "out").write_text("of before")
+    before = files_below(tmp_path)
+    assert_one_line_error(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "", *flags), message)
+    assert files_below(tmp_path) == before
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    (tmp_path / "in").write_text(HEADER + "".join(f"{session}\titem\t1\n" for session in range(1000)))
+    (tmp_path / "out").write_text("of before")
+    before = files_below(tmp_path)
+    process = convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "",
+                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    assert_one_line_error(process, "out: File too large")
+    assert files_below(tmp_path) == before

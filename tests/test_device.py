@@ -1,0 +1,75 @@
+"""utils/device.py: what is set for which processor, and that a user's own settings win."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from utils import device
+
+AVX512 = "avx2 fma avx512f avx512bw avx512dq avx512vl"
+
+
+def cpuinfo(vendor, flags):
+    processor = f"vendor_id\t: {vendor}\nmodel name\t: some\nflags\t\t: fpu {flags}\n\n"
+    return processor * 2
+
+
+@pytest.mark.parametrize("vendor, flags, expected", [
+    ("AuthenticAMD", AVX512, "7"),
+    ("AuthenticAMD", "avx2 fma avx512f", "5"),
+    ("AuthenticAMD", "avx2", None),
+    ("AuthenticAMD", "", None),
+    ("GenuineIntel", AVX512, None),
+])
+def test_only_amd_processors_get_the_path_that_they_can_run(vendor, flags, expected):
+    assert device.mkl_setting(cpuinfo(vendor, flags)) == expected
+
+
+def test_other_platforms_cpuinfo_sets_nothing():
+    assert device.mkl_setting("") is None
+    assert device.mkl_setting("CPU implementer : 0x41\nFeatures : fp asimd\n") is None
+
+
+def prepared(code="", **environment):
+    """What `prepare` says in a fresh process, after changing module `device` by `code`."""
+    program = f"from utils import device\n{code}\nprint(device.prepare(tune_cpu=TUNE, threads=THREADS))"
+    program = program.replace("TUNE", environment.pop("tune", "1")).replace("THREADS", environment.pop("threads", "0"))
+    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert not process.stderr, "Paddle's advice must not reach the user"
+    return process.stdout
+
+
+def test_the_log_line_says_what_was_done():
+    line = prepared()
+    assert line.startswith("device:cpu paddle:") and " threads:" in line and line.count("\n") == 1
+    if sys.platform == "linux":
+        assert "malloc:kept" in line
+
+
+def test_amd_setting_is_made_before_paddle_loads_and_said():
+    line = prepared("device.mkl_setting = lambda text: '5'")
+    assert "MKL_DEBUG_CPU_TYPE:5" in line
+
+
+def test_users_own_settings_are_respected():
+    line = prepared("device.mkl_setting = lambda text: '5'", MKL_DEBUG_CPU_TYPE="4", OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
+    assert "MKL_DEBUG_CPU_TYPE" not in line and "malloc" not in line and "threads:1" in line
+
+
+def test_the_flag_turns_it_off():
+    line = prepared("device.mkl_setting = lambda text: '5'", tune="0")
+    assert "MKL_DEBUG_CPU_TYPE" not in line and "malloc" not in line
+
+
+def test_threads_flag_wins_over_the_environment():
+    assert "threads:2" in prepared(threads="2", OMP_NUM_THREADS="1")
+
+
+def test_host_array_shares_the_memory():
+    import paddle
+    tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    view = device.host_array(tensor)
+    tensor[1, 2] = 9.0
+    assert view.shape == (2, 3) and view[1, 2] == 9

@@ -1,0 +1,110 @@
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, files_below
+from utils.files import InputError, finish, require_file, write_atomically
+
+
+def test_the_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    with write_atomically(path) as file:
+        file.write("a\n")
+        assert not path.exists()
+    assert files_below(tmp_path) == {"new/folder/file": b"a\n"}
+
+
+def test_text_is_utf8_with_newlines_as_written_and_bytes_are_bytes(tmp_path):
+    with write_atomically(tmp_path / "text") as file:
+        file.write("\u00e4\r\n\n")
+    with write_atomically(tmp_path / "bytes", "wb") as file:
+        file.write(b"\xff\n")
+    assert files_below(tmp_path) == {"text": b"\xc3\xa4\r\n\n", "bytes": b"\xff\n"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [{}, {"file": b"old"}])
+def test_a_failure_leaves_the_old_file_and_no_temporary(tmp_path, error, old):
+    for name, contents in old.items():
+        (tmp_path / name).write_bytes(contents)
+    with pytest.raises(error):
+        with write_atomically(tmp_path / "file") as file:
+            file.write("new")
+            file.flush()
+            raise error
+    assert files_below(tmp_path) == old
+
+
+def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with write_atomically(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_block_may_finish_the_file_early(tmp_path):
+    with write_atomically(tmp_path / "file") as file:
+        file.write("new")
+        finish(file)
+        assert file.closed and not (tmp_path / "file").exists()
+    assert files_below(tmp_path) == {"file": b"new"}
+
+
+def test_the_file_is_as_readable_as_the_mask_allows(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with write_atomically(tmp_path / "file"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with write_atomically(tmp_path / "link") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+
+
+def test_what_is_no_place_for_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("old")
+    os.mkfifo(tmp_path / "pipe")
+    for path, found in [(tmp_path, "a directory"), (tmp_path / "file" / "new", "a file"), (tmp_path / "pipe", "a device or a pipe")]:
+        with pytest.raises(InputError, match=f"found {found}, expected"):
+            with write_atomically(path):
+                pass
+    with pytest.raises(OSError):
+        with write_atomically(tmp_path / "file" / "folder" / "new"):
+            pass
+    (tmp_path / "pipe").unlink()
+    assert files_below(tmp_path) == {"file": b"old"}
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+    (tmp_path / "file").write_text("old")
+    program = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.path.insert(0, sys.argv[1])\n"
+               "from utils.files import write_atomically\n"
+               "try:\n"
+               "    with write_atomically(sys.argv[2]) as file: file.write(int(sys.argv[3]) * 'x')\n"
+               "except OSError as error: print(error.filename)\n")
+    for size in 2_000, 2_000_000:  # the first fails only when the block ends
+        process = subprocess.run([sys.executable, "-c", program, ROOT, tmp_path / "file", str(size)], capture_output=True, text=True)
+        assert (process.stdout, process.stderr) == (f"{tmp_path / 'file'}\n", "")
+    assert files_below(tmp_path) == {"file": b"old"}
+
+
+def test_require_file_accepts_files_only(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert require_file(str(tmp_path / "file"), "--input") == tmp_path / "file"
+    with pytest.raises(InputError, match="--input: found the directory"):
+        require_file(tmp_path, "--input")
+    with pytest.raises(InputError, match="--input: found no file"):
+        require_file(tmp_path / "absent", "--input")

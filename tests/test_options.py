@@ -1,0 +1,132 @@
+import argparse
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT, assert_one_line_error, run_script
+from utils.options import cutoffs, number, separator, sizes
+
+
+def run_program(body, *, shell_redirect=None, **kw):
+    """Run `body` as the main function of a script under options.run."""
+    indented = "".join(f"    {line}\n" for line in body.splitlines())
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'folder/script.py'\n" \
+              f"from utils.files import InputError\nfrom utils.options import Parser, run\ndef main():\n{indented}run(main)\n"
+    command = [sys.executable, "-c", program]
+    if shell_redirect:
+        command = ["bash", "-c", f'"$@" {shell_redirect}', "bash", *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **kw)
+
+
+@pytest.mark.parametrize("kind, limits, text, value", [
+    (int, {}, "-3", -3), (int, {"low": 1}, "1", 1), (int, {"low": 0, "high": 1}, "1", 1), (float, {"low": 0}, "0", 0.0),
+    (float, {"low": 0, "below": 1}, "0.999", 0.999), (float, {}, "1e-3", 0.001), (int, {}, str(2**63 - 1), 2**63 - 1),
+])
+def test_number_accepts_what_is_within_its_limits(kind, limits, text, value):
+    found = number(kind, **limits)(text)
+    assert found == value and type(found) is kind
+
+
+@pytest.mark.parametrize("kind, limits, text, expected", [
+    (int, {"low": 1}, "0", "expected an integer >= 1"), (int, {"low": 0, "high": 1}, "2", "expected an integer >= 0 and <= 1"),
+    (int, {}, "1.5", "expected an integer"), (int, {}, "many", "expected an integer"), (int, {}, "", "expected an integer"),
+    (int, {}, str(2**63), "of at most 64 bits"), (int, {}, "9" * 400, "of at most 64 bits"), (int, {}, "9" * 5000, "an integer"),
+    (float, {"low": 0, "below": 1}, "1", "expected a number >= 0 and < 1"), (float, {}, "nan", "expected a number"),
+    (float, {}, "inf", "expected a number"), (float, {"low": 0}, "-0.1", "expected a number >= 0"), (float, {}, "1e999", "a number"),
+])
+def test_number_refuses_everything_else_and_says_what_it_expected(kind, limits, text, expected):
+    with pytest.raises(argparse.ArgumentTypeError) as raised:
+        number(kind, **limits)(text)
+    assert expected in str(raised.value) and repr(text)[:20] in str(raised.value)
+
+
+def test_sizes_keep_their_order_and_cutoffs_are_sorted():
+    assert sizes("100") == [100] and sizes("100,50,100") == [100, 50, 100]
+    assert cutoffs("20") == [20] and cutoffs("20,1,5,20") == [1, 5, 20]
+
+
+@pytest.mark.parametrize("text", ["", "0", "5,0", "5,,20", "5,", "a", "1.5", "-1", "5;20", "9" * 30])
+def test_sizes_and_cutoffs_refuse_what_is_not_positive_integers(text):
+    for kind in sizes, cutoffs:
+        with pytest.raises(argparse.ArgumentTypeError, match="expected integers >= 1 separated by commas"):
+            kind(text)
+
+
+def test_separator_is_one_ascii_character_or_tab():
+    assert [separator(text) for text in ("tab", "\\t", "\t", ",", ";", "")] == ["\t", "\t", "\t", ",", ";", ""]
+    for text in (",,", '"', "\n", "\u00e4"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            separator(text)
+
+
+@pytest.mark.parametrize("name", ["train.py", "infer.py", "text2paddle.py", "make_sample.py", "preprocess.py", "convert_format.py"])
+def test_help_lists_the_flags_and_their_defaults(name):
+    process = run_script(name, "-h")
+    assert process.returncode == 0 and process.stderr == ""
+    assert f"usage: {name}" in process.stdout
+    assert name == "text2paddle.py" or "(default: " in process.stdout
+
+
+@pytest.mark.parametrize("arguments, fragments", [
+    (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]), (["--items", "x"], ["--items", "'x'", "expected an integer >= "]),
+    (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
+])
+def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments):
+    assert_one_line_error(run_script("make_sample.py", *arguments, cwd=tmp_path), "make_sample.py: ", *fragments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("raised, line", [
+    ("InputError('a.txt:3: found this,\\nexpected that')", "script.py: a.txt:3: found this, expected that\n"),
+    ("FileNotFoundError(2, 'No such file or directory', 'a.txt')", "script.py: a.txt: No such file or directory\n"),
+    ("OSError('something else')", "script.py: something else\n"),
+    ("MemoryError('Unable to allocate 71 PiB')", "script.py: found too little memory (Unable to allocate 71 PiB)"),
+])
+def test_what_a_user_can_cause_ends_with_one_line_and_status_2(raised, line):
+    process = run_program(f"print('before'); raise {raised}")
+    assert_one_line_error(process, line)
+    assert process.stdout == "before\n"
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    process = run_program("raise ValueError('ours')")
+    assert process.returncode == 1 and "Traceback" in process.stderr
+
+
+@pytest.mark.parametrize("sent, status, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_an_interruption_has_its_own_status_and_cleans_up(tmp_path, sent, status, word):
+    process = run_program("import os, time\nfrom utils.files import write_atomically\n"
+                          f"with write_atomically({str(tmp_path / 'file')!r}):\n"
+                          f"    os.kill(os.getpid(), {int(sent)}); time.sleep(30)")
+    assert (process.returncode, process.stderr) == (status, f"script.py: {word}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    process = run_program("for number in range(100000): print(number)", shell_redirect="| head -1; exit ${PIPESTATUS[0]}")
+    assert (process.returncode, process.stdout, process.stderr) == (141, "0\n", "")
+
+
+def test_an_error_after_the_reader_left_is_still_one_line():
+    process = run_program("import time; print('x'); time.sleep(0.2); raise InputError('wrong')",
+                          shell_redirect="| true; exit ${PIPESTATUS[0]}",
+                          env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"})
+    assert_one_line_error(process, "script.py: wrong\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_to_a_full_disk_is_one_line():
+    assert_one_line_error(run_program("print('x')", shell_redirect="> /dev/full"), "No space left on device")
+
+
+def test_a_closed_stdout_is_no_error():
+    process = run_program("print('x')", shell_redirect=">&-")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
+def test_names_that_the_terminal_cannot_show_are_no_error():
+    process = run_program("print('\\udcff \\u20ac')", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (process.returncode, process.stdout, process.stderr) == (0, "\\udcff \\u20ac\n", "")

@@ -1,0 +1,48 @@
+"""The pipelines of reproduce/, and demo.sh's steps, run as they stand on small data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, assert_worked, run_script
+
+
+def run_pipeline(name, *arguments, **environment):
+    """Run reproduce/NAME with this interpreter first in PATH, one epoch, and short measurements."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = subprocess.run(["bash", str(ROOT / "reproduce" / name), *map(str, arguments)], capture_output=True, text=True, timeout=300,
+                             env={**os.environ, "PATH": path, "EPOCHS": "1", "SECONDS_PER_PART": "1", **environment})
+    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory):
+    """RSC15's raw form: the real file that RSC15_CLICKS names, or one that is made."""
+    if "RSC15_CLICKS" in os.environ:
+        return Path(os.environ["RSC15_CLICKS"])
+    path = tmp_path_factory.mktemp("clicks") / "yoochoose-clicks.dat"
+    subprocess.run([sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output", path], check=True, capture_output=True)
+    return path
+
+
+def test_full_rsc15_from_the_raw_file(clicks, tmp_path):
+    output = run_pipeline("rsc15.sh", clicks, tmp_path / "out")
+    assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output and "POP" in output
+
+
+@pytest.mark.parametrize("name", ["rsc15_64.sh", "rsc15_64_reference.sh"])
+def test_rsc15_64_from_split_files(name, clicks, tmp_path):
+    assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path))
+    output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
+    assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output and "transitions" in output
+    assert ("GEMM limit" in output) == (name == "rsc15_64.sh")
+
+
+def test_speed_on_a_million_items_trains(tmp_path):
+    process = subprocess.run([sys.executable, ROOT / "benchmarks/speed.py", "--items", "1000000", "--hid_size", "4", "--batch_size", "4",
+                              "--seconds", "1", "--threads", "1"], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0 and "peak memory" in process.stdout, process.stderr

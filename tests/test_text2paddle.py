@@ -1,0 +1,220 @@
+import hashlib
+import json
+import os
+import resource
+
+import pytest
+
+from conftest import assert_one_line_error, assert_worked, files_below, run_script
+
+TRAIN = "b c a\nc b\nc c d\n"  # c four times, b twice, a and d once
+PATHS = {"raw_train": "raw_train", "raw_test": "raw_test", "train": "train_data", "test": "test_data", "vocab": "vocab.txt"}
+TEST = "b c\na new c\nnew a\n\nc new new\nd d\n"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A directory with raw_train/ and raw_test/, both of one file."""
+    for name, text in [("raw_train", TRAIN), ("raw_test", TEST)]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sessions.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def convert(raw, run_here, monkeypatch):
+    """text2paddle.py with the reference's command line, other paths where they are given, within `raw`."""
+    monkeypatch.chdir(raw)
+    return lambda **paths: run_here("text2paddle.py", *(PATHS | paths).values())
+
+
+def test_the_reference_command_line_with_slashes_at_the_ends(raw):
+    process = assert_worked(run_script("text2paddle.py", "raw_train/", "raw_test/", "train_data", "test_data", "vocab.txt", cwd=raw))
+    assert process.stdout.splitlines()[0] == "vocab size: 4"
+    outputs = {"vocab.txt", "train_data/sessions.txt", "train_data/text2paddle.json", "test_data/sessions.txt",
+               "test_data/text2paddle.json"}
+    assert set(files_below(raw)) - {"raw_train/sessions.txt", "raw_test/sessions.txt"} == outputs
+
+
+def test_the_vocabulary_is_ordered_by_training_frequency_then_as_strings(raw, convert):
+    (raw / "raw_train" / "sessions.txt").write_text("9 10 9 b\nb \u00e4 a\n10 \u00c4\n", encoding="utf-8")
+    (raw / "raw_test" / "sessions.txt").write_text("a a a a a 9\n")  # test clicks don't count
+    assert_worked(convert())
+    assert (raw / "vocab.txt").read_text(encoding="utf-8") == "10\n9\nb\na\n\u00c4\n\u00e4\n"
+
+
+def test_sessions_become_indices_and_unknown_test_clicks_close_up(raw, convert):
+    process = assert_worked(convert())
+    assert (raw / "vocab.txt").read_text() == "c\nb\na\nd\n"
+    assert (raw / "train_data" / "sessions.txt").read_text() == "1 0 2\n0 1\n0 0 3\n"
+    assert (raw / "test_data" / "sessions.txt").read_text() == "1 0\n2 0\n3 3\n"
+    assert process.stdout == ("vocab size: 4\ntrain_data: sessions:3 events:8 sessions_left_out:0 clicks_left_out:0\n"
+                              "test_data: sessions:3 events:6 sessions_left_out:2 clicks_left_out:4\n")
+
+
+def test_the_records_hold_the_counts_and_the_checksum_of_the_vocabulary(raw, convert):
+    assert_worked(convert())
+    vocab_sha256 = hashlib.sha256((raw / "vocab.txt").read_bytes()).hexdigest()
+    assert json.loads((raw / "train_data" / "text2paddle.json").read_text()) == {
+        "vocab_sha256": vocab_sha256, "sessions": 3, "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
+    assert json.loads((raw / "test_data" / "text2paddle.json").read_text()) == {
+        "vocab_sha256": vocab_sha256, "sessions": 3, "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
+
+
+def test_training_sessions_of_one_click_stay_and_count(raw, convert):
+    (raw / "raw_train" / "sessions.txt").write_text("a\nb b\n\n")
+    (raw / "raw_test" / "sessions.txt").write_text("a b\n")
+    assert_worked(convert())
+    assert (raw / "vocab.txt").read_text() == "b\na\n"
+    assert (raw / "train_data" / "sessions.txt").read_text() == "1\n0 0\n"
+
+
+def test_every_file_becomes_a_file_of_the_same_name(raw, convert):
+    (raw / "raw_train" / "more").write_text("e e e e e e\n")
+    (raw / "raw_train" / "only_blanks").write_text("\n \n")
+    assert_worked(convert())
+    assert (raw / "train_data" / "more").read_text() == "0 0 0 0 0 0\n"
+    assert (raw / "train_data" / "sessions.txt").read_text() == "2 1 3\n1 2\n1 1 4\n"
+    assert (raw / "train_data" / "only_blanks").read_text() == ""
+
+
+def test_more_files_than_a_process_may_open(raw):
+    for number in range(80):
+        (raw / "raw_train" / f"{number}.txt").write_text("a b\n")
+    few_files = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    assert_worked(run_script("text2paddle.py", *PATHS.values(), cwd=raw, preexec_fn=few_files))
+    assert len(files_below(raw / "train_data")) == 82
+
+
+@pytest.mark.parametrize("old, new", [("\n", "\r\n"), (" ", "\t"), (" ", "  ")])
+def test_other_blanks_and_line_ends_make_no_difference(raw, convert, old, new):
+    assert_worked(convert(train="train1", test="test1", vocab="vocab1"))
+    for name in "raw_train", "raw_test":
+        path = raw / name / "sessions.txt"
+        path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
+    assert_worked(convert(train="train2", test="test2", vocab="vocab2"))
+    for name in "train1", "test1":
+        assert files_below(raw / name) == files_below(raw / name.replace("1", "2"))
+    assert (raw / "vocab1").read_bytes() == (raw / "vocab2").read_bytes()
+
+
+def test_the_mark_that_windows_begins_files_with_is_no_part_of_an_item(raw, convert):
+    path = raw / "raw_train" / "sessions.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert_worked(convert())
+    assert (raw / "vocab.txt").read_text(encoding="utf-8") == "c\nb\na\nd\n"
+
+
+def test_running_again_replaces_the_files(raw, convert):
+    assert_worked(convert())
+    (raw / "raw_train" / "sessions.txt").write_text("x y\n")
+    (raw / "raw_test" / "sessions.txt").write_text("y x\n")
+    assert_worked(convert())
+    assert (raw / "vocab.txt").read_text() == "x\ny\n"
+    assert (raw / "test_data" / "sessions.txt").read_text() == "1 0\n"
+    assert not [name for name in files_below(raw) if name.endswith(".tmp")]
+
+
+def test_directories_that_hold_no_session_files_are_written_to(raw, convert):
+    (raw / "train_data").mkdir()
+    (raw / "test_data").mkdir()
+    (raw / "test_data" / ".gitkeep").write_text("")
+    (raw / "test_data" / "text2paddle.json").write_text("old")
+    assert_worked(convert())
+    assert json.loads((raw / "test_data" / "text2paddle.json").read_text())["sessions"] == 3
+
+
+@pytest.mark.parametrize("directory, argument", [("train_data", "train_dir"), ("test_data", "test_dir")])
+def test_session_files_of_another_conversion_are_not_mixed_in(raw, convert, directory, argument):
+    (raw / directory).mkdir()
+    (raw / directory / "stranger.txt").write_text("1 2\n")
+    before = files_below(raw)
+    assert_one_line_error(convert(), f"{argument}: found stranger.txt", directory)
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("paths", [
+    {"train": "raw_train"}, {"test": "raw_test"}, {"test": "train_data"}, {"raw_test": "raw_train"}, {"vocab": "train_data"},
+    {"train": "raw_test/../raw_train/"}, {"vocab": "raw_train"},
+])
+def test_the_same_path_twice_is_refused(raw, convert, paths):
+    before = files_below(raw)
+    assert_one_line_error(convert(**paths), "the same path twice")
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("vocab", ["train_data/vocab.txt", "raw_test/vocab.txt", "./train_data/../test_data/vocab.txt"])
+def test_a_vocabulary_among_the_sessions_is_refused(raw, convert, vocab):
+    before = files_below(raw)
+    assert_one_line_error(convert(vocab=vocab), "vocab_path: ", "read as sessions")
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("contents, fragments", [
+    (b"", ["raw_train_dir: found 0 items"]),
+    (b"\n \n", ["raw_train_dir: found 0 items"]),
+    (b"a a a\n", ["raw_train_dir: found 1 items"]),
+    (b"a b\nc \xff\n", ["sessions.txt:2: found a byte that is not UTF-8"]),
+    (b"\x7fELF\x01\x00\x00\x00", ["sessions.txt:1: found a zero byte"]),
+    ("a b\n".encode("utf-16"), ["sessions.txt:1: found a zero byte"]),
+])
+@pytest.mark.parametrize("old", [False, True])
+def test_junk_to_train_on_is_one_line_and_leaves_the_old_output(raw, convert, contents, fragments, old):
+    if old:
+        assert_worked(convert())
+    (raw / "raw_train" / "sessions.txt").write_bytes(contents)
+    before = files_below(raw)
+    assert_one_line_error(convert(), *fragments)
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("contents, fragments", [
+    (b"", ["raw_test_dir: found no session of two clicks"]),
+    (b"x y\na\n", ["raw_test_dir: found no session of two clicks on items of the training files in raw_test"]),
+    (b"a b\nc d\n\xff\n", ["sessions.txt:3: found a byte that is not UTF-8"]),
+])
+@pytest.mark.parametrize("old", [False, True])
+def test_junk_to_test_on_is_one_line_and_leaves_the_old_output(raw, convert, contents, fragments, old):
+    if old:
+        assert_worked(convert())
+    (raw / "raw_test" / "sessions.txt").write_bytes(contents)
+    (raw / "raw_train" / "sessions.txt").write_text("a b c d\n")  # would change every output
+    before = files_below(raw)
+    assert_one_line_error(convert(), *fragments)
+    assert files_below(raw) == before
+
+
+def test_missing_empty_and_misplaced_directories_are_one_line(raw, convert, run_here):
+    (raw / "empty").mkdir()
+    (raw / "file").write_text("")
+    before = files_below(raw)
+    assert_one_line_error(convert(raw_train="absent"), "raw_train_dir: found nothing at absent")
+    assert_one_line_error(convert(raw_test="empty"), "raw_test_dir: found no session files in empty")
+    assert_one_line_error(convert(train="file"), "train_dir: found a file at file")
+    assert_one_line_error(convert(vocab="empty"), "empty: found a directory")
+    assert_one_line_error(convert(test="file/test"), "file")
+    assert_one_line_error(run_here("text2paddle.py", "raw_train"), "raw_test_dir", "text2paddle.py -h")
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("limit", [40, 200, 2000, 9000])
+def test_a_full_disk_leaves_the_old_output_whole(raw, convert, limit):
+    assert_worked(convert())
+    (raw / "raw_train" / "sessions.txt").write_text("".join(f"{number} {number + 1}\n" for number in range(1000)))
+    (raw / "raw_test" / "sessions.txt").write_text("1 2 3\n" * 1000)
+    before = files_below(raw)
+
+    small_disk = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    process = run_script("text2paddle.py", *PATHS.values(), cwd=raw, preexec_fn=small_disk)
+    assert_one_line_error(process, "File too large")
+    assert any(name in process.stderr for name in ("sessions.txt", "vocab.txt", "text2paddle.json"))
+    assert files_below(raw) == before
+
+
+def test_the_vocabulary_appears_first_and_the_records_last(raw, convert, monkeypatch):
+    """So that train.py notices a conversion that was killed in between, over the output of another one."""
+    appeared, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (appeared.append(str(target)), replace(source, target)))
+    assert_worked(convert())
+    assert appeared[0] == "vocab.txt"
+    assert sorted(appeared[-2:]) == ["test_data/text2paddle.json", "train_data/text2paddle.json"]

@@ -1,0 +1,266 @@
+"""train.py as a user runs it: log lines, files, determinism, wrong input, and being killed."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+from utils import checkpoint
+
+
+def flags(data, model_dir, *more):
+    """A quick run on `data`; later flags win."""
+    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir, "--threads", 1,
+            "--hid_size", 8, "--pass_num", 1, "--batch_size", 10, *more]
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def weights(model_dir, epoch):
+    return load_file(model_dir / f"epoch_{epoch}" / "model.safetensors")
+
+
+def test_the_references_command_line_works_as_it_stands(tiny_data, tmp_path):
+    for name in ("train_data", "vocab.txt"):
+        (tmp_path / name).symlink_to(tiny_data / name)
+    process = assert_worked(run_script("train.py", *"--train_dir train_data --use_cuda 0 --batch_size 50 --model_dir model_output "
+                                       "--print_batch 2".split(), cwd=tmp_path))
+    lines = process.stdout.splitlines()
+    assert lines[0].startswith("device:cpu ")
+    assert "epoch_1 start" in lines and "epoch_10 start" in lines and lines[-1] == "finish training"
+    assert any(re.fullmatch(r"step:2 ppl:\d+\.\d{3}", line) for line in lines)
+    assert any(re.match(r"epoch:10 num_steps:\d+ time_cost\(s\):\d+\.\d{6} ", line) for line in lines)
+    assert "model saved in model_output/epoch_10" in lines
+    assert checkpoint.finished_epochs(tmp_path / "model_output") == list(range(1, 11))
+
+
+def test_the_model_directory_is_complete(tiny_data, tiny_model):
+    config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
+    assert config["network"]["hid_size"] == [8] and config["data"]["items"] == 36 and config["options"]["batch_size"] == 10
+    assert (tiny_model / "vocab.txt").read_bytes() == (tiny_data / "vocab.txt").read_bytes()
+    records = [json.loads(line) for line in lines_of(tiny_model / "metrics.jsonl")]
+    assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
+    assert records[1]["loss"] < records[0]["loss"]
+    assert not list(tiny_model.rglob("*.tmp"))
+    optimizer = load_file(tiny_model / "epoch_2" / "optimizer.safetensors")
+    assert {name.split(".moment")[0] for name in optimizer} == set(weights(tiny_model, 2))
+
+
+def test_every_session_counts_in_every_epoch(tiny_data, tiny_model):
+    """Also those of the last, incomplete batch: the reference dropped them."""
+    lengths = [len(line.split()) for line in lines_of(tiny_data / "train_data/train.txt")]
+    for line in lines_of(tiny_model / "metrics.jsonl"):
+        record = json.loads(line)
+        assert record.get("predictions", 0) == sum(length - 1 for length in lengths)
+        assert record["num_steps"] == -(-sum(length > 1 for length in lengths) // 10)
+
+
+def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model, tmp_path):
+    run = lambda name, *more: assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
+    run("same"), run("other", "--seed", 2), run("shuffled", "--shuffle", 1)
+    record = lambda model_dir: [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))]
+    assert (tmp_path / "same/epoch_2/model.safetensors").read_bytes() == (tiny_model / "epoch_2/model.safetensors").read_bytes()
+    assert record(tmp_path / "same") == record(tiny_model)
+    for other in ("other", "shuffled"):
+        assert record(tmp_path / other) != record(tiny_model)
+
+
+@pytest.mark.parametrize("more", [
+    ["--shared", 0, "--emb_size", 5], ["--hid_size", "6,8"], ["--reset_gate", "before"], ["--emb_dropout", 0.2, "--hid_dropout", 0],
+    ["--label_smoothing", 0.1], ["--shared", 0, "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
+])
+def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more):
+    assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 3, *more)))
+    losses = [json.loads(line)["loss"] for line in lines_of(tmp_path / "model/metrics.jsonl")]
+    assert losses[2] < losses[0]
+    process = run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model", "--last_index", 3)
+    assert assert_worked(process).stdout.count("recall@20:") == 3
+
+
+def test_long_sessions_are_cut_and_told(tiny_data, tmp_path):
+    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--max_length", 2)))
+    cut = sum(len(line.split()) > 3 for line in lines_of(tiny_data / "train_data/train.txt"))
+    assert f"cut into windows of 2 predictions: {cut} sessions" in process.stdout
+    record = json.loads((tmp_path / "model/metrics.jsonl").read_text(encoding="utf-8"))
+    assert record["predictions"] == sum(len(line.split()) - 1 for line in lines_of(tiny_data / "train_data/train.txt"))
+
+
+def test_enable_ce_stops_each_epoch_early(tiny_data, tmp_path):
+    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "m", "--enable_ce", "--step_num", 3, "--is_local", 1)))
+    assert "epoch:1 num_steps:3 " in process.stdout
+
+
+def test_a_lone_count_as_vocabulary_is_accepted_with_a_warning(tiny_data, tmp_path):
+    (tmp_path / "count.txt").write_text("36\n", encoding="utf-8")
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "count.txt"))
+    assert process.returncode == 0 and process.stderr.count("\n") == 1 and "number of items" in process.stderr
+    assert_worked(run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model", "--last_index", 1))
+
+
+def test_a_second_run_needs_overwrite(tiny_data, tiny_model, tmp_path):
+    model_dir = shutil.copytree(tiny_model, tmp_path / "model")
+    before = files_below(model_dir)
+    assert_one_line_error(run_script("train.py", *flags(tiny_data, model_dir)), "--model_dir", "--overwrite 1")
+    assert files_below(model_dir) == before
+    assert_worked(run_script("train.py", *flags(tiny_data, model_dir, "--overwrite", 1)))
+    assert checkpoint.finished_epochs(model_dir) == [1]
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+WRONG_SESSIONS = {
+    "an empty file": ("", ["no session"]),
+    "binary junk": (bytes(range(256)), ["train.txt:1", "item indices"]),
+    "a word": ("1 2\n3 four 5\n", ["train.txt:2", "'four'"]),
+    "a negative index": ("1 2\n3 -4\n", ["train.txt:2", "'-4'"]),
+    "an index out of range": ("1 2\n\n3 36 5\n", ["train.txt:3", "'36'", "0 to 35"]),
+    "a huge index": ("1 2\n3 99999999999999999999999\n", ["train.txt:2"]),
+    "sessions of one click": ("1\n2\n", ["two clicks"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SESSIONS)
+def test_wrong_sessions_end_in_one_line(tiny_data, tmp_path, name):
+    content, fragments = WRONG_SESSIONS[name]
+    write(tmp_path / "train_data/train.txt", content)
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
+    assert_one_line_error(process, *fragments)
+    assert not (tmp_path / "model").exists()
+
+
+WRONG_VOCABULARIES = {
+    "an empty file": ("", ["vocab.txt", "empty"]),
+    "binary junk": (bytes(range(128, 256)), ["vocab.txt", "UTF-8"]),
+    "an empty line": ("a\n\nb\n", ["vocab.txt:2"]),
+    "an id twice": ("a\nb\na\n", ["vocab.txt:3", "line 1"]),
+    "too few items": ("a\nb\n", ["train.txt:", "0 to 1"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VOCABULARIES)
+def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name):
+    content, fragments = WRONG_VOCABULARIES[name]
+    write(tmp_path / "vocab.txt", content)
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "vocab.txt"))
+    assert_one_line_error(process, *fragments)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("more, fragments", [
+    (["--train_dir", "nowhere"], ["--train_dir", "nowhere"]),
+    (["--vocab_path", "nowhere"], ["--vocab_path", "nowhere"]),
+    (["--vocab_path", "."], ["--vocab_path", "directory"]),
+    (["--parallel", 1], ["--parallel", "not available yet"]),
+    (["--num_devices", 2], ["--num_devices", "not available yet"]),
+    (["--batch_size", 0], ["--batch_size", "'0'", ">= 1"]),
+    (["--base_lr", "nan"], ["--base_lr", "'nan'"]),
+    (["--hid_dropout", 1], ["--hid_dropout", "< 1"]),
+    (["--hid_size", "8,x"], ["--hid_size", "'8,x'"]),
+    (["--emb_size", 9], ["--emb_size", "--shared 0"]),
+    (["--no_such_flag", 1], ["--no_such_flag"]),
+    (["--use_cuda", 2], ["--use_cuda", "'2'"]),
+])
+def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
+    assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path), *fragments)
+    assert not (tmp_path / "model").exists()
+
+
+def test_use_cuda_without_cuda_ends_in_one_line(tiny_data, tmp_path):
+    import paddle
+    if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
+        pytest.skip("this machine can")
+    assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--use_cuda", 1)), "--use_cuda 1", "expected")
+
+
+def test_sessions_of_another_vocabulary_are_refused(tiny_data, tmp_path):
+    shutil.copytree(tiny_data / "train_data", tmp_path / "train_data")
+    write(tmp_path / "train_data/text2paddle.json", '{"vocab_sha256": "0123456789abcdef"}')
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
+    assert_one_line_error(process, "--train_dir", "another vocab.txt")
+
+
+def test_a_loss_that_overflows_ends_in_one_line_and_keeps_the_epochs(tiny_data, tmp_path):
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--base_lr", 1e38))
+    assert_one_line_error(process, "--base_lr", "step")
+    assert (tmp_path / "model/config.json").exists() and not list(tmp_path.rglob("*.tmp"))
+
+
+def limited_to(size):
+    """For subprocess's preexec_fn: writing beyond `size` bytes fails, as on a full disk."""
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return limit
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(tiny_data, tmp_path):
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model"), preexec_fn=limited_to(2000))
+    assert_one_line_error(process, "epoch_1", "File too large")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "vocab.txt"]
+
+
+@pytest.fixture(scope="module")
+def large_vocabulary(tmp_path_factory):
+    """Few sessions over 30,000 items: an epoch is one step, and most of the time is spent in writing 25 MB."""
+    directory = tmp_path_factory.mktemp("large")
+    write(directory / "vocab.txt", "".join(f"i{number}\n" for number in range(30000)))
+    write(directory / "train_data/train.txt", "1 2 3\n4 5\n")
+    write(directory / "test_data/test.txt", "1 2 3\n")
+    return directory
+
+
+def start(data, model_dir, *more):
+    command = [sys.executable, ROOT / "train.py", *flags(data, model_dir, "--hid_size", 100, "--pass_num", 1000, *more)]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process, words):
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def test_kill_at_any_moment_leaves_every_saved_epoch_usable(large_vocabulary, tmp_path):
+    draw, model_dir = random.Random(4), tmp_path / "model"
+    shapes = None
+    for round_number in range(6):
+        process = start(large_vocabulary, model_dir, "--overwrite", 1)
+        wait_for(process, "model saved in")
+        time.sleep(draw.uniform(0, 0.6))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        reported = process.communicate()[0].count("model saved in") + 1
+        finished = checkpoint.finished_epochs(model_dir)
+        assert finished == list(range(1, len(finished) + 1)) and len(finished) >= reported
+        shapes = shapes or {name: list(values.shape) for name, values in weights(model_dir, 1).items()}
+        for epoch in finished:
+            loaded = checkpoint.load_weights(model_dir, epoch, shapes)
+            assert all(np.isfinite(values).all() for values in loaded.values())
+    process = run_script("infer.py", "--test_dir", large_vocabulary / "test_data", "--model_dir", model_dir, "--last_index", 1)
+    assert "epoch_1 recall@20:" in assert_worked(process).stdout
+
+
+@pytest.mark.parametrize("signal_number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupting_keeps_the_saved_epochs(tiny_data, tmp_path, signal_number, status):
+    process = start(tiny_data, tmp_path / "model")
+    wait_for(process, "model saved in")
+    process.send_signal(signal_number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == status and errors.count("\n") == 1, errors
+    assert checkpoint.finished_epochs(tmp_path / "model")
+    assert not list((tmp_path / "model").glob("*.tmp"))

@@ -1,0 +1,337 @@
+"""Reading click tables of any shop and writing them: TSV, CSV, the headerless yoochoose-clicks.dat, each also gzipped."""
+
+import csv
+import gzip
+import re
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from utils.clicks import SECOND, group_by_session, joined_ranges
+from utils.files import InputError, require_file
+
+BLOCK = 16 << 20  # bytes parsed at a time: bounds the memory, and a fault is looked for in one block only
+ARROW_BLOCK = 8 << 20  # bytes that one of Arrow's threads parses at a time
+LONGEST_LINE = 100_000  # bytes; what is longer is no line of clicks
+LATEST = 9 * 10**9 * SECOND  # the year 2255; seconds beyond it are really milliseconds, and a float holds microseconds before it
+SEPARATORS = "\t,;|"
+YOOCHOOSE = re.compile(r"[^,\s]+,\d{4}-\d\d-\d\dT[\d:.]+Z?,[^,\s]+(,|\s|$)")
+# The end of a date from the T or blank on: the time, up to 6 decimals, more of them, then no zone, or UTC in one of two ways.
+ENDS_WITHOUT_ZONE = r"([T ]\d\d:\d\d(?::\d\d)?)(?:(\.\d{1,6})\d*)?(?: ?UTC|Z)?$"
+CLICKS_WRITTEN = 1 << 20  # at a time
+
+
+@dataclass
+class Form:
+    """Where a table's columns are: `session`, `item` and `time` are positions, `names` all columns' names."""
+
+    names: list
+    session: int
+    item: int
+    time: int
+    separator: str
+    has_header: bool
+    time_unit: str = "iso"  # or s, ms
+
+
+def read_clicks(path, flags, flag):
+    """Read a click table.
+
+    Parameters
+    ----------
+    path : str or Path
+        TSV or CSV with a header line, or lines `SessionId,2014-04-07T10:51:09.277Z,ItemId,Category` without; gzipped or not.
+    flags : Namespace
+        Those of `options.add_table_flags`.
+    flag : str
+        The flag that names `path`, for messages.
+
+    Returns
+    -------
+    Clicks
+
+    Raises
+    ------
+    InputError
+        The file is missing, empty, cut off or no table, or a line of it is wrong, which the message then names.
+    """
+    path = require_file(path, flag)
+    sessions, items, times = [], [], []
+    with open_table(path) as file:
+        form, first_line = find_form(file, path, flags)
+        line_number = 1 + form.has_header
+        for block in whole_lines(file, b"" if form.has_header else first_line, path):
+            if not times:
+                form.time_unit = unit_of_times(block, form, flags.time_unit)
+            try:
+                parsed = parse(block, form)
+            except pa.ArrowInvalid as error:
+                raise InputError(describe_fault(path, block, line_number, form, error)) from None
+            for column, part in zip((sessions, items, times), parsed):
+                column.append(part)
+            line_number += block.count(b"\n")
+    if not sum(map(len, times)):
+        raise InputError(f"{path}: found no line of clicks, expected some" + " after the header" * form.has_header)
+    sessions, session_names = number_sessions(sessions)
+    items, item_names = number_names(items)
+    times = concatenate(times)
+    pa.default_memory_pool().release_unused()  # gigabytes, which Arrow keeps otherwise
+    return group_by_session(sessions, items, times, item_names, session_names)
+
+
+@contextmanager
+def open_table(path):
+    """Open a file for reading bytes, unzipping what is gzipped; a damaged one is an InputError."""
+    with open(path, "rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with (gzip.open if gzipped else open)(path, "rb") as file:
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: found a damaged or cut off gzip file ({error}), expected a whole one") from None
+
+
+def whole_lines(file, start, path):
+    """Yield the rest of `file`, after the bytes `start` that were already read, in blocks of whole lines."""
+    rest = start
+    while chunk := file.read(BLOCK):
+        lines, newline, tail = chunk.rpartition(b"\n")
+        if newline:
+            yield b"".join((rest, lines, newline))
+            rest = tail
+        else:
+            rest += chunk
+        if len(rest) > max(BLOCK, LONGEST_LINE):
+            raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table of clicks")
+    if rest:
+        yield rest
+
+
+def find_form(file, path, flags):
+    """The Form of a table by its first line, and that line."""
+    first_line = file.readline(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf")
+    if not first_line:
+        raise InputError(f"{path}: found an empty file, expected a table of clicks")
+    if len(first_line) >= LONGEST_LINE:
+        raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table of clicks")
+    try:
+        text = first_line.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise InputError(f"{path}: found binary data, expected a table of clicks as text, such as TSV or CSV")
+    if YOOCHOOSE.match(text):
+        others = [f"column {position}" for position in range(4, text.count(",") + 2)]
+        return Form(["SessionId", "Timestamp", "ItemId", *others], 0, 2, 1, ",", has_header=False), first_line
+    wanted = flags.session_column, flags.item_column, flags.time_column
+    headers = {separator: next(csv.reader([text], delimiter=separator), []) for separator in flags.separator or SEPARATORS}
+    separator = max(headers, key=lambda separator: (len(set(wanted) & set(headers[separator])), len(headers[separator])))
+    names = headers[separator]
+    for name, column_flag in zip(wanted, ("--session_column", "--item_column", "--time_column")):
+        if names.count(name) != 1:
+            found = ", ".join(names) if len(text) < 300 else text[:300] + "..."
+            raise InputError(f"{path} line 1: found the columns {found!r}, expected one named {name!r} ({column_flag})")
+    return Form(names, *map(names.index, wanted), separator, has_header=True), first_line
+
+
+def unit_of_times(block, form, unit_of_numbers):
+    """The unit of the first time in `block`: "iso", or for a number `unit_of_numbers`."""
+    first = next((line for line in block.splitlines() if line), b"")
+    time = fields_of(first, form)[form.time:][:1]
+    return unit_of_numbers if time and re.fullmatch(r"[-+.\deE]+", time[0]) else "iso"
+
+
+def parse(block, form):
+    """Parse lines of a table.
+
+    Parameters
+    ----------
+    block : bytes
+        Whole lines, without the header.
+
+    Returns
+    -------
+    sessions : int64 array or pyarrow.ChunkedArray of dictionaries [clicks]
+        Integers where all ids here are.
+    items : pyarrow.ChunkedArray of dictionaries [clicks]
+    times : int64 array [clicks], microseconds
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A line is wrong.
+    """
+    positions = [str(position) for position in range(len(form.names))]
+    session, item, time = (positions[position] for position in (form.session, form.item, form.time))
+    names = pa.dictionary(pa.int32(), pa.string())
+    table = arrow_csv.read_csv(
+        pa.py_buffer(block),
+        arrow_csv.ReadOptions(column_names=positions, block_size=ARROW_BLOCK),
+        arrow_csv.ParseOptions(delimiter=form.separator),
+        arrow_csv.ConvertOptions(include_columns=[session, item, time],
+                                 column_types={session: pa.string(), item: names, time: pa.string()}))
+    return parse_sessions(table[session]), require_names(table[item]), parse_times(table[time], form.time_unit)
+
+
+def parse_sessions(text):
+    """Session ids as int64 where that loses nothing of any (007 is not 7), or else as checked dictionaries."""
+    first = text[0].as_py() if len(text) else "0"
+    if re.fullmatch(r"-?\d+", first):  # a cast that fails takes long
+        try:
+            numbers = pc.cast(text, pa.int64())
+        except pa.ArrowInvalid:
+            numbers = None
+        if numbers is not None and not pc.any(pc.match_substring_regex(text, "^(0.|-0)")).as_py():
+            return numbers.to_numpy()
+    return require_names(text.dictionary_encode())
+
+
+def require_names(column):
+    """The dictionaries `column` itself, if each id in it is one word."""
+    for chunk in column.chunks:
+        for name in chunk.dictionary.to_pylist():
+            if name.split() != [name] or '"' in name:
+                raise pa.ArrowInvalid(f"id {name!r}")
+    return column
+
+
+def parse_times(text, unit):
+    """Microseconds since 1970, UTC: int64 [clicks], of ISO 8601 dates or of numbers of the `unit` s or ms."""
+    if unit == "iso":
+        times = parse_dates(text)
+    else:
+        numbers = pc.cast(text, pa.float64()).to_numpy()
+        times = numbers * (SECOND if unit == "s" else SECOND // 1_000)
+    if not np.all((times >= 0) & (times < LATEST)):  # false for a NaN also
+        raise pa.ArrowInvalid("time out of range")
+    return times if unit == "iso" else np.rint(times).astype(np.int64)
+
+
+def parse_dates(text):
+    """Microseconds since 1970, UTC: int64 [clicks], of ISO 8601 dates, UTC where no zone stands, decimals after the 6th cut."""
+    longest = pc.max(pc.binary_length(text)).as_py() or 0
+    if longest > len("2014-04-07T10:51:09.277123Z") or not pc.all(pc.ends_with(text, "Z")).as_py():
+        text = pc.replace_substring_regex(text, ENDS_WITHOUT_ZONE, r"\1\2Z")
+    return pc.cast(pc.cast(text, pa.timestamp("us", "UTC")), pa.int64()).to_numpy()
+
+
+def describe_fault(path, block, line_number, form, error):
+    """One line on the first wrong line in `block`, whose first line is `line_number`, which `parse` refused with `error`."""
+    lines = block.splitlines(keepends=True)
+    low, high = 0, len(lines)  # the first wrong line is among lines[low:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if can_parse(b"".join(lines[low:middle]), form):
+            low = middle
+        else:
+            high = middle
+    where = f"{path} line {line_number + low}"
+    fields = fields_of(lines[low], form)
+    if len(fields) != len(form.names):
+        line = lines[low].decode(errors="replace").rstrip("\r\n")
+        names = ", ".join(form.names)[:200]
+        return f"{where}: found {len(fields)} columns in {line[:80]!r}, expected {len(form.names)} ({names})"
+    for position in (form.session, form.item):
+        if fields[position].split() != [fields[position]] or '"' in fields[position]:
+            return f"{where}: found {fields[position][:80]!r} as {form.names[position]}, expected an id without blanks or quotes"
+    expected = {"iso": "a date such as 2014-04-07T10:51:09.277Z or, in all lines, unix seconds",
+                "s": "unix seconds (--time_unit ms reads milliseconds)", "ms": "unix milliseconds"}[form.time_unit]
+    try:
+        parse_times(pa.chunked_array([[fields[form.time]]]), form.time_unit)
+    except pa.ArrowInvalid:
+        return f"{where}: found {fields[form.time][:80]!r} as {form.names[form.time]}, expected {expected}"
+    return f"{where}: found {lines[low][:80]!r}, expected clicks as UTF-8 text ({str(error).splitlines()[0][:200]})"
+
+
+def can_parse(block, form):
+    try:
+        parse(block, form)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def fields_of(line, form):
+    """The fields of one line as text, for messages."""
+    text = line[:LONGEST_LINE].decode(errors="replace").rstrip("\r\n")
+    return next(csv.reader([text], delimiter=form.separator), [])
+
+
+def number_sessions(parts):
+    """Join the sessions of all blocks: int64 [clicks], and their sorted names, or None where all are integers."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return concatenate(parts), None
+    for index, part in enumerate(parts):
+        if isinstance(part, np.ndarray):
+            parts[index] = pa.chunked_array([pc.cast(pa.array(part), pa.string())]).dictionary_encode()
+    codes, names = number_names(parts)
+    order = pc.array_sort_indices(names)
+    ranks = np.empty(len(order), np.int64)
+    ranks[order.to_numpy()] = np.arange(len(order))
+    return ranks[codes], names.take(order)
+
+
+def number_names(parts):
+    """Join the dictionaries of all blocks: int32 [clicks], and the names, a pyarrow.StringArray."""
+    joined = pa.chunked_array([chunk for part in parts for chunk in part.chunks]).unify_dictionaries()
+    parts.clear()
+    names = joined.chunk(0).dictionary
+    return concatenate([chunk.indices.to_numpy() for chunk in joined.chunks]), names
+
+
+def concatenate(parts):
+    """np.concatenate that empties the list `parts`, so that a caller's list holds no memory on."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
+
+
+def write_table(clicks, file):
+    """Write `clicks` as TSV with the header SessionId, ItemId, Time (unix seconds) to the binary `file`.
+
+    The rows are sorted by session, then time. All times have `clicks.decimals` decimals.
+    """
+    file.write(b"SessionId\tItemId\tTime\n")
+    sessions = pa.array(clicks.sessions)
+    sessions = pc.cast(sessions, pa.string()) if clicks.session_names is None else clicks.session_names.take(sessions)
+    fraction = SECOND // 10**clicks.decimals  # microseconds
+    fractions = [f".{number:0{clicks.decimals}}\n" for number in range(10**clicks.decimals)] if clicks.decimals else ["\n"]
+    fractions = pa.array(fractions)
+    for first in range(0, len(clicks), CLICKS_WRITTEN):
+        rows = slice(first, first + CLICKS_WRITTEN)
+        numbers = np.arange(first, min(first + CLICKS_WRITTEN, len(clicks)))
+        owners = np.searchsorted(clicks.offsets, numbers, side="right") - 1
+        seconds, rest = np.divmod(clicks.times[rows], SECOND)
+        text = pc.binary_join_element_wise(
+            pc.binary_join_element_wise(sessions.take(pa.array(owners)), clicks.item_names.take(pa.array(clicks.items[rows])),
+                                        pc.cast(pa.array(seconds), pa.string()), "\t"),
+            fractions.take(pa.array(rest // fraction)), "")
+        write_text(text, file)
+
+
+def write_sessions(clicks, file):
+    """Write the item ids of each session as one line to the binary `file`, sessions in the order of their starts."""
+    words = pa.concat_arrays([pc.binary_join_element_wise(clicks.item_names, end, "") for end in (" ", "\n")])
+    order = np.argsort(clicks.starts(), kind="stable")
+    lengths = clicks.lengths()[order]
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(order):
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + CLICKS_WRITTEN)))
+        sessions = slice(first, last)
+        items = clicks.items[joined_ranges(clicks.offsets[order[sessions]], lengths[sessions])]
+        items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # the last of a session takes the word with the newline
+        write_text(words.take(pa.array(items)), file)
+        first = last
+
+
+def write_text(text, file):
+    """Write the strings of the pyarrow.StringArray `text`, one right after the other."""
+    offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset:text.offset + len(text) + 1]
+    file.write(memoryview(text.buffers()[2])[offsets[0]:offsets[-1]])
