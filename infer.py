@@ -97,8 +97,8 @@ def read_items(model_dir, config, options):
     paths = [(own, "--model_dir"), (options.vocab_path, "--vocab_path")] if options.vocab_path else [(own, "--model_dir")]
     for path, flag in paths:
         if checksum(require_file(path, flag)) != expected:
-            raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected SHA-256 "
-                             f"{expected[:12]}...")
+            raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected "
+                             f"SHA-256 {expected[:12]}...")
     return read_vocabulary(own, "--model_dir")[1]
 
 
@@ -112,7 +112,7 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
     began = time.perf_counter()
     try:
         network = Network(item_count, NetworkSettings(**config["network"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{model_dir / 'config.json'}: found no complete network settings ({error}), expected those of train.py")
     shapes = {name: list(weight.shape) for name, weight in network.named_parameters()}
     for name, values in checkpoint.load_weights(model_dir, epoch, shapes).items():

@@ -58,13 +58,13 @@ def parse_flags():
     parser.add_argument("--out_dir", default=".", help="the folder to write to, made where it is missing")
     parser.add_argument("--prefix", default="rsc15_", help="what the names of the files written start with")
     add_table_flags(parser)
-    parser.add_argument("--session_gap", type=number(float, 0), default=0, help="seconds, >= 0; above 0 --session_column names users, "
-                        "whose clicks are cut into sessions at longer gaps, numbered from 1; 0: sessions as given")
-    parser.add_argument("--drop_repeats", type=switch, default=0, help="1: of clicks on one item right after one another, keep one")
+    parser.add_argument("--session_gap", type=number(float, 0), default=0, help="seconds, >= 0; above 0 --session_column names "
+                        "users, whose clicks are cut into sessions at longer gaps, numbered from 1; 0: sessions as given")
+    parser.add_argument("--drop_repeats", type=switch, default=0, help="1: of clicks on one item in a row keep the first")
     parser.add_argument("--min_session_length", type=number(int, 1), default=2, help="clicks, >= 1; shorter sessions are dropped")
     parser.add_argument("--min_support", type=number(int, 1), default=5, help="clicks, >= 1; items with fewer are dropped")
-    parser.add_argument("--until_stable", type=switch, default=0, help="1: drop short sessions and rare items again and again until "
-                        "there are none; 0: short sessions, rare items, short sessions, once each")
+    parser.add_argument("--until_stable", type=switch, default=0, help="1: drop short sessions and rare items again and again "
+                        "until there are none; 0: short sessions, rare items, short sessions, once each")
     parser.add_argument("--test_days", type=number(float, 0), default=1.0, help="days before the last click, >= 0, a fraction is "
                         "fine; the sessions of that time are the test")
     parser.add_argument("--split_by", choices=("end", "start"), default="end", help="end: a session is test by its last click, "
@@ -149,7 +149,7 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
         training = report(f"--newest_fraction {newest_fraction:g}", training, newest)
     if by_end:
         known = drop_short_sessions(keep_items_of(test, training), flags.min_session_length)
-        test = report(f"{test_name}, items unknown in {training_name}, then --min_session_length {flags.min_session_length}", test, known)
+        test = report(f"{test_name}, unknown items, then --min_session_length {flags.min_session_length}", test, known)
     if not len(test):
         raise InputError(f"--test_days {flags.test_days:g}: left no session for {test_name}; expected more")
     return training, test
@@ -235,7 +235,7 @@ def save(response, file, url):
         done += len(piece)
         percent = 100 * done // size if size else 0
         if sys.stdout.isatty():
-            print(f"\r[{'#' * (percent // 4):25}] {done / 1e6:.0f} of {f'{size / 1e6:.0f}' if size else '?'} MB ", end="", flush=True)
+            print(f"\r[{'#' * (percent // 4):25}] {done / 1e6:.0f} MB, {percent} % ", end="", flush=True)
         elif percent >= shown + 10:
             shown = percent
             say("{} % of {:.1f} MB", percent, size / 1e6)

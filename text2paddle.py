@@ -16,7 +16,10 @@ from pathlib import Path
 
 from utils.files import InputError, finish, write_atomically
 from utils.options import Parser, run
-from utils.sessions import CONVERSION, list_sessions, session_files
+from utils.sessions import CONVERSION, list_sessions, read_conversion, session_files
+
+
+COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
 
 
 def parse_arguments():
@@ -40,8 +43,7 @@ def main():
     options = parse_arguments()
     train_files = session_files(options.raw_train_dir, "raw_train_dir")
     test_files = session_files(options.raw_test_dir, "raw_test_dir")
-    refuse_strangers(options.train_dir, train_files, "train_dir")
-    refuse_strangers(options.test_dir, test_files, "test_dir")
+    outdated = [*outdated_files(options.train_dir, train_files, "train_dir"), *outdated_files(options.test_dir, test_files, "test_dir")]
     support = count_items(train_files)
     item_ids = sorted(support, key=lambda item_id: (-support[item_id], item_id))
     if len(item_ids) < 2:
@@ -52,10 +54,11 @@ def main():
     vocab_sha256 = hashlib.sha256(vocabulary.encode()).hexdigest()
 
     # All outputs appear at the end or none, first vocab.txt and last the records: were this killed in between, the records
-    # that are there would name another vocab.txt, which train.py and infer.py notice.
+    # that are there would name another vocab.txt, which train.py and infer.py notice. Outdated files go before the records.
     with contextlib.ExitStack() as outputs:
         open_output = lambda *parts: outputs.enter_context(write_atomically(Path(*parts)))
         train_record, test_record = open_output(options.train_dir, CONVERSION), open_output(options.test_dir, CONVERSION)
+        outputs.push(lambda error, *_: remove(outdated) if error is None else None)
         train_counts = convert(train_files, options.train_dir, index, 1, open_output)
         test_counts = convert(test_files, options.test_dir, index, 2, open_output)
         if not test_counts["sessions"]:
@@ -69,20 +72,33 @@ def main():
         finish(vocab_file)
 
     print(f"vocab size: {len(item_ids)}")
+    for path in outdated:
+        print(f"{path}: removed, it was of the conversion before")
     for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
-        print(f"{directory}: " + " ".join(f"{name}:{count}" for name, count in counts.items()))
+        print(f"{directory}: " + " ".join(f"{name}:{counts[name]}" for name in COUNTS))
 
 
-def refuse_strangers(directory, sources, argument):
-    """Refuse a directory with session files that this conversion won't replace: they would be read as its own."""
+def outdated_files(directory, sources, argument):
+    """What an earlier conversion wrote to `directory` and this one won't replace; other session files there are refused.
+
+    They would be read as sessions of this conversion.
+    """
     path = Path(directory)
     if path.exists() and not path.is_dir():
-        raise InputError(f"{argument}: found a file at {path}, expected an empty directory or none")
+        raise InputError(f"{argument}: found a file at {path}, expected a directory or none")
     names = {file.name for file in sources}
-    strangers = [file.name for file in list_sessions(path) if file.name not in names] if path.is_dir() else []
-    if strangers:
-        raise InputError(f"{argument}: found {strangers[0]}, which this conversion doesn't write, in {path}, expected an empty "
-                         "directory or none")
+    others = [file for file in list_sessions(path) if file.name not in names] if path.is_dir() else []
+    earlier = read_conversion(path, None, argument).get("files", []) if others else []
+    for file in others:
+        if file.name not in earlier:
+            raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing but what "
+                             "text2paddle.py writes")
+    return others
+
+
+def remove(files):
+    for file in files:
+        file.unlink()
 
 
 def read_clicks(file):
@@ -108,7 +124,7 @@ def count_items(files):
 
 def convert(files, directory, index, shortest, open_output):
     """Write `files` as indices to `directory`, sessions of at least `shortest` known clicks; what was written, as a dict."""
-    counts = dict.fromkeys(["sessions", "events", "sessions_left_out", "clicks_left_out"], 0)
+    counts = {"files": [file.name for file in files], **dict.fromkeys(COUNTS, 0)}
     for file in files:
         output = open_output(directory, file.name)
         for clicks in read_clicks(file):

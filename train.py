@@ -41,7 +41,7 @@ def parse_arguments():
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
         training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0, help=f"learning-rate multiplier of {what}, >= 0")
     training.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help="dropout on the embedding, 0 to < 1")
-    training.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.4, help="dropout on the GRU's output, 0 to < 1")
+    training.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5, help="dropout on the GRU's output, 0 to < 1")
     training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.0,
                           help="share of each target that is spread over all items, 0 to < 1")
     training.add_argument("--shuffle", type=number(int, 0, 1), default=0,

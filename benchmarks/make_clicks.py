@@ -41,7 +41,7 @@ def main():
 
 
 def session_lengths(random, clicks):
-    """Clicks of each session, int64 [sessions], their sum `clicks`: 3.6 on average, one in seven sessions of 1, as in YOOCHOOSE."""
+    """Clicks of each session, int64 [sessions], their sum `clicks`: 3.6 on average, one session in seven of 1, as YOOCHOOSE."""
     import numpy as np
 
     lengths = 1 + random.negative_binomial(4, 0.609, size=clicks // 3 + 10)
@@ -88,7 +88,8 @@ def write_sessions(file, random, first_id, lengths, draw_item):
     categories = pa.array([",0\n"] * 12 + [f",{category}\n" for category in range(1, 13)] + [",S\n"] * 8)
     text = pc.binary_join_element_wise(
         pc.cast(pa.array(sessions), pa.string()), ",",
-        dates.take(pa.array(days)), "T", clock.take(pa.array(times_of_day // 1000)), fractions.take(pa.array(times_of_day % 1000)), pc.cast(pa.array(draw_item(clicks)), pa.string()),
+        dates.take(pa.array(days)), "T", clock.take(pa.array(times_of_day // 1000)),
+        fractions.take(pa.array(times_of_day % 1000)), pc.cast(pa.array(draw_item(clicks)), pa.string()),
         categories.take(pa.array(random.integers(0, len(categories), clicks))), "")
     file.write(text.buffers()[2])
 

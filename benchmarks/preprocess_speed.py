@@ -31,8 +31,8 @@ def main():
     lines, seconds, peak = measure("preprocess.py", "--input", clicks, "--out_dir", folder)
     ready = next(float(line.split()[0]) for line in lines if line.endswith("writing"))
     _, seconds_of_text, peak_of_text = measure(
-        "convert_format.py", "--train_input", folder / "rsc15_train_tr.txt", "--train_output", folder / "rsc15_train_tr_paddle.txt",
-        "--test_input", "")
+        "convert_format.py", "--train_input", folder / "rsc15_train_tr.txt",
+        "--train_output", folder / "rsc15_train_tr_paddle.txt", "--test_input", "")
     today, version = datetime.date.today(), platform.python_version()
     print(f"\n{today}, {flags.clicks:,} clicks, {os.cpu_count()} processors, Python {version}\n")
     print("| script | ready, s | with writing, s | peak memory, GB |")

@@ -120,7 +120,8 @@ def slow_split(rows, flags, fraction):
 
 FLAGS = st.builds(Namespace, session_gap=st.sampled_from([0, 0, 3, 10]), drop_repeats=st.integers(0, 1),
                   min_support=st.integers(1, 4), min_session_length=st.integers(1, 3), until_stable=st.integers(0, 1),
-                  split_by=st.sampled_from(["end", "start"]), test_days=st.sampled_from([0, 5 / 86_400, 12 / 86_400]), newest_fraction=st.sampled_from([1.0, 0.5, 0.1]))
+                  split_by=st.sampled_from(["end", "start"]), test_days=st.sampled_from([0, 5 / 86_400, 12 / 86_400]),
+                  newest_fraction=st.sampled_from([1.0, 0.5, 0.1]))
 
 
 @given(ROWS, FLAGS)

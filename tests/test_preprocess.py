@@ -176,7 +176,7 @@ def test_unknown_items_may_leave_no_test(tmp_path):
     sessions = [[("a", 0), ("b", 0)], [("a", 2 * DAY), ("b", 2 * DAY)], [("c", 4 * DAY), ("d", 4 * DAY)]]
     clicks = write_clicks(tmp_path / "clicks.tsv", dict(enumerate(sessions)))
     assert_one_line_error(preprocess(tmp_path, "--input", clicks, "--min_support", 1),
-                          "test, items unknown in train_full", "left none of 1 sessions, 2 clicks")
+                          "test, unknown items", "left none of 1 sessions, 2 clicks")
 
 
 @pytest.mark.parametrize("line, message", [("5\tx", "line 10: found 2 columns in '5\\tx', expected 3 (SessionId, ItemId, Time)"),

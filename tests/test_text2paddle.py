@@ -56,9 +56,9 @@ def test_the_records_hold_the_counts_and_the_checksum_of_the_vocabulary(raw, con
     assert_worked(convert())
     vocab_sha256 = hashlib.sha256((raw / "vocab.txt").read_bytes()).hexdigest()
     assert json.loads((raw / "train_data" / "text2paddle.json").read_text()) == {
-        "vocab_sha256": vocab_sha256, "sessions": 3, "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
+        "vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3, "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
     assert json.loads((raw / "test_data" / "text2paddle.json").read_text()) == {
-        "vocab_sha256": vocab_sha256, "sessions": 3, "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
+        "vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3, "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
 
 
 def test_training_sessions_of_one_click_stay_and_count(raw, convert):
@@ -218,3 +218,21 @@ def test_the_vocabulary_appears_first_and_the_records_last(raw, convert, monkeyp
     assert_worked(convert())
     assert appeared[0] == "vocab.txt"
     assert sorted(appeared[-2:]) == ["test_data/text2paddle.json", "train_data/text2paddle.json"]
+
+
+def test_files_of_the_conversion_before_are_replaced(raw, convert):
+    """So that the reference's command line works where the bundled sample lies."""
+    assert_worked(convert())
+    (raw / "raw_train" / "sessions.txt").rename(raw / "raw_train" / "newer.txt")
+    process = assert_worked(convert())
+    assert "sessions.txt: removed" in process.stdout
+    assert sorted(path.name for path in (raw / "train_data").iterdir()) == ["newer.txt", "text2paddle.json"]
+
+
+def test_files_of_the_conversion_before_stay_where_this_one_fails(raw, convert):
+    assert_worked(convert())
+    (raw / "raw_train" / "sessions.txt").rename(raw / "raw_train" / "newer.txt")
+    (raw / "raw_test" / "sessions.txt").write_text("unknown items\n")
+    before = files_below(raw / "train_data")
+    assert_one_line_error(convert(), "raw_test_dir")
+    assert files_below(raw / "train_data") == before

@@ -17,7 +17,7 @@ from utils.clicks import SECOND, group_by_session, joined_ranges
 from utils.files import InputError, require_file
 
 BLOCK = 16 << 20  # bytes parsed at a time: bounds the memory, and a fault is looked for in one block only
-ARROW_BLOCK = 8 << 20  # bytes that one of Arrow's threads parses at a time
+ARROW_BLOCK = 8 << 20  # bytes that Arrow parses at a time
 LONGEST_LINE = 100_000  # bytes; what is longer is no line of clicks
 LATEST = 9 * 10**9 * SECOND  # the year 2255; seconds beyond it are really milliseconds, and a float holds microseconds before it
 SEPARATORS = "\t,;|"
@@ -172,7 +172,8 @@ def parse(block, form):
     names = pa.dictionary(pa.int32(), pa.string())
     table = arrow_csv.read_csv(
         pa.py_buffer(block),
-        arrow_csv.ReadOptions(column_names=positions, block_size=ARROW_BLOCK),
+        # Without threads: after an error Arrow's may outlive the interpreter, which then aborts instead of ending with status 2.
+        arrow_csv.ReadOptions(column_names=positions, block_size=ARROW_BLOCK, use_threads=False),
         arrow_csv.ParseOptions(delimiter=form.separator),
         arrow_csv.ConvertOptions(include_columns=[session, item, time],
                                  column_types={session: pa.string(), item: names, time: pa.string()}))

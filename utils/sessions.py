@@ -74,7 +74,8 @@ def list_sessions(directory):
 def read_conversion(path, vocab_sha256, flag):
     """What text2paddle.py recorded of the sessions in the directory `path`: a dict, empty where there is no record.
 
-    Raises InputError where the indices belong to another vocab.txt than the one with the checksum `vocab_sha256`.
+    Raises InputError where the indices belong to another vocab.txt than the one with the checksum `vocab_sha256` (None for
+    any).
     """
     record_path = Path(path) / CONVERSION
     if not record_path.is_file():
@@ -84,7 +85,7 @@ def read_conversion(path, vocab_sha256, flag):
         found = str(record["vocab_sha256"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{record_path}: found no record of a conversion, expected what text2paddle.py writes") from None
-    if found != vocab_sha256:
+    if vocab_sha256 is not None and found != vocab_sha256:
         raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 {found[:12]}...), "
                          f"expected {vocab_sha256[:12]}...")
     return record

@@ -1,0 +1,346 @@
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from conftest import assert_one_line_error, assert_worked, files_below, run_script
+from utils.checkpoint import save_epoch
+from utils.vocabulary import checksum
+
+
+@pytest.fixture
+def data(tiny_data, tmp_path):
+    """A copy of `tiny_data`, to change."""
+    return shutil.copytree(tiny_data, tmp_path / "data")
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of `tiny_model`, to change."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def infer(run_here, data, model):
+    """infer.py of the two epochs of `model` on the test sessions of `data`; further flags come last and so win."""
+    return lambda *flags: run_here("infer.py", "--test_dir", data / "test_data", "--model_dir", model, "--last_index", 2,
+                                   "--threads", 1, "--tune_cpu", 0, *flags)
+
+
+def model_lines(process):
+    return [line for line in process.stdout.splitlines() if line.startswith("model:")]
+
+
+def recorded(model, event="test"):
+    lines = (model / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["event"] == event]
+
+
+def figures_of(process):
+    """The figures of each epoch as printed, a list of dicts."""
+    return [dict(word.split(":") for word in line.split()[1:-1]) for line in model_lines(process)]
+
+
+def resave(model, change, epoch=1):
+    """Save an epoch anew, with its weights, a dict of arrays, as `change` returns them."""
+    from safetensors.numpy import load_file
+    directory = model / f"epoch_{epoch}"
+    weights = change(load_file(directory / "model.safetensors"))
+    shutil.rmtree(directory)
+    save_epoch(model, epoch, weights, {}, {})
+
+
+def edit_config(model, **changes):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | changes))
+
+
+# What a user sees
+
+def test_as_a_user_runs_it(tiny_data, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "model_output")
+    process = assert_worked(run_script("infer.py", "--test_dir", str(tiny_data / "test_data") + "/", "--model_dir", "model_output/",
+                                       "--start_index", 1, "--last_index", 2, "--use_cuda", 0, "--threads", 1, cwd=tmp_path))
+    device_line, test_line, *lines = process.stdout.splitlines()
+    assert device_line.startswith("device:cpu paddle:") and "threads:1" in device_line
+    assert re.fullmatch(r"test:\S+ sessions:\d+ predictions:\d+ items:36 unknown_clicks_left_out:0 ties:standard", test_line)
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines, start=1):
+        pattern = rf"model:model_output/epoch_{epoch} recall@20:0\.\d{{4}} mrr@20:0\.\d{{4}} time_cost\(s\):\d+\.\d\d"
+        assert re.fullmatch(pattern, line), line
+
+
+def test_the_test_line_counts_what_is_in_the_files(data, infer):
+    lengths = [len(line.split()) for line in (data / "test_data" / "test.txt").read_text().splitlines()]
+    line = assert_worked(infer()).stdout.splitlines()[1]
+    assert f" sessions:{len(lengths)} predictions:{sum(length - 1 for length in lengths)} " in line
+
+
+def test_the_figures_go_to_metrics_jsonl(model, data, infer):
+    process = assert_worked(infer("--topk", "1,20", "--ties", "median"))
+    records = recorded(model)
+    assert [record["epoch"] for record in records] == [1, 2]
+    for record, printed in zip(records, figures_of(process)):
+        assert {name: f"{record[name]:.4f}" for name in printed} == printed
+        assert record["ties"] == "median" and record["test_dir"] == str(data / "test_data")
+        assert record["predictions"] > 100 and record["unknown_clicks_left_out"] == 0 and record["time_cost"] > 0
+    assert len(recorded(model, "epoch")) == 2  # what train.py wrote is still there
+    assert_worked(infer())
+    assert len(recorded(model)) == 4
+
+
+def test_cutoffs_come_in_order_and_grow(infer):
+    for figures in figures_of(assert_worked(infer("--topk", "20,1,5"))):
+        assert list(figures) == ["recall@1", "recall@5", "recall@20", "mrr@1", "mrr@5", "mrr@20"]
+        values = [float(value) for value in figures.values()]
+        assert values[:3] == sorted(values[:3]) and values[3:] == sorted(values[3:]) and values[0] == values[3]
+        assert all(mrr <= recall for recall, mrr in zip(values[:3], values[3:]))
+
+
+def test_a_cutoff_of_all_items_recalls_everything(infer):
+    assert [figures["recall@36"] for figures in figures_of(assert_worked(infer("--topk", "36")))] == ["1.0000", "1.0000"]
+
+
+def test_training_on_has_made_the_model_better(infer):
+    first, second = figures_of(assert_worked(infer("--topk", "5")))
+    assert float(second["recall@5"]) > float(first["recall@5"]) > 5 / 36 * 1.5
+
+
+def test_tie_modes_order_the_figures_of_a_constant_model(model, infer):
+    resave(model, lambda weights: {name: 0 * values for name, values in weights.items()})
+    shutil.rmtree(model / "epoch_2")
+    figures = {}
+    for ties in "standard", "conservative", "median":
+        process = assert_worked(infer("--last_index", 1, "--ties", ties))
+        assert process.stdout.splitlines()[1].endswith(f"ties:{ties}")
+        figures[ties] = figures_of(process)[0]
+    assert figures["standard"] == {"recall@20": "1.0000", "mrr@20": "1.0000"}  # why the mode is printed
+    assert figures["conservative"] == {"recall@20": "0.0000", "mrr@20": "0.0000"}
+    assert figures["median"] == {"recall@20": "1.0000", "mrr@20": f"{1 / 18.5:.4f}"}
+
+
+def test_the_figures_do_not_depend_on_the_batch_size(model, infer):
+    for batch_size in 1, 2, 7, 512:
+        assert_worked(infer("--batch_size", batch_size, "--topk", "1,5,20"))
+    names = [f"{name}@{k}" for name in ("recall", "mrr") for k in (1, 5, 20)]
+    found = [tuple(record[name] for name in names) for record in recorded(model)]
+    assert found == found[:2] * 4
+
+
+def test_one_file_is_as_good_as_a_directory(data, infer):
+    whole = figures_of(assert_worked(infer()))
+    assert figures_of(assert_worked(infer("--test_dir", data / "test_data" / "test.txt"))) == whole
+    text = (data / "test_data" / "test.txt").read_text()
+    (data / "test_data" / "test.txt").write_text(text[:text.index("\n", 200) + 1])
+    (data / "test_data" / "test2.txt").write_text(text[text.index("\n", 200) + 1:])
+    assert figures_of(assert_worked(infer())) == whole
+
+
+def test_missing_epochs_are_named_and_skipped(model, infer):
+    shutil.copytree(model / "epoch_2", model / "epoch_5")
+    (model / "epoch_3").mkdir()  # without a state.json it is none
+    process = infer("--last_index", 9)
+    assert process.returncode == 0
+    assert process.stderr == f"infer.py: {model}: skipped epochs that are not there: 3 to 4, 6 to 9\n"
+    assert [line.split()[0] for line in model_lines(process)] == [f"model:{model}/epoch_{epoch}" for epoch in (1, 2, 5)]
+
+
+def test_an_absurd_range_of_epochs_takes_no_time(infer):
+    process = infer("--start_index", 2, "--last_index", 10**15)
+    assert process.returncode == 0 and "skipped epochs that are not there: 3 to 1000000000000000" in process.stderr
+    assert len(model_lines(process)) == 1
+
+
+def test_the_count_of_unknown_clicks_is_repeated(data, model, infer):
+    record = {"vocab_sha256": checksum(data / "vocab.txt"), "clicks_left_out": 17}
+    (data / "test_data" / "text2paddle.json").write_text(json.dumps(record))
+    assert " unknown_clicks_left_out:17 " in assert_worked(infer()).stdout
+    assert recorded(model)[0]["unknown_clicks_left_out"] == 17
+
+
+def test_the_vocabulary_of_the_test_sessions_may_be_checked(data, infer):
+    assert_worked(infer("--vocab_path", data / "vocab.txt"))
+
+
+def test_baselines_are_added_as_a_table(data, infer):
+    process = assert_worked(infer("--train_dir", data / "train_data", "--topk", "1,5"))
+    header, *rows = process.stdout.splitlines()[-5:]
+    assert header.split() == ["recall@1", "recall@5", "mrr@1", "mrr@5"]
+    assert [row.split()[0] for row in rows] == ["POP", "transitions", "epoch_1", "epoch_2"]
+    table = {row.split()[0]: [float(value) for value in row.split()[1:]] for row in rows}
+    assert table["epoch_2"] == [float(value) for value in figures_of(process)[1].values()]
+    assert table["POP"][1] < table["transitions"][1]  # the tiny data are made of transitions
+
+
+def test_a_model_directory_that_cannot_be_written_keeps_nobody_from_the_figures(model, infer):
+    (model / "metrics.jsonl").unlink()
+    (model / "metrics.jsonl").mkdir()
+    process = infer()
+    assert process.returncode == 0 and len(model_lines(process)) == 2
+    assert process.stderr == 2 * f"infer.py: {model}/metrics.jsonl: figures are not recorded (Is a directory)\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_model_directory_keeps_nobody_from_the_figures(model, infer):
+    (model / "metrics.jsonl").chmod(0o444)
+    model.chmod(0o555)
+    process = infer()
+    model.chmod(0o755)
+    assert process.returncode == 0 and len(model_lines(process)) == 2
+    assert "figures are not recorded (Permission denied)" in process.stderr
+
+
+def test_nothing_else_in_the_model_directory_changes(model, infer):
+    before = files_below(model)
+    assert_worked(infer())
+    after = files_below(model)
+    assert after.pop("metrics.jsonl").startswith(before.pop("metrics.jsonl"))
+    assert after == before
+
+
+# Wrong flags
+
+@pytest.mark.parametrize("flags, fragments", [
+    (["--topk", "0"], ["--topk", "'0'"]),
+    (["--topk", "5,x"], ["--topk", "'5,x'"]),
+    (["--ties", "best"], ["--ties", "best", "standard"]),
+    (["--batch_size", "0"], ["--batch_size", "an integer >= 1"]),
+    (["--start_index", "0"], ["--start_index", "an integer >= 1"]),
+    (["--start_index", "3"], ["--start_index: found 3, expected at most --last_index 2"]),
+    (["--start_index", "3", "--last_index", "4"], ["--model_dir: found none of the epochs 3 to 4", "epochs there: 1, 2"]),
+    (["--use_cuda", "2"], ["--use_cuda"]),
+    (["--no_such_flag"], ["--no_such_flag", "infer.py -h lists the flags"]),
+])
+def test_a_wrong_flag_is_one_line(infer, flags, fragments):
+    assert_one_line_error(infer(*flags), *fragments)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(tiny_data, tiny_model):
+    process = run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model, "--use_cuda", 1,
+                         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert_one_line_error(process, "--use_cuda 1: found ", "--use_cuda 0")
+
+
+# Wrong test sessions
+
+@pytest.mark.parametrize("contents, fragments", [
+    (b"", ["--test_dir: found no session in"]),
+    (b"\n\n", ["--test_dir: found no session in"]),
+    (b"1\n2\n", ["--test_dir: found no session of two known clicks in"]),
+    (b"1 2\n3 36\n", ["test.txt:2: found '36', expected item indices from 0 to 35"]),
+    (b"1 2\nitem_3 4\n", ["test.txt:2: found 'item_3'"]),
+    (b"\x89PNG\r\n\x1a\n\x00\x00", ["test.txt:1: found "]),
+    (np.random.default_rng(1).bytes(1000), ["test.txt:1: found "]),
+])
+def test_test_sessions_that_are_none_are_one_line(data, model, infer, contents, fragments):
+    (data / "test_data" / "test.txt").write_bytes(contents)
+    before = files_below(model)
+    assert_one_line_error(infer(), *fragments)
+    assert files_below(model) == before
+
+
+def test_a_missing_or_empty_test_directory_is_one_line(tmp_path, infer):
+    assert_one_line_error(infer("--test_dir", tmp_path / "absent"), "--test_dir: found nothing at")
+    (tmp_path / "empty").mkdir()
+    assert_one_line_error(infer("--test_dir", tmp_path / "empty"), "--test_dir: found no session files in")
+
+
+@pytest.mark.parametrize("flag, name", [("--test_dir", "test_data"), ("--train_dir", "train_data")])
+def test_sessions_of_another_vocabulary_are_one_line(data, infer, flag, name):
+    (data / name / "text2paddle.json").write_text('{"vocab_sha256": "0123456789abcdef"}')
+    assert_one_line_error(infer(flag, data / name), f"{flag}: found sessions in {data / name}", "another vocab.txt")
+
+
+@pytest.mark.parametrize("contents, fragment", [(b"a\nb\n", "another vocabulary"), (b"", "another vocabulary"), (None, "no file")])
+def test_another_vocabulary_is_one_line(tmp_path, infer, contents, fragment):
+    if contents is not None:
+        (tmp_path / "vocab.txt").write_bytes(contents)
+    assert_one_line_error(infer("--vocab_path", tmp_path / "vocab.txt"), "--vocab_path: found", fragment)
+    assert_one_line_error(infer("--vocab_path", tmp_path), "--vocab_path: found the directory")
+
+
+# Wrong model directories
+
+def test_what_is_no_model_directory_is_one_line(tmp_path, data, infer):
+    for path in tmp_path / "absent", data, data / "vocab.txt":
+        assert_one_line_error(infer("--model_dir", path), path, "config.json")
+
+
+def test_a_run_without_a_finished_epoch_is_one_line(model, infer):
+    for epoch in 1, 2:
+        (model / f"epoch_{epoch}" / "state.json").unlink()
+    assert_one_line_error(infer(), "--model_dir: found none of the epochs 1 to 2", "epochs there: none")
+
+
+DAMAGES = {
+    "deleted": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "halved": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
+    "changed": lambda path: path.write_bytes(path.read_bytes()[:-9] + b"7" + path.read_bytes()[-8:]),
+    "binary": lambda path: path.write_bytes(np.random.default_rng(1).bytes(5000)),
+    "text": lambda path: path.write_text("not what you expected\n"),
+    "a list": lambda path: path.write_text("[1, 2]"),
+    "an object": lambda path: path.write_text("{}"),
+    "a number": lambda path: path.write_text("36\n"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "epoch_1/state.json", "epoch_1/model.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_one_line_that_names_it(model, infer, name, damage):
+    DAMAGES[damage](model / name)
+    process = infer("--last_index", 1)
+    is_unfinished = (name, damage) in [("epoch_1/state.json", "deleted")]  # this file is what makes an epoch a finished one
+    assert_one_line_error(process, "found none of the epochs 1 to 1" if is_unfinished else model / name)
+    assert model_lines(process) == []
+
+
+def test_a_file_of_another_epoch_is_one_line(model, infer):
+    shutil.copy(model / "epoch_2" / "model.safetensors", model / "epoch_1")
+    assert_one_line_error(infer(), "epoch_1/model.safetensors", "truncated or changed")
+
+
+@pytest.mark.parametrize("network", [
+    None, [], {}, "text", 7, {"hid_size": [8]}, {"hid_size": 8, "emb_size": 8}, {"hid_size": [], "emb_size": 8},
+    {"hid_size": ["8"], "emb_size": 8}, {"hid_size": [8.5], "emb_size": 8}, {"hid_size": [-8], "emb_size": 8},
+    {"hid_size": [0], "emb_size": 8}, {"hid_size": [8], "emb_size": None}, {"hid_size": [8], "emb_size": 8, "color": "red"},
+    {"hid_size": [8], "emb_size": 9}, {"hid_size": [9], "emb_size": 9}, {"hid_size": [8], "emb_size": 8, "init_range": -1},
+    {"hid_size": [8], "emb_size": 8, "init_range": "wide"}, {"hid_size": [8], "emb_size": 8, "shared": False},
+    {"hid_size": [8, 8], "emb_size": 8},
+])
+def test_network_settings_that_are_not_those_of_the_weights_are_one_line(model, infer, network):
+    edit_config(model, network=network)
+    assert_one_line_error(infer(), model)
+
+
+@pytest.mark.parametrize("changes", [{"data": None}, {"data": []}, {"data": {}}, {"data": {"vocab_sha256": 5}}, {"format": "other"},
+                                     {"format": None}])
+def test_a_foreign_config_is_one_line(model, infer, changes):
+    edit_config(model, **changes)
+    assert_one_line_error(infer(), model)
+
+
+def test_weights_that_are_not_finite_are_one_line(model, infer):
+    resave(model, lambda weights: {name: values * np.float32("nan") for name, values in weights.items()})
+    process = infer()
+    assert_one_line_error(process, model / "epoch_1", "not finite numbers")
+    assert model_lines(process) == []
+
+
+@pytest.mark.parametrize("change", [
+    lambda weights: {},
+    lambda weights: {name: values for name, values in weights.items() if "bias" not in name},
+    lambda weights: {name: values[:-1] for name, values in weights.items()},
+    lambda weights: {name: values.astype(np.float64) for name, values in weights.items()},
+    lambda weights: {name: values.astype(np.int32) for name, values in weights.items()},
+    lambda weights: {**weights, "more": np.zeros(3, np.float32)},
+], ids=["none", "no biases", "other shapes", "float64", "int32", "one more"])
+def test_weights_of_another_network_are_one_line(model, infer, change):
+    resave(model, change)
+    assert_one_line_error(infer(), model / "epoch_1" / "model.safetensors")
