@@ -93,7 +93,7 @@ def read_items(model_dir, config, options):
     try:
         expected = str(config["data"]["vocab_sha256"])
     except (KeyError, TypeError):
-        raise InputError(f"{model_dir / 'config.json'}: found no checksum of vocab.txt, expected one as train.py writes") from None
+        raise InputError(f"{model_dir / 'config.json'}: found no checksum of vocab.txt, expected one of train.py") from None
     paths = [(own, "--model_dir"), (options.vocab_path, "--vocab_path")] if options.vocab_path else [(own, "--model_dir")]
     for path, flag in paths:
         if checksum(require_file(path, flag)) != expected:
@@ -112,7 +112,7 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
     began = time.perf_counter()
     try:
         network = Network(item_count, NetworkSettings(**config["network"]))
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise InputError(f"{model_dir / 'config.json'}: found no complete network settings ({error}), expected those of train.py")
     shapes = {name: list(weight.shape) for name, weight in network.named_parameters()}
     for name, values in checkpoint.load_weights(model_dir, epoch, shapes).items():

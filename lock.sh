@@ -8,7 +8,8 @@ lock() {  # lock OUTPUT PLATFORM_FLAGS 'ONE PACKAGE PER LINE'
 }
 needs=$(cat requirements.in)
 lock requirements.txt --universal "$needs"$'\n''paddlepaddle==3.3.1'
-# Paddle 2.6 was built against NumPy 1.
-lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle==2.6.2'$'\n''numpy<2'
-lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle-gpu==2.6.2'$'\n''numpy<2'
+# Paddle 2.6 was built against NumPy 1, which newer pyarrow refuses without saying so in its metadata.
+old_numpy=$'numpy<2\npyarrow<22'
+lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle==2.6.2'$'\n'"$old_numpy"
+lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle-gpu==2.6.2'$'\n'"$old_numpy"
 lock requirements-dev.txt --universal $'pytest\nhypothesis'

@@ -34,8 +34,8 @@ def main():
     category = random.integers(CATEGORIES, size=options.items)
     members = [np.flatnonzero(category == name) for name in range(CATEGORIES)]
     members = [items if len(items) else np.arange(options.items) for items in members]
-    successors = np.stack([random.choice(members[category[item]], (TASTES, SUCCESSORS), p=share(popularity, members[category[item]]))
-                           for item in range(options.items)])
+    successors = np.stack([random.choice(near, (TASTES, SUCCESSORS), p=share(popularity, near))
+                           for near in (members[number] for number in category)])
     starts = np.sort(random.uniform(0, options.days * DAY, options.sessions))
     with write_atomically(options.output) as file:
         file.write("SessionId\tItemId\tTime\n")

@@ -18,7 +18,6 @@ from utils.files import InputError, finish, write_atomically
 from utils.options import Parser, run
 from utils.sessions import CONVERSION, list_sessions, read_conversion, session_files
 
-
 COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
 
 
@@ -43,11 +42,13 @@ def main():
     options = parse_arguments()
     train_files = session_files(options.raw_train_dir, "raw_train_dir")
     test_files = session_files(options.raw_test_dir, "raw_test_dir")
-    outdated = [*outdated_files(options.train_dir, train_files, "train_dir"), *outdated_files(options.test_dir, test_files, "test_dir")]
+    outdated = outdated_files(options.train_dir, train_files, "train_dir")
+    outdated += outdated_files(options.test_dir, test_files, "test_dir")
     support = count_items(train_files)
     item_ids = sorted(support, key=lambda item_id: (-support[item_id], item_id))
     if len(item_ids) < 2:
-        raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 to choose from")
+        raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 to choose "
+                         "from")
     index = {item_id: str(number) for number, item_id in enumerate(item_ids)}
 
     vocabulary = "".join(f"{item_id}\n" for item_id in item_ids)
@@ -62,8 +63,8 @@ def main():
         train_counts = convert(train_files, options.train_dir, index, 1, open_output)
         test_counts = convert(test_files, options.test_dir, index, 2, open_output)
         if not test_counts["sessions"]:
-            raise InputError(f"raw_test_dir: found no session of two clicks on items of the training files in {options.raw_test_dir}, "
-                             "expected at least one")
+            raise InputError("raw_test_dir: found no session of two clicks on items of the training files in "
+                             f"{options.raw_test_dir}, expected at least one")
         for record, counts in [(train_record, train_counts), (test_record, test_counts)]:
             json.dump({"vocab_sha256": vocab_sha256, **counts}, record, indent=1)
             finish(record)
@@ -88,9 +89,9 @@ def outdated_files(directory, sources, argument):
         raise InputError(f"{argument}: found a file at {path}, expected a directory or none")
     names = {file.name for file in sources}
     others = [file for file in list_sessions(path) if file.name not in names] if path.is_dir() else []
-    earlier = read_conversion(path, None, argument).get("files", []) if others else []
+    earlier = read_conversion(path, None, argument).get("files") if others else None
     for file in others:
-        if file.name not in earlier:
+        if not isinstance(earlier, list) or file.name not in earlier:
             raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing but what "
                              "text2paddle.py writes")
     return others
@@ -110,7 +111,8 @@ def read_clicks(file):
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").split()
             except UnicodeDecodeError:
-                raise InputError(f"{file}:{number}: found a byte that is not UTF-8, expected item ids separated by blanks") from None
+                raise InputError(f"{file}:{number}: found a byte that is not UTF-8, expected item ids separated by "
+                                 "blanks") from None
 
 
 def count_items(files):

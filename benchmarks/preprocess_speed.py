@@ -28,21 +28,21 @@ def main():
     clicks = folder / f"yoochoose-clicks-{flags.clicks}.dat"
     if not clicks.exists():
         measure("benchmarks/make_clicks.py", "--clicks", flags.clicks, "--output", clicks)
-    lines, seconds, peak = measure("preprocess.py", "--input", clicks, "--out_dir", folder)
+    lines, *preparing = measure("preprocess.py", "--input", clicks, "--out_dir", folder)
     ready = next(float(line.split()[0]) for line in lines if line.endswith("writing"))
-    _, seconds_of_text, peak_of_text = measure(
+    _, *converting = measure(
         "convert_format.py", "--train_input", folder / "rsc15_train_tr.txt",
         "--train_output", folder / "rsc15_train_tr_paddle.txt", "--test_input", "")
     today, version = datetime.date.today(), platform.python_version()
     print(f"\n{today}, {flags.clicks:,} clicks, {os.cpu_count()} processors, Python {version}\n")
-    print("| script | ready, s | with writing, s | peak memory, GB |")
-    print("|-|-|-|-|")
-    print(f"| preprocess.py | {ready:.1f} | {seconds:.1f} | {peak:.2f} |")
-    print(f"| convert_format.py (train_tr) | - | {seconds_of_text:.1f} | {peak_of_text:.2f} |")
+    print("| script | ready, s | with writing, s | processor time, s | peak memory, GB |")
+    print("|-|-|-|-|-|")
+    print("| preprocess.py | {:.1f} | {:.1f} | {:.1f} | {:.2f} |".format(ready, *preparing))
+    print("| convert_format.py (train_tr) | - | {:.1f} | {:.1f} | {:.2f} |".format(*converting))
 
 
 def measure(script, *arguments):
-    """Run a script of this repository: the lines that it prints, its seconds and its peak resident memory in GB."""
+    """Run a script of this repository: the lines it prints, its seconds, those of processors, its peak resident memory in GB."""
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, ROOT / script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     lines = []
@@ -53,7 +53,7 @@ def measure(script, *arguments):
     seconds = time.perf_counter() - start
     if status:
         sys.exit(f"{script} ended with status {os.waitstatus_to_exitcode(status)}")
-    return lines, seconds, usage.ru_maxrss * 1024 / 1e9  # kB on Linux
+    return lines, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e9  # kB on Linux
 
 
 if __name__ == "__main__":

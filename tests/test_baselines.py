@@ -55,4 +55,5 @@ def test_a_baseline_ranks_every_click_but_the_first_from_the_one_before(fit, sta
 def test_the_ranks_do_not_depend_on_how_many_are_computed_at_once(lists, rows):
     lists.append([0, 1])
     scores_after = transition_scores(TRAINING, 5)
-    assert np.array_equal(baseline_ranks(scores_after, as_sessions(lists), rows=rows), baseline_ranks(scores_after, as_sessions(lists)))
+    test = as_sessions(lists)
+    assert np.array_equal(baseline_ranks(scores_after, test, rows=rows), baseline_ranks(scores_after, test))

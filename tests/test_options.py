@@ -35,7 +35,7 @@ def test_number_accepts_what_is_within_its_limits(kind, limits, text, value):
     (int, {}, "1.5", "expected an integer"), (int, {}, "many", "expected an integer"), (int, {}, "", "expected an integer"),
     (int, {}, str(2**63), "of at most 64 bits"), (int, {}, "9" * 400, "of at most 64 bits"), (int, {}, "9" * 5000, "an integer"),
     (float, {"low": 0, "below": 1}, "1", "expected a number >= 0 and < 1"), (float, {}, "nan", "expected a number"),
-    (float, {}, "inf", "expected a number"), (float, {"low": 0}, "-0.1", "expected a number >= 0"), (float, {}, "1e999", "a number"),
+    (float, {}, "inf", "expected a number"), (float, {"low": 0}, "-0.1", "a number >= 0"), (float, {}, "1e999", "number"),
 ])
 def test_number_refuses_everything_else_and_says_what_it_expected(kind, limits, text, expected):
     with pytest.raises(argparse.ArgumentTypeError) as raised:
@@ -62,7 +62,8 @@ def test_separator_is_one_ascii_character_or_tab():
             separator(text)
 
 
-@pytest.mark.parametrize("name", ["train.py", "infer.py", "text2paddle.py", "make_sample.py", "preprocess.py", "convert_format.py"])
+@pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py",
+                                  "make_sample.py"])
 def test_help_lists_the_flags_and_their_defaults(name):
     process = run_script(name, "-h")
     assert process.returncode == 0 and process.stderr == ""
@@ -71,7 +72,7 @@ def test_help_lists_the_flags_and_their_defaults(name):
 
 
 @pytest.mark.parametrize("arguments, fragments", [
-    (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]), (["--items", "x"], ["--items", "'x'", "expected an integer >= "]),
+    (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]), (["--items", "x"], ["--items", "'x'", "an integer >= "]),
     (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
 ])
 def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments):
@@ -103,6 +104,38 @@ def test_an_interruption_has_its_own_status_and_cleans_up(tmp_path, sent, status
                           f"    os.kill(os.getpid(), {int(sent)}); time.sleep(30)")
     assert (process.returncode, process.stderr) == (status, f"script.py: {word}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent, status, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_an_interruption_in_a_gradient_of_ours_is_told_from_an_error(sent, status, word):
+    """Paddle runs these from C++ and turns whatever they raise into an OSError."""
+    process = run_program(f"""import os
+from utils.device import prepare
+prepare(threads=1)
+import paddle
+from paddle.autograd import PyLayer
+class Stopped(PyLayer):
+    @staticmethod
+    def forward(ctx, x): return x * 2
+    @staticmethod
+    def backward(ctx, gradient):
+        os.kill(os.getpid(), {int(sent)})
+        return gradient * 2
+values = paddle.ones([3])
+values.stop_gradient = False
+for step in range(100): Stopped.apply(values).sum().backward()""")
+    assert process.returncode == status and process.stderr.splitlines()[-1] == f"script.py: {word}", process
+
+
+def test_a_bug_in_a_gradient_of_ours_keeps_its_traceback():
+    process = run_program("raise OSError('(External) ValueError: ours')")
+    assert process.returncode == 1 and "Traceback" in process.stderr
+
+
+def test_a_job_that_ignores_an_interrupt_goes_on_ignoring_it():
+    process = run_program("import os, signal; os.kill(os.getpid(), signal.SIGINT); print('done')",
+                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    assert (process.returncode, process.stdout, process.stderr) == (0, "done\n", "")
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -6,8 +6,8 @@ from hypothesis import given, strategies as st
 
 from utils import sessions as session_module
 from utils.files import InputError
-from utils.sessions import (CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion, read_sessions,
-                            session_files, training_batches)
+from utils.sessions import (CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion,
+                            read_sessions, session_files, training_batches)
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
 
@@ -83,7 +83,8 @@ def test_leaves_out_hidden_files_json_files_and_directories(tmp_path):
     assert list_sessions(tmp_path) == session_files(tmp_path, "--train_dir") == [tmp_path / "a.txt"]
 
 
-@pytest.mark.parametrize("contents", [b"1 2\n3\n", b"1 2\n3", b"1 2\r\n3\r\n", b"\n\n1 2\n\n3\n\n", b" 1\t2 \n \n\t3", b"01  002\n3 "])
+@pytest.mark.parametrize("contents", [b"1 2\n3\n", b"1 2\n3", b"1 2\r\n3\r\n", b"\n\n1 2\n\n3\n\n", b" 1\t2 \n \n\t3",
+                                      b"01  002\n3 "])
 def test_blanks_empty_lines_and_line_ends_make_no_difference(tmp_path, contents):
     assert read_bytes(tmp_path, contents) == [[1, 2], [3]]
 

@@ -29,7 +29,8 @@ def convert(raw, run_here, monkeypatch):
 
 
 def test_the_reference_command_line_with_slashes_at_the_ends(raw):
-    process = assert_worked(run_script("text2paddle.py", "raw_train/", "raw_test/", "train_data", "test_data", "vocab.txt", cwd=raw))
+    arguments = "raw_train/", "raw_test/", "train_data", "test_data", "vocab.txt"
+    process = assert_worked(run_script("text2paddle.py", *arguments, cwd=raw))
     assert process.stdout.splitlines()[0] == "vocab size: 4"
     outputs = {"vocab.txt", "train_data/sessions.txt", "train_data/text2paddle.json", "test_data/sessions.txt",
                "test_data/text2paddle.json"}
@@ -55,10 +56,11 @@ def test_sessions_become_indices_and_unknown_test_clicks_close_up(raw, convert):
 def test_the_records_hold_the_counts_and_the_checksum_of_the_vocabulary(raw, convert):
     assert_worked(convert())
     vocab_sha256 = hashlib.sha256((raw / "vocab.txt").read_bytes()).hexdigest()
-    assert json.loads((raw / "train_data" / "text2paddle.json").read_text()) == {
-        "vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3, "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
-    assert json.loads((raw / "test_data" / "text2paddle.json").read_text()) == {
-        "vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3, "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
+    shared = {"vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3}
+    assert json.loads((raw / "train_data" / "text2paddle.json").read_text()) == shared | {
+        "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
+    assert json.loads((raw / "test_data" / "text2paddle.json").read_text()) == shared | {
+        "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
 
 
 def test_training_sessions_of_one_click_stay_and_count(raw, convert):
@@ -129,7 +131,18 @@ def test_session_files_of_another_conversion_are_not_mixed_in(raw, convert, dire
     (raw / directory).mkdir()
     (raw / directory / "stranger.txt").write_text("1 2\n")
     before = files_below(raw)
-    assert_one_line_error(convert(), f"{argument}: found stranger.txt", directory)
+    assert_one_line_error(convert(), f"{argument}: found stranger.txt in {directory}")
+    assert files_below(raw) == before
+
+
+@pytest.mark.parametrize("record", ["old", "{}", '{"vocab_sha256": "abc"}', '{"vocab_sha256": "abc", "files": ["others.txt"]}',
+                                    '{"vocab_sha256": "abc", "files": 5}'])
+def test_a_record_that_names_no_such_file_does_not_make_it_ours(raw, convert, record):
+    (raw / "train_data").mkdir()
+    (raw / "train_data" / "stranger.txt").write_text("1 2\n")
+    (raw / "train_data" / "text2paddle.json").write_text(record)
+    before = files_below(raw)
+    assert_one_line_error(convert(), "train_data")
     assert files_below(raw) == before
 
 

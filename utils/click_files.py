@@ -4,6 +4,8 @@ import csv
 import gzip
 import re
 import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,8 @@ from pyarrow import csv as arrow_csv
 from utils.clicks import SECOND, group_by_session, joined_ranges
 from utils.files import InputError, require_file
 
-BLOCK = 16 << 20  # bytes parsed at a time: bounds the memory, and a fault is looked for in one block only
-ARROW_BLOCK = 8 << 20  # bytes that Arrow parses at a time
+BLOCK = 8 << 20  # bytes parsed at a time: bounds the memory, and a fault is looked for in one block only
+WORKERS = 2  # threads that parse
 LONGEST_LINE = 100_000  # bytes; what is longer is no line of clicks
 LATEST = 9 * 10**9 * SECOND  # the year 2255; seconds beyond it are really milliseconds, and a float holds microseconds before it
 SEPARATORS = "\t,;|"
@@ -66,11 +68,10 @@ def read_clicks(path, flags, flag):
     with open_table(path) as file:
         form, first_line = find_form(file, path, flags)
         line_number = 1 + form.has_header
-        for block in whole_lines(file, b"" if form.has_header else first_line, path):
-            if not times:
-                form.time_unit = unit_of_times(block, form, flags.time_unit)
+        blocks = whole_lines(file, b"" if form.has_header else first_line, path)
+        for block, future in parsed_ahead(blocks, form, flags.time_unit):
             try:
-                parsed = parse(block, form)
+                parsed = future.result()
             except pa.ArrowInvalid as error:
                 raise InputError(describe_fault(path, block, line_number, form, error)) from None
             for column, part in zip((sessions, items, times), parsed):
@@ -140,6 +141,19 @@ def find_form(file, path, flags):
     return Form(names, *map(names.index, wanted), separator, has_header=True), first_line
 
 
+def parsed_ahead(blocks, form, unit_of_numbers):
+    """Yield each block and the future result of `parse`, which works on the next two meanwhile."""
+    waiting = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for number, block in enumerate(blocks):
+            if number == 0:
+                form.time_unit = unit_of_times(block, form, unit_of_numbers)
+            waiting.append((block, pool.submit(parse, block, form)))
+            if len(waiting) > WORKERS:
+                yield waiting.popleft()
+        yield from waiting
+
+
 def unit_of_times(block, form, unit_of_numbers):
     """The unit of the first time in `block`: "iso", or for a number `unit_of_numbers`."""
     first = next((line for line in block.splitlines() if line), b"")
@@ -172,8 +186,8 @@ def parse(block, form):
     names = pa.dictionary(pa.int32(), pa.string())
     table = arrow_csv.read_csv(
         pa.py_buffer(block),
-        # Without threads: after an error Arrow's may outlive the interpreter, which then aborts instead of ending with status 2.
-        arrow_csv.ReadOptions(column_names=positions, block_size=ARROW_BLOCK, use_threads=False),
+        # Threads of ours instead: after an error Arrow's may outlive the interpreter, which aborts then, not ends with status 2.
+        arrow_csv.ReadOptions(column_names=positions, block_size=len(block), use_threads=False),
         arrow_csv.ParseOptions(delimiter=form.separator),
         arrow_csv.ConvertOptions(include_columns=[session, item, time],
                                  column_types={session: pa.string(), item: names, time: pa.string()}))

@@ -38,7 +38,7 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     network.eval()
     for name, weight in network.named_parameters():
         require_finite(weight, f"weights {name}")
-    require_finite(paddle.abs(network.item_matrix).sum(axis=1), "scores")  # which these sums bound, as hidden states are within ±1
+    require_finite(paddle.abs(network.item_matrix).sum(axis=1), "scores")  # these bound them, as hidden states are within ±1
     items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
     ranks = np.zeros(len(sessions.items))
     chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))

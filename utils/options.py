@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.files import InputError
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as a shell reports them
+STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}  # status 128 + the signal, as in a shell
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -70,18 +70,19 @@ def add_table_flags(parser):
     """Flags of every script that reads a table of clicks."""
     parser.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any words")
     parser.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any words")
-    parser.add_argument("--time_column", default="Time", help="name of the column of times: ISO 8601 dates (UTC where they name no "
-                        "zone) or numbers")
-    parser.add_argument("--time_unit", choices=("s", "ms"), default="s", help="unit of times that are numbers, since 1970: seconds "
-                        "or milliseconds")
-    parser.add_argument("--separator", type=separator, default="", help="what separates the columns, one character or tab; empty: "
-                        "found out from the header line")
+    parser.add_argument("--time_column", default="Time", help="name of the column of times: ISO 8601 dates (UTC where they name "
+                        "no zone) or numbers")
+    parser.add_argument("--time_unit", choices=("s", "ms"), default="s", help="unit of times that are numbers, since 1970: "
+                        "seconds or milliseconds")
+    parser.add_argument("--separator", type=separator, default="", help="what separates the columns, one character or tab; "
+                        "empty: found out from the header line")
 
 
 def add_device_flags(parser):
     """Flags of every script that computes with Paddle."""
     parser.add_argument("--use_cuda", type=number(int, 0, 1), default=0, help="1: compute on the GPU, 0: on the processor")
-    parser.add_argument("--threads", type=number(int, 0), default=0, help="processor threads; 0: all that this process may use")
+    parser.add_argument("--threads", type=number(int, 0, 1024), default=0,
+                        help="processor threads; 0: all that this process may use")
     parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
                         help="1: prepare MKL and malloc for speed (one log line says what was done), 0: leave them alone")
 
@@ -92,7 +93,7 @@ def run(main):
     A user's mistake, a failing file or a lack of memory ends with one line on stderr and status 2, Ctrl-C with 130,
     SIGTERM with 143, and a reader that closes our output early (`| head`) silently with 141.
     """
-    signal.signal(signal.SIGTERM, _raise_exit)
+    stopped_by = _raise_when_stopped()
     name = Path(sys.argv[0]).name
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
@@ -100,22 +101,41 @@ def run(main):
     try:
         main()
         sys.stdout.flush()
-    except InputError as error:
-        sys.exit(_fail(name, str(error), 2))
-    except BrokenPipeError:
-        _discard_output()
-        sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        sys.exit(_fail(name, what, 2))
-    except MemoryError as error:
-        sys.exit(_fail(name, f"found too little memory ({error}), expected room for what the flags and the data ask for", 2))
-    except KeyboardInterrupt:
-        sys.exit(_fail(name, "interrupted", INTERRUPTED))
+    except BaseException as error:
+        if stopped_by:  # whatever the libraries on the way made of the KeyboardInterrupt: Paddle makes it an OSError
+            sys.exit(_fail(name, *STOPPED[stopped_by[0]]))
+        if isinstance(error, BrokenPipeError):
+            _discard_output()
+            sys.exit(128 + signal.SIGPIPE)
+        message = _message(error)
+        if message is None:
+            raise
+        sys.exit(_fail(name, message, 2))
 
 
-def _raise_exit(signal_number, frame):
-    raise SystemExit(_fail(Path(sys.argv[0]).name, "terminated", TERMINATED))
+def _raise_when_stopped():
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt; a list that then holds the signal's number."""
+    received = []
+
+    def stop(number, frame):
+        received.append(number)
+        raise KeyboardInterrupt
+
+    for number in STOPPED:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as for a job that a shell started in the background
+            signal.signal(number, stop)
+    return received
+
+
+def _message(error):
+    """The line for what a user can cause, None for any other exception."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, OSError) and not str(error).startswith("(External)"):  # Paddle's, for any exception in a PyLayer
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    if isinstance(error, MemoryError):
+        return f"found too little memory ({error}), expected room for what the flags and the data ask for"
+    return None
 
 
 def _fail(name, message, status):

@@ -86,8 +86,8 @@ def read_conversion(path, vocab_sha256, flag):
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{record_path}: found no record of a conversion, expected what text2paddle.py writes") from None
     if vocab_sha256 is not None and found != vocab_sha256:
-        raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 {found[:12]}...), "
-                         f"expected {vocab_sha256[:12]}...")
+        raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 "
+                         f"{found[:12]}...), expected {vocab_sha256[:12]}...")
     return record
 
 

@@ -31,7 +31,7 @@ def read_vocabulary(path, flag="--vocab_path"):
     lines = [line.rstrip("\r") for line in lines]
     if not lines:
         raise InputError(f"{path}: found an empty file, expected one item id a line")
-    if len(lines) == 1 and re.fullmatch(r"\s*0*[1-9][0-9]{0,9}\s*", lines[0]):
+    if len(lines) == 1 and re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", lines[0]):
         return None, int(lines[0])
     first_line = {}
     for number, item_id in enumerate(lines, start=1):
