@@ -112,7 +112,7 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
     began = time.perf_counter()
     try:
         network = Network(item_count, NetworkSettings(**config["network"]))
-    except (KeyError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError) as error:
         raise InputError(f"{model_dir / 'config.json'}: found no complete network settings ({error}), expected those of train.py")
     shapes = {name: list(weight.shape) for name, weight in network.named_parameters()}
     for name, values in checkpoint.load_weights(model_dir, epoch, shapes).items():

@@ -1,6 +1,7 @@
 """The network: embedding, FC to three times the hidden size, dynamic GRU, softmax over all items.
 
-To try another network, edit `Network`: the scripts use nothing of it but `hidden_states`, `item_matrix` and `loss`.
+To try another network, edit `Network`: the scripts use nothing of it but `hidden_states`, `input_weights`, `item_matrix`,
+`loss` and `settings`.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from paddle.autograd import PyLayer
 
 from utils.losses import FullSoftmaxCrossEntropy
 
+EMBEDDINGS = ("shared", "separate", "none")
+
 
 @dataclass
 class NetworkSettings:
@@ -20,10 +23,13 @@ class NetworkSettings:
 
     hid_size : list of int, units of each GRU layer, the lowest first
     emb_size : int, units of the item embedding
-    shared : bool, one matrix serves as embedding and as output matrix (then emb_size equals the last hid_size)
+    embedding : str, `shared` one matrix is embedding and output matrix (then emb_size equals the last hid_size),
+        `separate` two matrices, `none` the first layer's gates have a weight for every item (emb_size plays no part)
     reset_after : bool, the GRU's reset gate acts after the recurrent product (as in nn.GRU, cuDNN) or before it (as in
         Paddle's fluid and Theano)
     emb_dropout, hid_dropout : float, share of the embedding's and of each layer's outputs that training zeroes
+    carry_dropped : bool, with a state that is carried from step to step: the next step sees the state with dropout (the
+        official code) or without
     label_smoothing : float, share of each target's probability that is spread over all items
     init_range : float, weights are drawn from U(-init_range, init_range); 0 for Glorot's sqrt(6 / (rows + columns)) of
         each gate's matrix
@@ -32,10 +38,11 @@ class NetworkSettings:
 
     hid_size: list
     emb_size: int
-    shared: bool = True
+    embedding: str = "shared"
     reset_after: bool = True
     emb_dropout: float = 0.0
     hid_dropout: float = 0.0
+    carry_dropped: bool = False
     label_smoothing: float = 0.0
     init_range: float = 0.0
     emb_lr_x: float = 1.0
@@ -64,17 +71,25 @@ class Network(nn.Layer):
         self.settings = settings
         draw = np.random.default_rng(seed)
         weight = lambda shape, gates, lr_x: self._weight(draw, shape, gates, lr_x)
-        if not settings.shared:
+        first, last = settings.hid_size[0], settings.hid_size[-1]
+        if settings.embedding == "separate":
             self.embedding = weight([item_count, settings.emb_size], 1, settings.emb_lr_x)
+        elif settings.embedding == "none":
+            self.embedding = weight([item_count, 3 * first], 3, settings.gru_lr_x)
         self.fc, self.gru = nn.LayerList(), nn.LayerList()
         sizes = [settings.emb_size, *settings.hid_size]
-        for inputs, units in zip(sizes, sizes[1:]):
-            self.fc.append(FullyConnected(weight([inputs, 3 * units], 3, settings.gru_lr_x), settings.gru_lr_x))
+        for layer, (inputs, units) in enumerate(zip(sizes, sizes[1:])):
+            if layer > 0 or settings.embedding != "none":
+                self.fc.append(FullyConnected(weight([inputs, 3 * units], 3, settings.gru_lr_x), settings.gru_lr_x))
             self.gru.append(DynamicGRU(weight([units, 3 * units], 3, settings.gru_lr_x), settings.gru_lr_x, settings.reset_after))
-        output_lr_x = settings.emb_lr_x if settings.shared else settings.fc_lr_x
-        self.item_matrix = self._weight(draw, [item_count, sizes[-1]], 1, output_lr_x, bias_column=True)
+        output_lr_x = settings.emb_lr_x if settings.embedding == "shared" else settings.fc_lr_x
+        self.item_matrix = self._weight(draw, [item_count, last], 1, output_lr_x, bias_column=True)
 
-    def hidden_states(self, items, rows_per_step):
+    def input_weights(self):
+        """The parameter whose rows are looked up for the items clicked, float32 [items, ...]."""
+        return self.item_matrix if self.settings.embedding == "shared" else self.embedding
+
+    def hidden_states(self, items, rows_per_step, rows=None, before=None):
         """The state after each click, from which the next one is predicted.
 
         Parameters
@@ -83,19 +98,28 @@ class Network(nn.Layer):
             Packed as in `sessions.Batch.inputs`.
         rows_per_step : list of int
             As in `sessions.Batch`.
+        rows : float32 tensor [n, ...]
+            Rows of `input_weights()` that `items` then are indices into; by default all of them.
+        before : list of float32 tensors [rows_per_step[0], hid_size[layer]]
+            The layers' states before the first click, zero by default. It is replaced by the states after the last step.
 
         Returns
         -------
         float32 tensor [clicks, hid_size[-1]]
         """
-        if self.settings.shared:
-            states = F.embedding(items, self.item_matrix)[:, :-1]
-        else:
-            states = F.embedding(items, self.embedding)
-        states = F.dropout(states, self.settings.emb_dropout, training=self.training)
-        for fc, gru in zip(self.fc, self.gru):
-            states = gru(fc(states), rows_per_step)
-            states = F.dropout(states, self.settings.hid_dropout, training=self.training)
+        settings = self.settings
+        states = F.embedding(items, self.input_weights() if rows is None else rows)
+        if settings.embedding == "shared":
+            states = states[:, :-1]
+        states = dropout(states, settings.emb_dropout, self.training, "embedding")
+        fully_connected = list(self.fc)
+        for layer, gru in enumerate(self.gru):
+            gates = states if layer == 0 and settings.embedding == "none" else fully_connected.pop(0)(states)
+            undropped = gru(gates, rows_per_step, before and before[layer])
+            states = dropout(undropped, settings.hid_dropout, self.training, f"layer {layer}")
+            if before:
+                carried = states if settings.carry_dropped else undropped
+                before[layer] = carried[-rows_per_step[-1]:].detach()
         return states
 
     def loss(self, items, targets, rows_per_step):
@@ -139,17 +163,21 @@ class DynamicGRU(nn.Layer):
         self.bias = zero_bias(self, weight.shape[1], lr_x)
         self.recurrence = ResetAfter if reset_after else ResetBefore
 
-    def forward(self, gate_inputs, rows_per_step):
-        """All states, float32 [clicks, units], for `gate_inputs`, float32 [clicks, 3 units] in the order r, z, c."""
-        return self.recurrence.apply(gate_inputs, self.weight, self.bias, rows_per_step)
+    def forward(self, gate_inputs, rows_per_step, before=None):
+        """All states, float32 [clicks, units], for `gate_inputs`, float32 [clicks, 3 units] in the order r, z, c.
+
+        `before`, float32 [rows_per_step[0], units], is the state before the first click; it gets no gradient.
+        """
+        if before is None:
+            before = paddle.zeros([rows_per_step[0], self.weight.shape[0]], gate_inputs.dtype)
+        return self.recurrence.apply(gate_inputs, self.weight, self.bias, before, rows_per_step)
 
 
 class Recurrence(PyLayer):
     """The loop over time that both forms of the GRU share, with its gradient; a form says what one step does."""
 
     @classmethod
-    def run(cls, ctx, gate_inputs, weight, bias, rows_per_step):
-        state = paddle.zeros([rows_per_step[0], weight.shape[0]], gate_inputs.dtype)
+    def run(cls, ctx, gate_inputs, weight, bias, state, rows_per_step):
         ctx.weight, ctx.rows_per_step, ctx.steps, states = weight, rows_per_step, [], []
         for inputs in paddle.split(gate_inputs, rows_per_step):
             state, saved = cls.step(inputs, state[:inputs.shape[0]], weight, bias)
@@ -172,13 +200,13 @@ class Recurrence(PyLayer):
 
 class ResetAfter(Recurrence):
     @staticmethod
-    def forward(ctx, gate_inputs, weight, bias, rows_per_step):
-        return ResetAfter.run(ctx, gate_inputs, weight, bias, rows_per_step)
+    def forward(ctx, gate_inputs, weight, bias, before, rows_per_step):
+        return ResetAfter.run(ctx, gate_inputs, weight, bias, before, rows_per_step)
 
     @staticmethod
     def backward(ctx, states_gradient):
         inputs_gradient, products_gradient, before = ResetAfter.run_back(ctx, states_gradient)
-        return inputs_gradient, paddle.matmul(before, products_gradient, transpose_x=True), products_gradient.sum(axis=0)
+        return inputs_gradient, paddle.matmul(before, products_gradient, transpose_x=True), products_gradient.sum(axis=0), None
 
     @staticmethod
     def step(inputs, before, weight, bias):
@@ -204,8 +232,8 @@ class ResetAfter(Recurrence):
 
 class ResetBefore(Recurrence):
     @staticmethod
-    def forward(ctx, gate_inputs, weight, bias, rows_per_step):
-        return ResetBefore.run(ctx, gate_inputs, weight, bias, rows_per_step)
+    def forward(ctx, gate_inputs, weight, bias, before, rows_per_step):
+        return ResetBefore.run(ctx, gate_inputs, weight, bias, before, rows_per_step)
 
     @staticmethod
     def backward(ctx, states_gradient):
@@ -213,7 +241,7 @@ class ResetBefore(Recurrence):
         units = before.shape[1]
         weight_gradient = paddle.concat([paddle.matmul(before, inputs_gradient[:, :2 * units], transpose_x=True),
                                          paddle.matmul(reset_before, inputs_gradient[:, 2 * units:], transpose_x=True)], axis=1)
-        return inputs_gradient, weight_gradient, inputs_gradient.sum(axis=0)
+        return inputs_gradient, weight_gradient, inputs_gradient.sum(axis=0), None
 
     @staticmethod
     def step(inputs, before, weight, bias):
@@ -237,6 +265,11 @@ class ResetBefore(Recurrence):
         before_gradient = (gradient * update + reset_before_gradient * reset
                            + paddle.matmul(inputs_gradient[:, :2 * units], weight_transposed[:2 * units]))
         return before_gradient, (inputs_gradient, before, reset_before)
+
+
+def dropout(values, share, training, place):
+    """In training, `values` with a random share zeroed and the rest scaled by 1 / (1 - share); `place` names the layer."""
+    return F.dropout(values, share) if training and share else values
 
 
 def sigmoid(values):

@@ -28,7 +28,8 @@ def parse_arguments():
     network = parser.add_argument_group("network")
     network.add_argument("--hid_size", type=sizes, default=[100], help="units of each GRU layer, such as 100 or 100,100")
     network.add_argument("--emb_size", type=number(int, 0), default=0, help="units of the item embedding; 0: as the last layer")
-    network.add_argument("--shared", type=number(int, 0, 1), default=1, help="1: one matrix is embedding and output, 0: two")
+    network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
+                         help="one matrix for embedding and output, two, or none: the first layer's gates have a weight an item")
     network.add_argument("--reset_gate", choices=["after", "before"], default="after",
                          help="where the GRU's reset gate acts: after the recurrent product (nn.GRU, cuDNN) or before (fluid)")
     network.add_argument("--init_range", type=number(float, 0), default=0.0,
@@ -65,9 +66,9 @@ def check(options):
         raise InputError("--parallel, --num_devices: found more than one device, expected --parallel 0 and --num_devices 1 "
                          "(training on several devices is not available yet)")
     options.emb_size = options.emb_size or options.hid_size[-1]
-    if options.shared and options.emb_size != options.hid_size[-1]:
+    if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
         raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected the "
-                         "same for a shared matrix; add --shared 0 for two matrices")
+                         "same for a shared matrix; add --embedding separate for two matrices")
     options.step_limit = options.step_num if options.enable_ce else 0
     return options
 
@@ -91,9 +92,10 @@ def main():
     if cut:
         log(f"cut into windows of {options.max_length} predictions: {cut} sessions (--max_length)")
 
-    settings = NetworkSettings(options.hid_size, options.emb_size, bool(options.shared), options.reset_gate == "after",
-                               options.emb_dropout, options.hid_dropout, options.label_smoothing, options.init_range,
-                               options.emb_lr_x, options.gru_lr_x, options.fc_lr_x)
+    same_name = "hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "init_range"
+    multipliers = "emb_lr_x", "gru_lr_x", "fc_lr_x"
+    settings = NetworkSettings(reset_after=options.reset_gate == "after",
+                               **{name: getattr(options, name) for name in same_name + multipliers})
     data = {"sessions": len(sessions.lengths), "events": len(sessions.items), "items": item_count,
             "vocab_sha256": vocab_sha256}
     config = {"network": settings.as_dict(), "data": data, "versions": training.versions(), "options": vars(options)}

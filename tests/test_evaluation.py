@@ -11,7 +11,7 @@ from utils.sessions import Sessions
 
 ITEMS = 150
 SETTINGS = [NetworkSettings([12], 12, hid_dropout=0.5, emb_dropout=0.3),
-            NetworkSettings([12], 7, shared=False, hid_dropout=0.5),
+            NetworkSettings([12], 7, embedding="separate", hid_dropout=0.5),
             NetworkSettings([8, 12], 12, reset_after=False, hid_dropout=0.5)]
 
 

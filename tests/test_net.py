@@ -66,9 +66,9 @@ def test_sigmoid_by_tanh_is_sigmoid():
 
 VARIANTS = {
     "shared": dict(hid_size=[6], emb_size=6),
-    "separate": dict(hid_size=[6], emb_size=4, shared=False),
+    "separate": dict(hid_size=[6], emb_size=4, embedding="separate"),
     "reset before": dict(hid_size=[6], emb_size=6, reset_after=False),
-    "layers": dict(hid_size=[5, 7], emb_size=4, shared=False, reset_after=False),
+    "layers": dict(hid_size=[5, 7], emb_size=4, embedding="separate", reset_after=False),
     "smoothed": dict(hid_size=[6], emb_size=6, label_smoothing=0.1),
 }
 
@@ -95,7 +95,7 @@ def test_loss_gradient_is_the_slope_of_the_loss(name):
 
 def test_shared_matrix_is_one_parameter():
     shared = Network(11, NetworkSettings([6], 6))
-    separate = Network(11, NetworkSettings([6], 6, shared=False))
+    separate = Network(11, NetworkSettings([6], 6, embedding="separate"))
     assert "embedding" not in dict(shared.named_parameters())
     assert dict(separate.named_parameters())["embedding"].shape == [11, 6]
 
@@ -115,7 +115,7 @@ def test_dropout_acts_in_training_only_and_follows_the_seed():
 
 @pytest.mark.parametrize("init_range", [0.0, 0.04])
 def test_initial_weights_follow_seed_and_range(init_range):
-    make = lambda seed: Network(500, NetworkSettings([20], 30, shared=False, init_range=init_range), seed)
+    make = lambda seed: Network(500, NetworkSettings([20], 30, embedding="separate", init_range=init_range), seed)
     first, again, other = make(1), make(1), make(2)
     bounds = {"embedding": (500 + 30), "item_matrix": (500 + 20), "fc.0.weight": (30 + 20), "gru.0.weight": (20 + 20)}
     for name, weight in first.named_parameters():
@@ -130,7 +130,7 @@ def test_initial_weights_follow_seed_and_range(init_range):
 
 
 def test_learning_rate_multipliers_reach_the_optimiser():
-    settings = NetworkSettings([6], 6, shared=False, emb_lr_x=10.0, gru_lr_x=2.0, fc_lr_x=3.0)
+    settings = NetworkSettings([6], 6, embedding="separate", emb_lr_x=10.0, gru_lr_x=2.0, fc_lr_x=3.0)
     network = Network(11, settings)
     optimizer = paddle.optimizer.Adagrad(0.01, parameters=network.parameters())
     before = {name: weight.numpy() for name, weight in network.named_parameters()}

@@ -127,6 +127,17 @@ for step in range(100): Stopped.apply(values).sum().backward()""")
     assert process.returncode == status and process.stderr.splitlines()[-1] == f"script.py: {word}", process
 
 
+def test_an_interruption_that_a_destructor_swallows_is_told_at_the_end():
+    process = run_program("""import os, signal
+class Swallowing:
+    def __del__(self): os.kill(os.getpid(), signal.SIGTERM); print('going on')
+value = Swallowing()
+del value
+print('done')""")
+    assert process.returncode == 143 and "done" in process.stdout
+    assert process.stderr.splitlines()[-1] == "script.py: terminated"
+
+
 def test_a_bug_in_a_gradient_of_ours_keeps_its_traceback():
     process = run_program("raise OSError('(External) ValueError: ours')")
     assert process.returncode == 1 and "Traceback" in process.stderr

@@ -77,8 +77,8 @@ def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model
 
 
 @pytest.mark.parametrize("more", [
-    ["--shared", 0, "--emb_size", 5], ["--hid_size", "6,8"], ["--reset_gate", "before"], ["--emb_dropout", 0.2, "--hid_dropout", 0],
-    ["--label_smoothing", 0.1], ["--shared", 0, "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
+    ["--embedding", "separate", "--emb_size", 5], ["--hid_size", "6,8"], ["--reset_gate", "before"], ["--emb_dropout", 0.2, "--hid_dropout", 0],
+    ["--label_smoothing", 0.1], ["--embedding", "separate", "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
 ])
 def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more):
     assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 3, *more)))
@@ -170,7 +170,7 @@ def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name):
     (["--base_lr", "nan"], ["--base_lr", "'nan'"]),
     (["--hid_dropout", 1], ["--hid_dropout", "< 1"]),
     (["--hid_size", "8,x"], ["--hid_size", "'8,x'"]),
-    (["--emb_size", 9], ["--emb_size", "--shared 0"]),
+    (["--emb_size", 9], ["--emb_size", "--embedding separate"]),
     (["--no_such_flag", 1], ["--no_such_flag"]),
     (["--use_cuda", 2], ["--use_cuda", "'2'"]),
 ])

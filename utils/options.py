@@ -100,6 +100,8 @@ def run(main):
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what this terminal's encoding lacks
     try:
         main()
+        if stopped_by:  # where Python can only print an exception, as in a destructor, it goes on
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except BaseException as error:
         if stopped_by:  # whatever the libraries on the way made of the KeyboardInterrupt: Paddle makes it an OSError

@@ -244,6 +244,50 @@ def training_batches(sessions, batch_size, random, shuffle=False, group=20):
             yield pack(sessions, members[cut:cut + batch_size])
 
 
+class ParallelStep(NamedTuple):
+    """One step of session-parallel training: one click of each of the running sessions.
+
+    inputs, targets : int64 [slots], the click seen and the one that follows it
+    kept : int64 [slots] or None, which slots of the step before these are; None for all of them
+    restarted : bool [slots] or None, where a new session began since the step before; None for nowhere
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    kept: np.ndarray
+    restarted: np.ndarray
+
+
+def session_parallel_steps(sessions, batch_size, fewest_slots=1):
+    """Steps through all sessions, `batch_size` side by side, in the order of `sessions` (Hidasi et al., ICLR 2016, fig. 2).
+
+    A slot whose session ends takes the next one once the shortest running session has ended; where none is left the slot
+    goes, so the last steps have fewer slots. It ends when fewer than `fewest_slots` are left.
+
+    Yields
+    ------
+    ParallelStep
+    """
+    waiting = np.flatnonzero(sessions.lengths > 1)
+    running, next_waiting = waiting[:batch_size], min(batch_size, len(waiting))
+    positions, ends = sessions.offsets[running], sessions.offsets[running + 1]
+    kept, restarted = None, np.ones(len(running), bool)
+    while len(positions) >= fewest_slots:
+        for _ in range(int((ends - positions).min()) - 1):
+            inputs, targets = sessions.items[positions].astype(np.int64), sessions.items[positions + 1].astype(np.int64)
+            yield ParallelStep(inputs, targets, kept, restarted)
+            kept = restarted = None
+            positions = positions + 1
+        restarted = ends - positions <= 1
+        slots = np.flatnonzero(restarted)
+        taken = waiting[next_waiting:next_waiting + len(slots)]
+        next_waiting += len(taken)
+        positions[slots[:len(taken)]], ends[slots[:len(taken)]] = sessions.offsets[taken], sessions.offsets[taken + 1]
+        if len(taken) < len(slots):
+            kept = np.delete(np.arange(len(positions)), slots[len(taken):])
+            positions, ends, restarted = positions[kept], ends[kept], restarted[kept]
+
+
 def evaluation_batches(sessions, batch_size, minimum_rows=8):
     """Batches of whole sessions, longest first, each session in exactly one.
 

@@ -1,0 +1,110 @@
+"""Optimisers that update the rows of a matrix that a step touched, and whole weights, alike.
+
+Rows that a step doesn't touch keep their weights and their state as they are: sums of squares and velocities of an item
+change only when the item is scored or clicked.
+"""
+
+import paddle
+
+
+class Adagrad:
+    """Adagrad (Duchi et al., JMLR 2011) with classical momentum, in the official GRU4Rec's form or in Paddle's.
+
+    sum += g^2; v = momentum * v - rate * g / sqrt(sum + epsilon); weight += v. With `epsilon_inside` false the divisor is
+    sqrt(sum) + epsilon, as in paddle.optimizer.Adagrad.
+
+    Parameters
+    ----------
+    rate, momentum, epsilon : float
+    epsilon_inside : bool
+    """
+
+    def __init__(self, rate, momentum=0.0, epsilon=1e-6, epsilon_inside=True):
+        self.rate, self.momentum, self.epsilon, self.epsilon_inside = rate, momentum, epsilon, epsilon_inside
+        self.state = {}
+
+    @paddle.no_grad()
+    def update(self, name, weight, gradient, rows=None, touched=None):
+        """One step for the parameter `weight`, float32 tensor, in place.
+
+        Parameters
+        ----------
+        name : str
+            Under which the state of the weight is kept.
+        gradient : float32 tensor
+            Of the whole weight, or [len(rows), ...] of the `rows` given, each of them once.
+        rows : int64 tensor [n] or None
+        touched : float32 tensor of the gradient's shape or None
+            0 where this step had nothing to do with the number, whose velocity then rests too; 1 elsewhere.
+        """
+        state = self.state.setdefault(name, {"sum": paddle.zeros_like(weight)})
+        squares = _read(state["sum"], rows) + gradient * gradient
+        _write(state["sum"], squares, rows)
+        divisor = paddle.sqrt(squares + self.epsilon) if self.epsilon_inside else paddle.sqrt(squares) + self.epsilon
+        change = gradient / divisor * (-self.rate * learning_rate_multiplier(weight))
+        if self.momentum:
+            velocities = state.setdefault("velocity", paddle.zeros_like(weight))
+            before = _read(velocities, rows)
+            moving = before if touched is None else before * touched
+            change += self.momentum * moving
+            _write(velocities, change + (before - moving), rows)
+        _write(weight, _read(weight, rows) + change, rows)
+
+    def start_step(self):
+        """Called before the updates of a step."""
+
+
+class Adam:
+    """Adam (Kingma and Ba, ICLR 2015, algorithm 1), lazy: an untouched row's moments don't decay.
+
+    Parameters
+    ----------
+    rate, decay, square_decay, epsilon : float
+    """
+
+    def __init__(self, rate, decay=0.9, square_decay=0.999, epsilon=1e-8):
+        self.rate, self.decay, self.square_decay, self.epsilon = rate, decay, square_decay, epsilon
+        self.state, self.steps = {}, 0
+
+    def start_step(self):
+        """Called before the updates of a step."""
+        self.steps += 1
+
+    @paddle.no_grad()
+    def update(self, name, weight, gradient, rows=None, touched=None):
+        """As `Adagrad.update`."""
+        state = self.state.setdefault(name, {"mean": paddle.zeros_like(weight), "square": paddle.zeros_like(weight)})
+        mean = self.decay * _read(state["mean"], rows) + (1 - self.decay) * gradient
+        square = self.square_decay * _read(state["square"], rows) + (1 - self.square_decay) * gradient * gradient
+        _write(state["mean"], mean, rows)
+        _write(state["square"], square, rows)
+        unbiased = (1 - self.square_decay**self.steps) ** 0.5 / (1 - self.decay**self.steps)
+        change = mean / (paddle.sqrt(square) + self.epsilon * (1 - self.square_decay**self.steps) ** 0.5)
+        _write(weight, _read(weight, rows) - self.rate * learning_rate_multiplier(weight) * unbiased * change, rows)
+
+
+def learning_rate_multiplier(weight):
+    """What net.py gave the parameter, 1 by default."""
+    return weight.optimize_attr["learning_rate"]
+
+
+def clip_by_global_norm(gradients, largest):
+    """Scale a list of tensors by largest / norm where the norm of all together is larger; 0 for no limit.
+
+    Pascanu et al., ICML 2013, algorithm 1.
+    """
+    if not largest:
+        return gradients
+    norm = float(sum(float((gradient * gradient).sum()) for gradient in gradients)) ** 0.5
+    return gradients if norm < largest else [gradient * (largest / norm) for gradient in gradients]
+
+
+def _read(weight, rows):
+    return weight.detach() if rows is None else paddle.gather(weight.detach(), rows)
+
+
+def _write(weight, values, rows):
+    if rows is None:
+        paddle.assign(values, weight)
+    else:
+        paddle.scatter_(weight, rows, values)

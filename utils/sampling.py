@@ -1,0 +1,57 @@
+"""Negatives: items that a step scores beside the targets."""
+
+import numpy as np
+
+DRAWN_AT_ONCE = 1 << 20  # ids; drawing many at a time costs a fraction of drawing a few
+
+
+class PopularitySampler:
+    """Items drawn with replacement, P(item) proportional to support^alpha (Hidasi and Karatzoglou, CIKM 2018, section 3.1).
+
+    Parameters
+    ----------
+    support : int array [items]
+        Training clicks of each item.
+    alpha : float
+        0 draws all items alike, 1 by their popularity.
+    size : int
+        Items in one draw.
+    random : numpy.random.Generator
+    """
+
+    def __init__(self, support, alpha, size, random):
+        cumulative = np.cumsum(np.asarray(support, np.float64) ** alpha)
+        self.cumulative, self.size, self.random = cumulative / cumulative[-1], size, random
+        self.drawn, self.used = np.empty((0, size), np.int64), 0
+
+    def draw(self):
+        """The next draw: int64 array [size]."""
+        if self.used == len(self.drawn):
+            shape = max(1, DRAWN_AT_ONCE // max(1, self.size)), self.size
+            self.drawn, self.used = np.searchsorted(self.cumulative, self.random.random(shape), side="right"), 0
+        self.used += 1
+        return self.drawn[self.used - 1]
+
+
+def tiled_negatives(targets, size, random):
+    """Negatives of each position drawn from the targets of the batch, as the reference does: tiled, then shuffled.
+
+    A negative that equals its own position's target is drawn again until it differs; where the batch has one item only,
+    there is nothing else to draw, and it stays.
+
+    Parameters
+    ----------
+    targets : int64 array [positions]
+    size : int
+        Negatives a position.
+    random : numpy.random.Generator
+
+    Returns
+    -------
+    int64 array [positions, size]
+    """
+    negatives = random.permutation(np.tile(targets, size)).reshape(len(targets), size)
+    if len(np.unique(targets)) > 1:
+        while (same := negatives == targets[:, None]).any():
+            negatives[same] = random.choice(targets, same.sum())
+    return negatives
