@@ -43,7 +43,7 @@ def main():
     device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
     # These load Paddle, which device.prepare must come before.
     from utils import checkpoint
-    from utils.runlog import log, warn
+    from utils.runlog import line_of, log, print_table, warn
 
     log(device_line)
     model_dir = Path(options.model_dir)
@@ -69,7 +69,7 @@ def main():
                                    "predictions": sessions.predictions, "unknown_clicks_left_out": unknown,
                                    "time_cost": seconds}, warn)
     if options.train_dir:
-        print_table(results, log)
+        print_table(results)
 
 
 def epochs_to_evaluate(finished, options, warn):
@@ -126,8 +126,7 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
 
 def evaluate_baselines(sessions, item_count, options):
     """Figures of what needs no network, by name."""
-    from utils.baselines import popularity_scores, transition_scores
-    from utils.evaluation import baseline_ranks
+    from utils.baselines import baseline_ranks, popularity_scores, transition_scores
 
     read_conversion(options.train_dir, checksum(Path(options.model_dir) / "vocab.txt"), "--train_dir")
     training = read_sessions(options.train_dir, item_count, "--train_dir")
@@ -143,17 +142,6 @@ def record_figures(model_dir, record, warn):
         append_record(model_dir, record)
     except OSError as error:
         warn(f"{model_dir / 'metrics.jsonl'}: figures are not recorded ({error.strerror})")
-
-
-def line_of(figures):
-    return " ".join(f"{name}:{value:.4f}" for name, value in figures.items())
-
-
-def print_table(results, log):
-    names = list(next(iter(results.values())))
-    log("\n" + " " * 12 + "".join(f"{name:>12}" for name in names))
-    for row, figures in results.items():
-        log(f"{row:<12}" + "".join(f"{figures[name]:>12.4f}" for name in names))
 
 
 if __name__ == "__main__":

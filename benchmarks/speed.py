@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 
 from utils import device  # noqa: E402
 from utils.options import Parser, add_device_flags, number, run  # noqa: E402
-from utils.sessions import Sessions, read_sessions, training_batches  # noqa: E402
+from utils.sessions import Sessions, read_sessions  # noqa: E402
 from utils.vocabulary import read_vocabulary  # noqa: E402
 
 SIDE = 2048
@@ -36,6 +36,7 @@ def parse_arguments():
     parser.add_argument("--items", type=number(int, 0), default=0, help="measure on random sessions over so many items; 0: on the files")
     parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units, >= 1")
     parser.add_argument("--batch_size", type=number(int, 1), default=128, help="training sessions a step, >= 1")
+    parser.set_defaults(base_lr=0.1, shuffle=0)
     parser.add_argument("--seconds", type=number(float, 1), default=20.0, help="length of each of the three training parts, >= 1")
     add_device_flags(parser)
     return parser.parse_args()
@@ -44,17 +45,17 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     print(device.prepare(options.use_cuda, options.threads, options.tune_cpu))
-    import paddle
     from net import Network, NetworkSettings
+    from utils.training import FullSoftmaxTrainer
 
     training, test, item_count = load_sessions(options)
     size = options.hid_size
     network = Network(item_count, NetworkSettings([size], size, hid_dropout=0.4), seed=1)
-    optimizer = paddle.optimizer.Adagrad(0.1, parameters=network.parameters())
+    trainer = FullSoftmaxTrainer(network, training, options)
 
     limits, trained, evaluated = [gemm_rate()], [], []
     for part in range(3):
-        trained.append(training_rate(network, optimizer, training, options, part))
+        trained.append(training_rate(trainer, options.seconds, part))
         limits.append(gemm_rate())
         evaluated.append(evaluation_rate(network, test))
         limits.append(gemm_rate())
@@ -93,15 +94,14 @@ def gemm_rate():
     return 2 * SIDE**3 / min(seconds(product) for product in products for _ in range(5))
 
 
-def training_rate(network, optimizer, sessions, options, part):
-    """Predictions a second of training steps, reading and batching included."""
-    from utils.training import train_step
-    network.train()
+def training_rate(trainer, wanted_seconds, part):
+    """Predictions a second of training steps, batching included."""
+    trainer.network.train()
     began, done = time.perf_counter(), 0
-    for batch in training_batches(sessions, options.batch_size, np.random.default_rng(part)):
-        train_step(network, optimizer, batch)
+    for batch in trainer.batches(np.random.default_rng(part)):
+        trainer.step(batch)
         done += len(batch.targets)
-        if time.perf_counter() - began > options.seconds:
+        if time.perf_counter() - began > wanted_seconds:
             break
     return done / (time.perf_counter() - began)
 

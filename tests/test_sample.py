@@ -100,7 +100,8 @@ def test_flags_say_how_many_sessions_items_and_days(tmp_path, run_here):
     assert 1.9 * 86400 < int(times[-1]) - int(times[0]) < 2.1 * 86400
 
 
-@pytest.mark.parametrize("flags, fragment", [(["--items", 1], "--items"), (["--days", "0"], "--days"), (["--seed", "-1"], "--seed"),
+@pytest.mark.parametrize("flags, fragment", [(["--items", 1], "--items"), (["--days", "0"], "--days"),
+                                             (["--seed", "-1"], "--seed"),
                                              (["--sessions", "1e3"], "'1e3'"), (["--output", "/"], "/: found a dir")])
 def test_wrong_flags_are_one_line(run_here, flags, fragment):
     assert_one_line_error(run_here("make_sample.py", *flags), fragment)

@@ -63,23 +63,6 @@ def require_finite(values, what):
         raise InputError(f"found {what} that are not finite numbers, expected a model that was trained without overflow")
 
 
-def baseline_ranks(scores_after, sessions, ties="standard", rows=128):
-    """Rank all items for each prediction by a function of the last click, from utils/baselines.py.
-
-    Returns
-    -------
-    float64 array [predictions]
-        In the order of the clicks in `sessions`.
-    """
-    positions = np.flatnonzero(_predicted(sessions))
-    ranks = []
-    for start in range(0, len(positions), rows):
-        part = positions[start:start + rows]
-        scores, targets = scores_after(sessions.items[part - 1]), sessions.items[part]
-        ranks.append(target_ranks(scores, scores[np.arange(len(part)), targets], ties))
-    return np.concatenate(ranks)
-
-
 def _ranks(scores, targets, ties):
     """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items], counted where the scores lie."""
     scores = scores[:len(targets)]

@@ -7,7 +7,22 @@ change only when the item is scored or clicked.
 import paddle
 
 
-class Adagrad:
+class RowOptimizer:
+    """What a weight's state is made of, by the weight's name: `state`, a dict of dicts of float32 tensors."""
+
+    def __init__(self):
+        self.state = {}
+
+    def _state_of(self, name, weight, kinds):
+        if name not in self.state:
+            self.state[name] = {kind: paddle.zeros_like(weight) for kind in kinds}
+        return self.state[name]
+
+    def start_step(self):
+        """Called before the updates of a step."""
+
+
+class Adagrad(RowOptimizer):
     """Adagrad (Duchi et al., JMLR 2011) with classical momentum, in the official GRU4Rec's form or in Paddle's.
 
     sum += g^2; v = momentum * v - rate * g / sqrt(sum + epsilon); weight += v. With `epsilon_inside` false the divisor is
@@ -20,8 +35,8 @@ class Adagrad:
     """
 
     def __init__(self, rate, momentum=0.0, epsilon=1e-6, epsilon_inside=True):
+        super().__init__()
         self.rate, self.momentum, self.epsilon, self.epsilon_inside = rate, momentum, epsilon, epsilon_inside
-        self.state = {}
 
     @paddle.no_grad()
     def update(self, name, weight, gradient, rows=None, touched=None):
@@ -37,24 +52,20 @@ class Adagrad:
         touched : float32 tensor of the gradient's shape or None
             0 where this step had nothing to do with the number, whose velocity then rests too; 1 elsewhere.
         """
-        state = self.state.setdefault(name, {"sum": paddle.zeros_like(weight)})
+        state = self._state_of(name, weight, ["sum"] + ["velocity"] * bool(self.momentum))
         squares = _read(state["sum"], rows) + gradient * gradient
         _write(state["sum"], squares, rows)
         divisor = paddle.sqrt(squares + self.epsilon) if self.epsilon_inside else paddle.sqrt(squares) + self.epsilon
         change = gradient / divisor * (-self.rate * learning_rate_multiplier(weight))
         if self.momentum:
-            velocities = state.setdefault("velocity", paddle.zeros_like(weight))
-            before = _read(velocities, rows)
+            before = _read(state["velocity"], rows)
             moving = before if touched is None else before * touched
             change += self.momentum * moving
-            _write(velocities, change + (before - moving), rows)
+            _write(state["velocity"], change if touched is None else change + (before - moving), rows)
         _write(weight, _read(weight, rows) + change, rows)
 
-    def start_step(self):
-        """Called before the updates of a step."""
 
-
-class Adam:
+class Adam(RowOptimizer):
     """Adam (Kingma and Ba, ICLR 2015, algorithm 1), lazy: an untouched row's moments don't decay.
 
     Parameters
@@ -63,8 +74,9 @@ class Adam:
     """
 
     def __init__(self, rate, decay=0.9, square_decay=0.999, epsilon=1e-8):
+        super().__init__()
         self.rate, self.decay, self.square_decay, self.epsilon = rate, decay, square_decay, epsilon
-        self.state, self.steps = {}, 0
+        self.steps = 0
 
     def start_step(self):
         """Called before the updates of a step."""
@@ -73,7 +85,7 @@ class Adam:
     @paddle.no_grad()
     def update(self, name, weight, gradient, rows=None, touched=None):
         """As `Adagrad.update`."""
-        state = self.state.setdefault(name, {"mean": paddle.zeros_like(weight), "square": paddle.zeros_like(weight)})
+        state = self._state_of(name, weight, ["mean", "square"])
         mean = self.decay * _read(state["mean"], rows) + (1 - self.decay) * gradient
         square = self.square_decay * _read(state["square"], rows) + (1 - self.square_decay) * gradient * gradient
         _write(state["mean"], mean, rows)

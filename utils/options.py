@@ -1,13 +1,14 @@
 """Command lines: the flags that several scripts share, written once, and how a script starts and ends."""
 
 import argparse
+import json
 import math
 import os
 import signal
 import sys
 from pathlib import Path
 
-from utils.files import InputError
+from utils.files import InputError, require_file
 
 STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}  # status 128 + the signal, as in a shell
 
@@ -21,6 +22,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def parse_with_config(self, arguments=None):
+        """Parse the command line, with the flags of the file that --config names before it, so that its own flags win."""
+        arguments = sys.argv[1:] if arguments is None else arguments
+        config = self.parse_args(arguments).config
+        return self.parse_args([*flags_of_config(config), *arguments]) if config else self.parse_args(arguments)
 
     def error(self, message):
         raise InputError(message.replace("\n", " ") + f" ({self.prog} -h lists the flags)")
@@ -76,6 +83,72 @@ def add_table_flags(parser):
                         "seconds or milliseconds")
     parser.add_argument("--separator", type=separator, default="", help="what separates the columns, one character or tab; "
                         "empty: found out from the header line")
+
+
+def add_training_flags(parser):
+    """Flags of both trainers."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--config", default="", help="JSON file of flags and values, as in settings/; flags given beside it win")
+    data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
+    data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one a line, in the order of their indices")
+    data.add_argument("--model_dir", default="model_recall20", help="directory to write")
+    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run that --model_dir holds")
+    data.add_argument("--max_length", type=number(int, 1), default=1000,
+                      help="predictions in a session at most, >= 1; longer sessions are cut into windows")
+
+    network = parser.add_argument_group("network")
+    network.add_argument("--hid_size", type=sizes, default=[100], help="units of each GRU layer, such as 100 or 100,100")
+    network.add_argument("--emb_size", type=number(int, 0), default=0, help="units of the item embedding; 0: as the last layer")
+    network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
+                         help="one matrix for embedding and output, two, or none: the first layer's gates have a weight an item")
+    network.add_argument("--reset_gate", choices=["after", "before"], default="after",
+                         help="where the GRU's reset gate acts: after the recurrent product (nn.GRU, cuDNN) or before (fluid)")
+    network.add_argument("--init_range", type=number(float, 0), default=0.0,
+                         help="weights start from U(-x, x), x >= 0; 0: Glorot's range of each matrix")
+    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help="dropout on the embedding, 0 to < 1")
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5, help="dropout on the GRU's output, 0 to < 1")
+
+    training = parser.add_argument_group("training")
+    training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
+    training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
+    training.add_argument("--base_lr", type=number(float, 0), default=0.1, help="learning rate, >= 0")
+    training.add_argument("--lr_end", type=number(float, 0), default=1.0,
+                          help="share of the learning rate at the end of the last epoch, >= 0; it changes linearly")
+    for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
+        training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0, help=f"learning-rate multiplier of {what}, >= 0")
+    training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.0,
+                          help="share of each target that is spread over all items scored, 0 to < 1")
+    training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
+                          help="1: sessions in random order, 0: in the order of the files, which keeps the newest for last")
+    training.add_argument("--seed", type=number(int, 0), default=1, help="of all random draws, >= 0")
+    training.add_argument("--print_batch", type=number(int, 1), default=100, help="steps between two log lines, >= 1")
+    add_device_flags(parser)
+
+    old = parser.add_argument_group("flags of the reference")
+    old.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: several devices (not available yet)")
+    old.add_argument("--num_devices", type=number(int, 1), default=1, help="devices (only 1 yet)")
+    old.add_argument("--is_local", type=int, default=1, help="accepted for old command lines, without effect")
+
+
+def check_training_flags(options):
+    """Refuse what single flags can't show to be wrong; fill in what depends on others."""
+    if options.parallel or options.num_devices > 1:
+        raise InputError("--parallel, --num_devices: found more than one device, expected --parallel 0 and --num_devices 1 "
+                         "(training on several devices is not available yet)")
+    options.emb_size = options.emb_size or options.hid_size[-1]
+    if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
+        raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected the "
+                         "same for a shared matrix; add --embedding separate for two matrices")
+    return options
+
+
+def flags_of_config(path):
+    """The flags of a JSON file as command line arguments, to stand before the user's own."""
+    try:
+        settings = json.loads(require_file(path, "--config").read_text(encoding="utf-8"))
+        return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    except (ValueError, AttributeError):
+        raise InputError(f"--config: found no JSON object in {path}, expected one such as those in settings/") from None
 
 
 def add_device_flags(parser):

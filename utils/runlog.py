@@ -19,6 +19,19 @@ def warn(message):
     tqdm.write(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
 
 
+def line_of(figures):
+    """Figures by name, such as recall_and_mrr's, as they stand in a log line."""
+    return " ".join(f"{name}:{value:.4f}" for name, value in figures.items())
+
+
+def print_table(results):
+    """Print a table of `results`, a dict of rows' names to their figures by name: the same names in every row."""
+    names = list(next(iter(results.values())))
+    log("\n" + " " * 12 + "".join(f"{name:>12}" for name in names))
+    for row, figures in results.items():
+        log(f"{row:<12}" + "".join(f"{figures[name]:>12.4f}" for name in names))
+
+
 def progress(total, description, unit="predictions"):
     """A progress bar on a terminal; nothing where stderr is a file or a pipe."""
     return tqdm(total=total, desc=description, unit=f" {unit}", unit_scale=True, leave=False, disable=None)

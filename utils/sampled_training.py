@@ -54,6 +54,9 @@ class SampledTrainer:
         self._update(loss * scale if scale != 1 else loss, tables)
         return float(loss)
 
+    def set_rate(self, rate):
+        self.optimizer.rate = rate
+
     def optimizer_state(self):
         """By parameter and kind, as float32 arrays."""
         return {f"{name}.{kind}": value.numpy() for name, kinds in self.optimizer.state.items() for kind, value in kinds.items()}

@@ -1,8 +1,9 @@
-"""The loop that trains a network: epochs, log lines, checkpoints."""
+"""What both trainers do: read the data, make the network, and run the epochs with their log lines and checkpoints."""
 
 import math
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -12,38 +13,85 @@ try:
 except ImportError:  # Windows
     resource = None
 
-from utils import checkpoint, sessions as session_tools
+from net import Network, NetworkSettings
+from utils import checkpoint
 from utils.files import InputError
-from utils.runlog import append_record, log, progress
+from utils.runlog import append_record, log, progress, warn
+from utils.sessions import cut_windows, read_conversion, read_sessions, training_batches
+from utils.vocabulary import checksum, read_vocabulary
 
 
-def train(network, sessions, model_dir, options):
-    """Train `network` on `sessions` and save every epoch.
+def run_training(options, make_trainer):
+    """A whole run: from the files that `options` name to a finished model directory.
 
     Parameters
     ----------
-    network : net.Network
-    sessions : sessions.Sessions
-    model_dir : Path
-        Prepared by `checkpoint.start_run`.
     options : argparse.Namespace
-        batch_size, base_lr, pass_num, print_batch, shuffle, seed, and step_limit (batches an epoch; 0 for all).
+        The flags of `options.add_training_flags`, and carry_dropped where the script has it.
+    make_trainer : function
+        Of network and sessions; what it returns has `batches(random)`, which yields an epoch's batches, `step(batch)`, which
+        updates the network and returns the mean loss, `optimizer_state()` and `set_rate(rate)`.
 
     Raises
     ------
     InputError
-        The loss is no longer a number: the learning rate is too high.
+        For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
-    optimizer = paddle.optimizer.Adagrad(options.base_lr, parameters=network.parameters())
-    for epoch in range(1, options.pass_num + 1):
-        log(f"epoch_{epoch} start")
-        figures = _train_epoch(network, optimizer, sessions, epoch, options)
-        log(f"epoch:{epoch} num_steps:{figures['num_steps']} time_cost(s):{figures['time_cost']:f} "
-            f"loss:{figures['loss']:.4f} predictions/s:{figures['predictions_per_second']:.0f}")
-        checkpoint.save_epoch(model_dir, epoch, named_weights(network), _optimizer_state(network, optimizer), figures)
-        append_record(model_dir, {"event": "epoch", "epoch": epoch, **figures})
-        log(f"model saved in {checkpoint.epoch_directory(model_dir, epoch)}")
-    log("finish training")
+    item_count, vocab_sha256 = _read_vocabulary(options.vocab_path)
+    read_conversion(options.train_dir, vocab_sha256, "--train_dir")
+    sessions, cut = cut_windows(read_sessions(options.train_dir, item_count, "--train_dir"), options.max_length)
+    if not sessions.predictions:
+        raise InputError(f"--train_dir: found no session of two clicks in {options.train_dir}, expected at least one")
+    log(f"sessions:{len(sessions.lengths)} events:{len(sessions.items)} items:{item_count} predictions:{sessions.predictions}")
+    if cut:
+        log(f"cut into windows of {options.max_length} predictions: {cut} sessions (--max_length)")
+
+    settings = network_settings(options)
+    data = {"sessions": len(sessions.lengths), "events": len(sessions.items), "items": item_count, "vocab_sha256": vocab_sha256}
+    config = {"network": settings.as_dict(), "data": data, "versions": versions(), "options": vars(options)}
+    model_dir = Path(options.model_dir)
+    checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
+    network = Network(item_count, settings, options.seed)
+    _train_epochs(network, make_trainer(network, sessions), sessions.predictions, model_dir, options)
+
+
+def network_settings(options):
+    """The NetworkSettings that the flags ask for."""
+    names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "init_range",
+             "emb_lr_x", "gru_lr_x", "fc_lr_x"]
+    return NetworkSettings(reset_after=options.reset_gate == "after", carry_dropped=bool(getattr(options, "carry_dropped", 0)),
+                           **{name: getattr(options, name) for name in names})
+
+
+class FullSoftmaxTrainer:
+    """Batches of whole sessions, the cross-entropy over all items, Paddle's Adagrad."""
+
+    def __init__(self, network, sessions, options):
+        self.network, self.sessions, self.options = network, sessions, options
+        self.optimizer = paddle.optimizer.Adagrad(options.base_lr, parameters=network.parameters())
+
+    def batches(self, random):
+        return training_batches(self.sessions, self.options.batch_size, random, bool(self.options.shuffle))
+
+    def set_rate(self, rate):
+        self.optimizer.set_lr(rate)
+
+    def step(self, batch):
+        """One update from one batch; its mean loss in nats."""
+        loss = self.network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        return float(loss)
+
+    def optimizer_state(self):
+        """Adagrad's accumulators by the name of their parameter in the network, as float32 arrays."""
+        found, state = {}, self.optimizer.state_dict()
+        for name, weight in self.network.named_parameters():
+            for key, value in state.items():
+                if key.startswith(f"{weight.name}_"):
+                    found[f"{name}.{key.removeprefix(weight.name + '_')}"] = value.numpy()
+        return found
 
 
 def named_weights(network):
@@ -57,16 +105,35 @@ def versions():
             "machine": platform.machine()}
 
 
-def _train_epoch(network, optimizer, sessions, epoch, options):
+def _read_vocabulary(path):
+    """The number of items and the file's checksum; a file that holds only the number is accepted, with a warning."""
+    item_ids, item_count = read_vocabulary(path)
+    if item_ids is None:
+        warn(f"{path} holds only the number of items: this model can be evaluated, but its indices can't be turned into item ids")
+    return item_count, checksum(path)
+
+
+def _train_epochs(network, trainer, predictions, model_dir, options):
+    for epoch in range(1, options.pass_num + 1):
+        log(f"epoch_{epoch} start")
+        figures = _train_epoch(network, trainer, predictions, epoch, options)
+        log(f"epoch:{epoch} num_steps:{figures['num_steps']} time_cost(s):{figures['time_cost']:f} "
+            f"loss:{figures['loss']:.4f} predictions/s:{figures['predictions_per_second']:.0f}")
+        checkpoint.save_epoch(model_dir, epoch, named_weights(network), trainer.optimizer_state(), figures)
+        append_record(model_dir, {"event": "epoch", "epoch": epoch, **figures})
+        log(f"model saved in {checkpoint.epoch_directory(model_dir, epoch)}")
+    log("finish training")
+
+
+def _train_epoch(network, trainer, predictions, epoch, options):
     """One pass over all sessions; its figures as a dict."""
     network.train()
-    random = _seed_epoch(options.seed, epoch)
-    batches = session_tools.training_batches(sessions, options.batch_size, random, bool(options.shuffle))
     began, step, done, total, recent = time.perf_counter(), 0, 0, 0.0, []
-    with progress(sessions.predictions, f"epoch {epoch}") as bar:
-        for batch in batches:
+    with progress(predictions, f"epoch {epoch}") as bar:
+        for batch in trainer.batches(_seed_epoch(options.seed, epoch)):
+            trainer.set_rate(_rate(options, (epoch - 1 + done / predictions) / options.pass_num))
             step += 1
-            loss = train_step(network, optimizer, batch)
+            loss = trainer.step(batch)
             if not math.isfinite(loss):
                 raise InputError(f"--base_lr {options.base_lr:g}: found a loss of {loss} in step {step} of epoch {epoch}, expected "
                                  f"a number; lower the learning rate (epochs before this one are saved)")
@@ -77,20 +144,16 @@ def _train_epoch(network, optimizer, sessions, epoch, options):
             if step % options.print_batch == 0:
                 log(f"step:{step} ppl:{perplexity(np.mean(recent)):.3f}")
                 recent.clear()
-            if step == options.step_limit:
+            if getattr(options, "enable_ce", False) and step == options.step_num:
                 break
     seconds = time.perf_counter() - began
     return {"num_steps": step, "time_cost": seconds, "loss": total / done, "predictions": done,
             "predictions_per_second": done / seconds, "peak_memory_mib": _peak_memory()}
 
 
-def train_step(network, optimizer, batch):
-    """One update from one batch; its mean loss in nats."""
-    loss = network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step)
-    loss.backward()
-    optimizer.step()
-    optimizer.clear_grad()
-    return float(loss)
+def _rate(options, share_done):
+    """The learning rate after a share of the whole training."""
+    return options.base_lr * (1 + (options.lr_end - 1) * share_done)
 
 
 def _peak_memory():
@@ -104,18 +167,7 @@ def perplexity(loss):
 
 
 def _seed_epoch(seed, epoch):
-    """Seed Paddle's draws (dropout) for this epoch; returns the generator for the rest (order of the batches)."""
+    """Seed Paddle's draws (dropout) for this epoch; returns the generator for the rest (order of the batches, negatives)."""
     sequence = np.random.SeedSequence([seed, epoch])
     paddle.seed(int(sequence.generate_state(1)[0]))
     return np.random.default_rng(sequence)
-
-
-def _optimizer_state(network, optimizer):
-    """Adagrad's accumulators by the name of their parameter in the network, as float32 arrays."""
-    state = optimizer.state_dict()
-    found = {}
-    for name, weight in network.named_parameters():
-        for key, value in state.items():
-            if key.startswith(f"{weight.name}_"):
-                found[f"{name}.{key.removeprefix(weight.name + '_')}"] = value.numpy()
-    return found

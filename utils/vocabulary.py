@@ -28,7 +28,6 @@ def read_vocabulary(path, flag="--vocab_path"):
         raise InputError(f"{path}: found a byte that is not UTF-8 at position {error.start}, expected one item id a line")
     if lines[-1] == "":
         lines.pop()
-    lines = [line.rstrip("\r") for line in lines]
     if not lines:
         raise InputError(f"{path}: found an empty file, expected one item id a line")
     if len(lines) == 1 and re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", lines[0]):

@@ -1,0 +1,177 @@
+"""The next items of sessions, by a trained model.
+
+    python recommend.py --model_dir model_output --topk 20 214536502 214536500
+    python recommend.py --model_dir model_output --sessions sessions.txt --format json > answers.jsonl
+    ... | python recommend.py --model_dir model_output --sessions -
+
+A session is the item ids of its clicks in time order: the arguments, or a line of a text file. Items that the model doesn't
+know are left out, and counted on stderr. For each session the best items are printed, as lines of session, rank, item and
+score separated by tabs, or as one JSON object {"session": ..., "items": [...], "scores": [...]}. The number of a session is its
+line's, from 1. A higher score is a likelier item: exp(score) is proportional to its probability. Needs no Paddle.
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import InputError, require_file
+from utils.options import Parser, number, run
+from utils.scorer import load_scorer, top_k
+from utils.sessions import Sessions
+
+READ_BYTES = 1 << 16
+BATCH = 64  # sessions at once; larger ones are hardly faster and need more memory
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("items", nargs="*", metavar="ITEM", default="", help="item ids of one session in time order")
+    parser.add_argument("--sessions", metavar="FILE", default="",
+                        help="text file of item ids, one session a line, instead of the arguments; - for standard input")
+    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
+    parser.add_argument("--epoch", type=number(int, 0), default=0, help="which one, >= 1; 0: the last")
+    parser.add_argument("--topk", type=number(int, 1), default=20, help="items to recommend, >= 1")
+    parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0,
+                        help="1: leave out the items of the session itself, 0: don't, as in infer.py")
+    parser.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
+    options = parser.parse_args()
+    if bool(options.items) == bool(options.sessions):
+        found = "item ids and --sessions" if options.items else "neither item ids nor --sessions"
+        raise InputError(f"ITEM, --sessions: found {found}, expected one of them (recommend.py -h has examples)")
+    if options.items and not " ".join(options.items).split():
+        raise InputError("ITEM: found only blanks, expected item ids")
+    return options
+
+
+def main():
+    options = parse_arguments()
+    scorer, item_ids = load_scorer(options.model_dir, options.epoch or None)
+    if item_ids is None:
+        tell(f"{options.model_dir} has no item ids, only their number: items are indices from 0, in sessions and answers")
+        item_ids = [str(index) for index in range(len(scorer.item_biases))]
+    index_of = {item_id: index for index, item_id in enumerate(item_ids)}
+    lines_of = tsv_lines if options.format == "tsv" else json_line
+    skipped = Skipped(options.sessions)
+    for lines in [[(1, " ".join(options.items))]] if options.items else read_lines(options.sessions):
+        for start in range(0, len(lines), BATCH):
+            asked = [(line, text.split()) for line, text in lines[start:start + BATCH]]
+            asked = [(line, known_items(line, clicks, index_of, skipped)) for line, clicks in asked if clicks]
+            answers = recommend(scorer, [items for _, items in asked], options.topk, options.exclude_seen)
+            for (line, _), (best, scores) in zip(asked, answers):
+                sys.stdout.write(lines_of(line, [item_ids[item] for item in best], scores.tolist()))
+        sys.stdout.flush()  # who asks line by line is waiting for it
+    skipped.report()
+
+
+def read_lines(path):
+    """The lines of a file as they arrive, in lists of (number from 1, text): a pipe's as soon as they are written."""
+    first = 1
+    with open_sessions(path) as stream:
+        while chunk := stream.read1(READ_BYTES):
+            if not chunk.endswith(b"\n"):
+                chunk += stream.readline()
+            text = decode(chunk, path, first)
+            lines = (text.removeprefix("\ufeff") if first == 1 else text).removesuffix("\n").split("\n")
+            yield list(enumerate(lines, start=first))
+            first += len(lines)
+
+
+def decode(chunk, path, first):
+    """The text of a chunk of lines, the first of which is number `first`; InputError where it can't hold item ids."""
+    found, position = "a zero byte", chunk.find(b"\0")
+    try:
+        if position < 0:
+            return chunk.decode()
+    except UnicodeDecodeError as error:
+        found, position = "a byte that is not UTF-8", error.start
+    line = first + chunk.count(b"\n", 0, position)
+    raise InputError(f"{name_of(path)}:{line}: found {found}, expected item ids separated by blanks")
+
+
+def name_of(path):
+    """What messages call the file of the sessions."""
+    return "standard input" if path == "-" else path
+
+
+def open_sessions(path):
+    """The file as a stream of bytes, or standard input for `-`."""
+    if path != "-":
+        return open(require_file(path, "--sessions"), "rb")
+    if sys.stdin is None:
+        raise InputError("--sessions: found standard input closed, expected sessions there")
+    return nullcontext(sys.stdin.buffer)
+
+
+def known_items(line, item_ids, index_of, skipped):
+    """The indices of a session's items, a list of int; those that the model lacks are counted in `skipped`."""
+    known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
+    if len(known) < len(item_ids):
+        skipped.count(line, [item_id for item_id in item_ids if item_id not in index_of], bool(known))
+    return known
+
+
+def recommend(scorer, sessions, topk, exclude_seen):
+    """The best items of each session and their scores: a list of pairs of arrays, empty ones for a session without items.
+
+    Parameters
+    ----------
+    scorer : scorer.Scorer
+    sessions : list of lists of int
+    topk : int
+    exclude_seen : bool
+    """
+    answers = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(sessions)
+    asked = [number for number, items in enumerate(sessions) if items]
+    if not asked:
+        return answers
+    offsets = np.cumsum([0] + [len(sessions[number]) for number in asked])
+    items = np.concatenate([np.array(sessions[number], np.int32) for number in asked])
+    scores = scorer.scores(scorer.after_sessions(Sessions(items, offsets)))
+    for number, row in zip(asked, scores):
+        answers[number] = top_k(row, topk, sessions[number] if exclude_seen else ())
+    return answers
+
+
+def tsv_lines(session, item_ids, scores):
+    return "".join(f"{session}\t{rank}\t{item_id}\t{score:.6f}\n"
+                   for rank, (item_id, score) in enumerate(zip(item_ids, scores), start=1))
+
+
+def json_line(session, item_ids, scores):
+    return json.dumps({"session": session, "items": item_ids, "scores": [round(score, 6) for score in scores]}) + "\n"
+
+
+class Skipped:
+    """Counts what can't be answered; `path` is the file of the sessions, empty for the command line."""
+
+    def __init__(self, path):
+        self.path = path
+        self.clicks, self.first_click, self.sessions, self.first_session = 0, "", 0, ""
+
+    def count(self, line, unknown, is_answered):
+        """Count the item ids `unknown` of a session, and the session itself unless it is answered all the same."""
+        place = f"{name_of(self.path)}:{line}" if self.path else "the arguments"
+        self.first_click = self.first_click or f"{unknown[0][:40]!r} in {place}"
+        self.clicks += len(unknown)
+        if not is_answered:
+            self.first_session = self.first_session or place
+            self.sessions += 1
+
+    def report(self):
+        """One line on stderr, or none where nothing was skipped."""
+        if self.clicks:
+            nothing = f"; nothing to recommend for sessions without any other: {self.sessions} (first: {self.first_session})"
+            tell(f"left out clicks on items that the model doesn't know: {self.clicks} (first: {self.first_click})"
+                 + nothing * bool(self.sessions))
+
+
+def tell(message):
+    """Print a line on stderr; utils.runlog would load the progress bar first."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

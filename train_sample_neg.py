@@ -1,0 +1,84 @@
+"""Train GRU4Rec with losses over a sample of the items.
+
+    python train_sample_neg.py                                       # this project's own settings
+    python train_sample_neg.py --loss bpr                            # Paddle's old example, negatives included; or --loss ce
+    python train_sample_neg.py --config settings/official_xe.json    # the official GRU4Rec; or official_bpr_max.json
+
+Reads and writes what train.py does; infer_sample_neg.py evaluates. A loss is the mean over predictions. Negatives are
+shared (the targets of the batch, and --neg_size more drawn by support^alpha) or tiled (of each prediction its own, drawn
+from the targets of the batch). Sessions are trained on whole, or side by side one click at a time.
+"""
+
+import sys
+from pathlib import Path
+
+from utils import device
+from utils.files import InputError
+from utils.options import Parser, add_training_flags, check_training_flags, number, run
+
+LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
+SETTINGS = Path(__file__).resolve().parent / "settings"
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    add_training_flags(parser)
+    parser.set_defaults(model_dir="model_neg_recall20")
+    sampled = parser.add_argument_group("sampled training")
+    sampled.add_argument("--loss", choices=LOSSES, help="default: ce with this project's settings; bpr or ce alone: the reference's")
+    sampled.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
+                         help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's way)")
+    sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared", help="shared by all predictions, or of each its own")
+    sampled.add_argument("--neg_size", type=number(int, 0), default=2048, help="negatives drawn: a step (shared) or a prediction (tiled)")
+    sampled.add_argument("--sample_alpha", type=number(float), default=0.5, help="shared negatives are drawn by support^alpha")
+    sampled.add_argument("--logq", type=number(float, 0), default=1.0, help="strength of the logQ correction of the scores, >= 0; 0: none")
+    sampled.add_argument("--elu_param", type=number(float, 0), default=0.5, help="bpr-max: alpha of the ELU on the scores, >= 0; 0: none")
+    sampled.add_argument("--bpreg", type=number(float, 0), default=1.0, help="bpr-max: strength of the score regularisation, >= 0")
+    sampled.add_argument("--candidate_dropout", type=number(float, 0, below=1), default=0.0,
+                         help="tiled: dropout on the candidates' rows, 0 to < 1")
+    sampled.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
+                         help="parallel: 1: the next step sees the state with dropout (the official code), 0: without")
+    sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
+                         help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
+    sampled.add_argument("--momentum", type=number(float, 0, below=1), default=0.0, help="of official and adagrad, 0 to < 1")
+    sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: no limit")
+    given = parser.parse_with_config()
+    if given.loss in ("bpr", "ce") and not given.config:
+        given = parser.parse_with_config(["--config", str(SETTINGS / f"reference_{given.loss}.json"), *sys.argv[1:]])
+    given.loss = given.loss or "ce"
+    return check(check_training_flags(given))
+
+
+def check(options):
+    """Refuse combinations that make no sense."""
+    if options.negatives == "tiled" and options.neg_size == 0:
+        raise InputError("--neg_size: found 0 with --negatives tiled, expected at least 1")
+    if options.negatives == "tiled" and options.batching == "parallel":
+        raise InputError("--negatives: found tiled with --batching parallel, expected shared")
+    if options.negatives == "tiled" and options.logq:
+        raise InputError(f"--logq: found {options.logq:g} with --negatives tiled, expected 0; the correction is for shared negatives")
+    if options.optimizer == "adam" and options.momentum:
+        raise InputError(f"--momentum: found {options.momentum:g} with --optimizer adam, expected 0; Adam has its own")
+    if options.batching == "parallel" and options.shuffle:
+        raise InputError("--shuffle: found 1 with --batching parallel, expected 0; sessions side by side are taken in order")
+    return options
+
+
+def main():
+    options = parse_arguments()
+    device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    # These load Paddle, which device.prepare must come before.
+    from utils.optimizers import Adagrad, Adam
+    from utils.sampled_training import SampledTrainer
+    from utils.training import log, run_training
+
+    log(device_line)
+    if options.optimizer == "adam":
+        optimizer = Adam(options.base_lr)
+    else:
+        optimizer = Adagrad(options.base_lr, options.momentum, epsilon_inside=options.optimizer == "official")
+    run_training(options, lambda network, sessions: SampledTrainer(network, sessions, optimizer, options))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,271 @@
+"""A trained network's forward pass in NumPy, and the best items by its scores: all that answering needs, without Paddle.
+
+    scorer, item_ids = load_scorer("model_output")
+    states = scorer.before_first_click()
+    for item in session:  # indices in vocab.txt
+        states = scorer.click(item, states)
+    best, their_scores = top_k(scorer.scores(states[-1]), 20, excluded=session)
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils import checkpoint
+from utils.files import InputError, require_file
+from utils.vocabulary import checksum, read_vocabulary
+
+SETTINGS = "hid_size", "emb_size", "embedding", "reset_after"  # of net.NetworkSettings: the others are training's alone
+LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
+GROUPS = 1024
+
+
+class Scorer:
+    """The network of net.py in evaluation: from clicks to states, from states to scores. Threads may share one.
+
+    Parameters
+    ----------
+    settings : dict
+        `SETTINGS`, as in net.NetworkSettings.
+    weights : dict of str to float32 arrays
+        By their names in net.Network, shaped as `weight_shapes` says.
+    """
+
+    def __init__(self, settings, weights):
+        matrix = weights["item_matrix"]
+        self.item_vectors, self.item_biases = np.ascontiguousarray(matrix[:, :-1]), np.ascontiguousarray(matrix[:, -1])
+        self.input_vectors = self.item_vectors if settings["embedding"] == "shared" else weights["embedding"]
+        self.step = reset_after_step if settings["reset_after"] else reset_before_step
+        self.hid_size = settings["hid_size"]
+        self.gru = [(weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"]) for layer in range(len(self.hid_size))]
+        fed = len(self.hid_size) - (settings["embedding"] == "none")  # layers that an FC feeds
+        self.fc = [(weights[f"fc.{layer}.weight"], weights[f"fc.{layer}.bias"]) for layer in range(fed)]
+        if settings["embedding"] == "none":
+            self.fc.insert(0, None)
+
+    def before_first_click(self, rows=None):
+        """Each layer's state of a session without clicks, float32 [hid_size[layer]] or [rows, hid_size[layer]]: zeros."""
+        return [np.zeros(units if rows is None else (rows, units), np.float32) for units in self.hid_size]
+
+    def click(self, items, before):
+        """Each layer's state after one more click; the last layer's predicts the next.
+
+        Parameters
+        ----------
+        items : int, or int array [rows]
+            The item clicked, from 0 to items - 1, in one session or in each of several.
+        before : list of float32 arrays [hid_size[layer]] or [rows, hid_size[layer]]
+            The layers' states before the click. They stay as they are.
+
+        Returns
+        -------
+        list of float32 arrays
+            Shaped as `before`.
+        """
+        below, states = self.input_vectors[items], []
+        for fc, gru, state in zip(self.fc, self.gru, before):
+            gate_inputs = below if fc is None else product(below, fc[0]) + fc[1]
+            below = self.step(gate_inputs, state, *gru)
+            states.append(below)
+        return states
+
+    def after_sessions(self, sessions):
+        """The last layer's state after the last click of whole sessions.
+
+        Parameters
+        ----------
+        sessions : sessions.Sessions
+            At least one. A session without clicks gets zeros, from which the network never learned to predict.
+
+        Returns
+        -------
+        float32 array [sessions, hid_size[-1]]
+        """
+        order = np.argsort(-sessions.lengths, kind="stable")
+        lengths, ends = sessions.lengths[order], sessions.offsets[1:][order]
+        states = self.before_first_click(len(order))
+        for clicks_left in range(lengths[0], 0, -1):  # all sessions end together, so the longest starts alone
+            running = np.count_nonzero(lengths >= clicks_left)
+            clicked = self.click(sessions.items[ends[:running] - clicks_left], [state[:running] for state in states])
+            for state, after in zip(states, clicked):
+                state[:running] = after
+        result = np.empty_like(states[-1])
+        result[order] = states[-1]
+        return result
+
+    def scores(self, states, candidates=None):
+        """How likely each item is clicked next: a higher score is likelier, exp(score) is proportional to the probability.
+
+        Parameters
+        ----------
+        states : float32 array [hid_size[-1]] or [rows, hid_size[-1]]
+            Of the last layer.
+        candidates : int array [n], optional
+            The items to score; by default all of them.
+
+        Returns
+        -------
+        float32 array [items], [rows, items], [n] or [rows, n]
+        """
+        vectors, biases = self.item_vectors, self.item_biases
+        if candidates is not None:
+            vectors, biases = vectors[candidates], biases[candidates]
+        scores = product(states, vectors.T)
+        scores += biases
+        return scores
+
+
+def reset_after_step(gate_inputs, before, weight, bias):
+    """A GRU layer's next state, the reset gate acting after the recurrent product; formulas and shapes: net.DynamicGRU."""
+    units = before.shape[-1]
+    recurrent = product(before, weight) + bias
+    gates = sigmoid(gate_inputs[..., :2 * units] + recurrent[..., :2 * units])
+    reset, update = gates[..., :units], gates[..., units:]
+    candidate = np.tanh(gate_inputs[..., 2 * units:] + reset * recurrent[..., 2 * units:])
+    return candidate + update * (before - candidate)
+
+
+def reset_before_step(gate_inputs, before, weight, bias):
+    """A GRU layer's next state, the reset gate acting before the recurrent product; formulas and shapes: net.DynamicGRU."""
+    units = before.shape[-1]
+    gate_inputs = gate_inputs + bias
+    gates = sigmoid(gate_inputs[..., :2 * units] + product(before, weight[:, :2 * units]))
+    reset, update = gates[..., :units], gates[..., units:]
+    candidate = np.tanh(gate_inputs[..., 2 * units:] + product(reset * before, weight[:, 2 * units:]))
+    return candidate + update * (before - candidate)
+
+
+def sigmoid(values):
+    """1 / (1 + exp(-x)), by way of tanh, which can't overflow."""
+    return 0.5 * np.tanh(0.5 * values) + 0.5
+
+
+def product(values, weight):
+    """`values` [inputs] or [rows, inputs] times `weight` [inputs, outputs].
+
+    BLAS rounds the product of one row otherwise than the same row among several. A lone row is computed as two, so that a
+    session's scores don't depend on those that happen to be computed with it.
+    """
+    if values.ndim == 2 and len(values) == 1:
+        return (np.repeat(values, 2, axis=0) @ weight)[:1]
+    return values @ weight
+
+
+def top_k(scores, k, excluded=()):
+    """The `k` best items, the best first; of equal scores the lower index comes first.
+
+    Without sorting all: items form groups, and the k-th best of the groups' maxima is a score that at least k items reach,
+    but few others do.
+
+    Parameters
+    ----------
+    scores : float array [items]
+        No NaN. An item of score -inf is excluded too.
+    k : int
+        >= 1; where fewer items are left, all of them are returned.
+    excluded : int array or list, optional
+        Items that must not be among the best.
+
+    Returns
+    -------
+    items : int64 array [k or fewer]
+    their_scores : float array, as long
+    """
+    if len(excluded):
+        scores = scores.copy()
+        scores[excluded] = -np.inf
+    group_size, maxima = len(scores) // GROUPS, scores
+    if k <= GROUPS <= len(scores):
+        maxima = scores[:group_size * GROUPS].reshape(group_size, GROUPS).max(axis=0)
+    kth = max(len(maxima) - k, 0)
+    reaching = np.flatnonzero(scores >= np.partition(maxima, kth)[kth])
+    best = reaching[np.argsort(-scores[reaching], kind="stable")[:k]]
+    best = best[scores[best] > -np.inf]
+    return best, scores[best]
+
+
+def load_scorer(model_dir, epoch=None):
+    """A finished epoch of a model directory.
+
+    Parameters
+    ----------
+    model_dir : str or Path
+    epoch : int, optional
+        By default the last that is finished.
+
+    Returns
+    -------
+    Scorer
+    item_ids : list of str, or None
+        By index; None where vocab.txt holds nothing but the number of items.
+
+    Raises
+    ------
+    InputError
+        No model directory, no such epoch, or files that are truncated, changed, or not of this network.
+    """
+    config = checkpoint.read_config(model_dir)
+    epoch = choose_epoch(model_dir, epoch)
+    item_ids, item_count = read_items(model_dir, config)
+    settings = read_settings(model_dir, config)
+    weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count))
+    path = checkpoint.epoch_directory(model_dir, epoch) / checkpoint.MODEL
+    for name, values in weights.items():
+        if values.dtype != np.float32:
+            raise InputError(f"{path}: found {values.dtype} weights in {name}, expected float32")
+        if not max(values.max(), -values.min()) < LARGEST:
+            raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a model that was "
+                             "trained without overflow")
+    return Scorer(settings, weights), item_ids
+
+
+def choose_epoch(model_dir, epoch=None):
+    """The number of the epoch asked for, by default of the last; InputError where it isn't there or not finished."""
+    finished = checkpoint.finished_epochs(model_dir)
+    if not finished:
+        raise InputError(f"--model_dir: found no finished epoch in {model_dir}, expected at least one")
+    if epoch is not None and epoch not in finished:
+        there = ", ".join(map(str, finished))
+        raise InputError(f"--epoch: found no finished epoch {epoch} in {model_dir}, expected one of {there}")
+    return finished[-1] if epoch is None else epoch
+
+
+def read_items(model_dir, config):
+    """`vocabulary.read_vocabulary` of the model's own vocab.txt, which must be the one that it was trained with."""
+    path = require_file(Path(model_dir) / "vocab.txt", "--model_dir")
+    try:
+        expected = str(config["data"]["vocab_sha256"])
+    except (KeyError, TypeError):
+        raise InputError(f"{Path(model_dir) / 'config.json'}: found no checksum of vocab.txt, expected one of train.py") from None
+    if checksum(path) != expected:
+        raise InputError(f"{path}: found another vocabulary than the model was trained with, expected SHA-256 {expected[:12]}...")
+    return read_vocabulary(path, "--model_dir")
+
+
+def read_settings(model_dir, config):
+    """`SETTINGS` of a config.json, a dict; InputError where one is missing or impossible."""
+    try:
+        found = {name: config["network"][name] for name in SETTINGS}
+        units = [*found["hid_size"], *([] if found["embedding"] == "none" else [found["emb_size"]])]
+        if not found["hid_size"] or any(type(size) is not int or size < 1 for size in units):
+            raise ValueError(f"sizes {units}")
+        if found["embedding"] not in ("shared", "separate", "none") or type(found["reset_after"]) is not bool:
+            raise ValueError(f"embedding {found['embedding']!r}, reset_after {found['reset_after']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{Path(model_dir) / 'config.json'}: found no complete network settings ({error}), expected those of "
+                         "train.py") from None
+    return found
+
+
+def weight_shapes(settings, item_count):
+    """The shape of every weight of a network by its name, a dict of str to list of int; settings as for `Scorer`."""
+    sizes, embedding = settings["hid_size"], settings["embedding"]
+    shapes = {"item_matrix": [item_count, sizes[-1] + 1]}
+    if embedding != "shared":
+        shapes["embedding"] = [item_count, settings["emb_size"] if embedding == "separate" else 3 * sizes[0]]
+    fed = list(zip([settings["emb_size"], *sizes], sizes))[embedding == "none":]
+    for layer, (inputs, units) in enumerate(fed):
+        shapes |= {f"fc.{layer}.weight": [inputs, 3 * units], f"fc.{layer}.bias": [3 * units]}
+    for layer, units in enumerate(sizes):
+        shapes |= {f"gru.{layer}.weight": [units, 3 * units], f"gru.{layer}.bias": [3 * units]}
+    return shapes
