@@ -7,13 +7,17 @@
 A session is the item ids of its clicks in time order: the arguments, or a line of a text file. Items that the model doesn't
 know are left out, and counted on stderr. For each session the best items are printed, as lines of session, rank, item and
 score separated by tabs, or as one JSON object {"session": ..., "items": [...], "scores": [...]}. The number of a session is its
-line's, from 1. A higher score is a likelier item: exp(score) is proportional to its probability. Needs no Paddle.
+line's, from 1. A higher score is a likelier item; equal ones come in the order of vocab.txt. Needs no Paddle, and computes with
+one thread unless OMP_NUM_THREADS says otherwise.
 """
 
 import json
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: where processors are busy, its threads wait for each other
 
 import numpy as np
 

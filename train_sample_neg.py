@@ -23,7 +23,7 @@ SETTINGS = Path(__file__).resolve().parent / "settings"
 def parse_arguments():
     parser = Parser(__doc__)
     add_training_flags(parser)
-    parser.set_defaults(model_dir="model_neg_recall20")
+    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES, help="default: ce with this project's settings; bpr or ce alone: the reference's")
     sampled.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",

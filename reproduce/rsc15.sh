@@ -17,6 +17,6 @@ python convert_format.py --train_input "$out/rsc15_train_tr.txt" --train_output 
   --test_input "$out/rsc15_test.txt" --test_output "$out/raw_test_data/rsc15_test_paddle.txt"
 python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
-  --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --batch_size 500 \
+  --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --label_smoothing 0 --batch_size 500 \
   --pass_num "${EPOCHS:-10}"
 python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --last_index "${EPOCHS:-10}"

@@ -14,7 +14,7 @@ python convert_format.py --train_input "$train" --train_output "$out/raw_train_d
   --test_input "$test" --test_output "$out/raw_test_data/test.txt"
 python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
-  --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --batch_size 50 \
+  --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --label_smoothing 0 --batch_size 50 \
   --threads 1 --pass_num "${EPOCHS:-10}"
 python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --threads 1 \
   --last_index "${EPOCHS:-10}"

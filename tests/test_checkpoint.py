@@ -7,6 +7,7 @@ import pytest
 
 from utils import checkpoint
 from utils.files import InputError
+from utils.runlog import append_record
 
 WEIGHTS = {"matrix": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}
 SHAPES = {"matrix": [2, 3], "bias": [3]}
@@ -122,6 +123,21 @@ def test_weights_of_another_network_are_refused(model_dir):
     save(model_dir, 1)
     with pytest.raises(InputError, match="shapes"):
         checkpoint.load_weights(model_dir, 1, {**SHAPES, "matrix": [3, 3]})
+
+
+def test_a_directory_with_somebody_elses_vocabulary_is_refused(tmp_path):
+    """Such as the repository itself, by --model_dir . """
+    (tmp_path / "vocab.txt").write_text("precious\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no training put there"):
+        checkpoint.start_run(tmp_path, {}, tmp_path / "vocab.txt", overwrite=True)
+    assert (tmp_path / "vocab.txt").read_text(encoding="utf-8") == "precious\n"
+
+
+def test_a_line_that_a_crash_cut_off_stays_alone(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo', encoding="utf-8")
+    append_record(tmp_path, {"epoch": 3})
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines[1] == '{"epo' and json.loads(lines[2])["epoch"] == 3 and len(lines) == 3
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', "\x00\x01"])

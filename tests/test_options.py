@@ -51,7 +51,7 @@ def test_sizes_keep_their_order_and_cutoffs_are_sorted():
 @pytest.mark.parametrize("text", ["", "0", "5,0", "5,,20", "5,", "a", "1.5", "-1", "5;20", "9" * 30])
 def test_sizes_and_cutoffs_refuse_what_is_not_positive_integers(text):
     for kind in sizes, cutoffs:
-        with pytest.raises(argparse.ArgumentTypeError, match="expected integers >= 1 separated by commas"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected integers from 1 to 100000 separated by commas"):
             kind(text)
 
 

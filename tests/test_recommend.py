@@ -131,7 +131,8 @@ def test_help_explains_itself(run_here):
 
 @pytest.mark.parametrize("content, numbers", [
     ("item_1 item_2\nitem_3", [1, 2]), ("\n \t\nitem_1 item_2\n\n\nitem_3\n\n", [3, 6]),
-    ("item_1\titem_2 \r\n item_3\r\n", [1, 2]), ("\ufeffitem_1 item_2\nitem_3\n", [1, 2]), ("", []), ("\n", []), (" \r\n", [])], ids=repr)
+    ("item_1\titem_2 \r\n item_3\r\n", [1, 2]), ("\ufeffitem_1 item_2\nitem_3\n", [1, 2]), ("", []), ("\n", []),
+    (" \r\n", [])], ids=repr)
 def test_lines_in_every_form(recommend, sessions_file, content, numbers):
     found = answers(assert_worked(recommend("--topk", 2, "--sessions", sessions_file(content))))
     assert list(found) == numbers

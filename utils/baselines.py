@@ -2,7 +2,7 @@
 
 Each `*_scores` function fits one method and returns a function of a session's clicks so far, int array [clicks], oldest
 first: the scores of all items as the next click, float64 [items]. Items that a method says nothing of rank behind all
-others, by popularity, and equal scores are ordered by popularity too, so no item ranks high by mere equality.
+others, by popularity, and equal scores are ordered by popularity too, so that only equally popular items stay tied.
 """
 
 from typing import NamedTuple
@@ -58,11 +58,12 @@ def item_neighbour_scores(sessions, item_count, regularisation=20.0, alpha=0.5):
     similarity(i, j) = n_ij / ((n_i + regularisation)^alpha (n_j + regularisation)^(1 - alpha))
 
     with n_i the training sessions that hold item i and n_ij those that hold both: a cosine of the items' binary session
-    vectors where alpha is .5, made smaller for rare items. All similar items count, not the nearest 100 alone; as in the
-    paper an item is no neighbour of itself, so a click repeated at once is found by popularity only.
+    vectors where alpha is .5, made smaller for rare items. An item is no neighbour of itself: a click repeated at once is
+    found by popularity only.
 
-    Hidasi et al., ICLR 2016, section 4, gives the cosine and the regularisation. The authors' code has the same formula
-    and defaults with n_i and n_ij in clicks of i instead of sessions.
+    Hidasi et al., ICLR 2016, section 4, gives the cosine and the regularisation. The authors' code, CoOccurence in
+    baselines.py of hidasib/GRU4Rec, has the same formula and defaults, but takes clicks for sessions (n_i and n_j are
+    clicks, a session counts for n_ij once for each click on i) and keeps each item's nearest 100 alone.
 
     Parameters
     ----------
@@ -176,7 +177,7 @@ def candidates(index, items, weights, decays, sample_size):
     lists = [index.sessions_with(item)[-sample_size:] for item in items]
     item_numbers = np.repeat(np.arange(len(items)), [len(numbers) for numbers in lists])
     numbers, first, inverse = np.unique(np.concatenate(lists), return_index=True, return_inverse=True)
-    similarity = np.bincount(inverse, weights[item_numbers], minlength=len(numbers))
+    similarity = np.bincount(inverse, weights[item_numbers])
     newest = slice(-sample_size, None)
     return numbers[newest], similarity[newest], decays[item_numbers[first[newest]]]
 

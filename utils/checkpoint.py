@@ -41,6 +41,9 @@ def start_run(model_dir, config, vocab_path, overwrite):
     """
     if model_dir.exists() and not model_dir.is_dir():
         raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
+    if (model_dir / "vocab.txt").exists() and not (model_dir / "config.json").exists():
+        raise InputError(f"--model_dir: found a vocab.txt in {model_dir} that no training put there, expected an empty directory, a "
+                         "model directory, or none")
     if finished_epochs(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found the epochs of another run in {model_dir}, expected none; "
                          "name another directory, or delete that run with --overwrite 1")
@@ -49,10 +52,10 @@ def start_run(model_dir, config, vocab_path, overwrite):
     for left in [*model_dir.glob("epoch_*"), *model_dir.glob(".epoch_*.tmp")]:
         shutil.rmtree(left)
     (model_dir / "metrics.jsonl").unlink(missing_ok=True)
-    with write_atomically(model_dir / "vocab.txt", "wb") as file:
-        file.write(Path(vocab_path).read_bytes())
     with write_atomically(model_dir / "config.json") as file:
         json.dump({"format": FORMAT, **config}, file, indent=1)
+    with write_atomically(model_dir / "vocab.txt", "wb") as file:
+        file.write(Path(vocab_path).read_bytes())
 
 
 def read_config(model_dir):
@@ -97,8 +100,10 @@ def save_epoch(model_dir, epoch, weights, optimizer_state, state):
         os.chmod(temporary, 0o777 & ~_umask_of(model_dir))
         os.rename(temporary, target)
         sync_directory(model_dir)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            error.filename = str(target)  # not the temporary directory, which nobody will find
         raise
 
 
@@ -140,9 +145,10 @@ def load_weights(model_dir, epoch, shapes):
         weights = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
-    found_shapes = {name: list(values.shape) for name, values in weights.items()}
-    if found_shapes != shapes:
-        raise InputError(f"{path}: found weights of the shapes {found_shapes}, expected {shapes} from config.json and vocab.txt")
+    found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
+    if found != {name: ("float32", shape) for name, shape in shapes.items()}:
+        raise InputError(f"{path}: found weights of the types and shapes {found}, expected float32 of the shapes {shapes} "
+                         "from config.json and vocab.txt")
     return weights
 
 
@@ -151,7 +157,7 @@ def _read_json(path, flag, expected):
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{flag}: found no file {path}, expected {expected}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: found no valid JSON, expected {expected}") from None
 
 

@@ -40,6 +40,7 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     done = [_set_threads(threads)]
     if tune_cpu:
         done += [_tune_mkl(), _tune_malloc()]
+    os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ warnings: errors reach the user as exceptions
     if use_cuda:  # these cost speed only where an operation would otherwise add up in random order
         os.environ.setdefault("FLAGS_cudnn_deterministic", "1")
         os.environ.setdefault("FLAGS_embedding_deterministic", "1")

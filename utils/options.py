@@ -55,9 +55,9 @@ def number(kind, low=-math.inf, high=math.inf, below=math.inf):
 def sizes(text):
     """A type for argparse: `100` or `100,50` as a list of positive integers."""
     try:
-        return [number(int, 1)(part) for part in text.split(",")]
+        return [number(int, 1, 100_000)(part) for part in text.split(",")]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected integers >= 1 separated by commas, such as 5,20") from None
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected integers from 1 to 100000 separated by commas, such as 5,20") from None
 
 
 def cutoffs(text):
@@ -98,13 +98,13 @@ def add_training_flags(parser):
 
     network = parser.add_argument_group("network")
     network.add_argument("--hid_size", type=sizes, default=[100], help="units of each GRU layer, such as 100 or 100,100")
-    network.add_argument("--emb_size", type=number(int, 0), default=0, help="units of the item embedding; 0: as the last layer")
+    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0, help="units of the item embedding; 0: as the last layer")
     network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
                          help="one matrix for embedding and output, two, or none: the first layer's gates have a weight an item")
     network.add_argument("--reset_gate", choices=["after", "before"], default="after",
                          help="where the GRU's reset gate acts: after the recurrent product (nn.GRU, cuDNN) or before (fluid)")
-    network.add_argument("--init_range", type=number(float, 0), default=0.0,
-                         help="weights start from U(-x, x), x >= 0; 0: Glorot's range of each matrix")
+    network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
+                         help="weights start from U(-x, x), 0 <= x <= 10; 0: Glorot's range of each matrix")
     network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help="dropout on the embedding, 0 to < 1")
     network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5, help="dropout on the GRU's output, 0 to < 1")
 
@@ -116,7 +116,7 @@ def add_training_flags(parser):
                           help="share of the learning rate at the end of the last epoch, >= 0; it changes linearly")
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
         training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0, help=f"learning-rate multiplier of {what}, >= 0")
-    training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.0,
+    training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.05,
                           help="share of each target that is spread over all items scored, 0 to < 1")
     training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
                           help="1: sessions in random order, 0: in the order of the files, which keeps the newest for last")

@@ -38,10 +38,19 @@ def progress(total, description, unit="predictions"):
 
 
 def append_record(model_dir, record):
-    """Append `record`, a dict, and the time to metrics.jsonl, in one write so that lines never mix."""
+    """Append `record`, a dict, and the time to metrics.jsonl, in one write so that lines never mix.
+
+    A line that a crash cut off stays as it is, and the record starts a new one.
+    """
+    path = model_dir / "metrics.jsonl"
     line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
-    descriptor = os.open(model_dir / "metrics.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+        with open(path, "a+b", buffering=0) as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = "\n" + line
+            file.write(line.encode())
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -94,7 +94,9 @@ class Scorer:
         return result
 
     def scores(self, states, candidates=None):
-        """How likely each item is clicked next: a higher score is likelier, exp(score) is proportional to the probability.
+        """How likely each item is clicked next: a higher score is likelier.
+
+        After training with the cross-entropy over all items, exp(score) is proportional to the probability.
 
         Parameters
         ----------
@@ -211,11 +213,9 @@ def load_scorer(model_dir, epoch=None):
     weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count))
     path = checkpoint.epoch_directory(model_dir, epoch) / checkpoint.MODEL
     for name, values in weights.items():
-        if values.dtype != np.float32:
-            raise InputError(f"{path}: found {values.dtype} weights in {name}, expected float32")
         if not max(values.max(), -values.min()) < LARGEST:
-            raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a model that was "
-                             "trained without overflow")
+            raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a model that "
+                             "was trained without overflow")
     return Scorer(settings, weights), item_ids
 
 

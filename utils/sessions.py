@@ -74,10 +74,12 @@ def list_sessions(directory):
 def read_conversion(path, vocab_sha256, flag):
     """What text2paddle.py recorded of the sessions in the directory `path`: a dict, empty where there is no record.
 
+    For a single file it is the record of its directory, but for the counts, which are those of all files together.
+
     Raises InputError where the indices belong to another vocab.txt than the one with the checksum `vocab_sha256` (None for
     any).
     """
-    record_path = Path(path) / CONVERSION
+    record_path = (Path(path).parent if Path(path).is_file() else Path(path)) / CONVERSION
     if not record_path.is_file():
         return {}
     try:
@@ -88,7 +90,7 @@ def read_conversion(path, vocab_sha256, flag):
     if vocab_sha256 is not None and found != vocab_sha256:
         raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 "
                          f"{found[:12]}...), expected {vocab_sha256[:12]}...")
-    return record
+    return {} if Path(path).is_file() else record
 
 
 def read_sessions(path, item_count, flag):

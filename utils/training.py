@@ -50,8 +50,8 @@ def run_training(options, make_trainer):
     data = {"sessions": len(sessions.lengths), "events": len(sessions.items), "items": item_count, "vocab_sha256": vocab_sha256}
     config = {"network": settings.as_dict(), "data": data, "versions": versions(), "options": vars(options)}
     model_dir = Path(options.model_dir)
+    network = Network(item_count, settings, options.seed)  # first, lest one too large for the memory costs an older run
     checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
-    network = Network(item_count, settings, options.seed)
     _train_epochs(network, make_trainer(network, sessions), sessions.predictions, model_dir, options)
 
 
@@ -146,6 +146,10 @@ def _train_epoch(network, trainer, predictions, epoch, options):
                 recent.clear()
             if getattr(options, "enable_ce", False) and step == options.step_num:
                 break
+    for name, weight in network.named_parameters():
+        if not bool(paddle.isfinite(weight).all()):
+            raise InputError(f"--base_lr {options.base_lr:g}: found {name} no longer finite after step {step} of epoch {epoch}, "
+                             "expected numbers; lower the learning rate (epochs before this one are saved)")
     seconds = time.perf_counter() - began
     return {"num_steps": step, "time_cost": seconds, "loss": total / done, "predictions": done,
             "predictions_per_second": done / seconds, "peak_memory_mib": _peak_memory()}
