@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from utils import sessions as session_module
 from utils.files import InputError
-from utils.sessions import (CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion,
+from utils.sessions import (session_parallel_steps, CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion,
                             read_sessions, session_files, training_batches)
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
@@ -293,3 +293,39 @@ def test_evaluation_takes_every_session_exactly_once_longest_first(lists, batch_
     steps = [len(batch.rows_per_step) for batch in batches]
     assert steps == sorted(steps, reverse=True)
     assert all(minimum_rows <= rows <= max(minimum_rows, batch_size) for batch in batches for rows in batch.rows_per_step)
+
+
+def slow_parallel_steps(lists, slots, fewest):
+    """Session-parallel training spelled out on lists: (session, click) pairs of each step's slots."""
+    waiting = [session for session in range(len(lists)) if len(lists[session]) > 1]
+    running = [[session, 0] for session in waiting[:slots]]
+    waiting = waiting[slots:]
+    steps = []
+    while len(running) >= fewest and running:
+        for _ in range(min(len(lists[session]) - click for session, click in running) - 1):
+            steps.append([(session, click) for session, click in running])
+            running = [[session, click + 1] for session, click in running]
+        for slot in range(len(running)):
+            session, click = running[slot]
+            if len(lists[session]) - click <= 1:
+                running[slot] = [waiting.pop(0), 0] if waiting else None
+        running = [slot for slot in running if slot]
+    return steps
+
+
+@given(lengths=st.lists(st.integers(1, 7), max_size=15), slots=st.integers(1, 5), fewest=st.integers(1, 2))
+def test_session_parallel_steps_equal_the_spelled_out_ones(lengths, slots, fewest):
+    lists = [[100 * session + click for click in range(length)] for session, length in enumerate(lengths)]
+    sessions = Sessions(np.array(sum(lists, []), np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    before, found = None, []
+    for step in session_parallel_steps(sessions, slots, fewest):
+        pairs = [(item // 100, item % 100) for item in step.inputs.tolist()]
+        assert (step.targets == step.inputs + 1).all()
+        if before is not None:  # what the state is carried by
+            kept = before if step.kept is None else [before[slot] for slot in step.kept]
+            restarted = [False] * len(pairs) if step.restarted is None else step.restarted.tolist()
+            for (session, click), (old_session, old_click), fresh in zip(pairs, kept, restarted):
+                assert (click == 0) == fresh and (fresh or (session, click) == (old_session, old_click + 1))
+        before = pairs
+        found.append(pairs)
+    assert found == slow_parallel_steps(lists, slots, fewest)

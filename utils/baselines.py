@@ -103,11 +103,11 @@ def session_neighbour_scores(sessions, item_count, neighbours=500, sample_size=5
     - harmonic: w = 1 / s, d = 1 / s
     - linear: w = (n - s + 1) / n, d = max(0, 1 - s / 10), so that nothing but the last nine clicks brings scores
 
-    Linear is the weighting of the paper: Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", UMUAI
-    2018, section 3.2; d and the inverse document frequency came with Ludewig et al., "Performance comparison of neural and
-    non-neural approaches to session-based recommendation", RecSys 2019. Harmonic decay found more on a validation split of
-    RSC15. Computed from an index of each item's newest sessions as in VMIS-kNN, which changes no score: Kersbergen et
-    al., "Serenade - low-latency session-based recommendation in e-commerce at scale", SIGMOD 2022, section 3.
+    Linear w is that of the paper, Ludewig and Jannach, "Evaluation of session-based recommendation algorithms", UMUAI 2018;
+    d and the inverse document frequency are those of session-rec, the framework of Ludewig et al., "Performance comparison
+    of neural and non-neural approaches to session-based recommendation", RecSys 2019. Harmonic decay found more on a
+    validation split of RSC15. Candidates come from an index of each item's newest sessions, as in VMIS-kNN, Kersbergen et
+    al., "Serenade - low-latency session-based recommendation in e-commerce at scale", SIGMOD 2022; it changes no score.
 
     Parameters
     ----------

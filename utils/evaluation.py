@@ -14,7 +14,7 @@ PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may
 
 
 @paddle.no_grad()
-def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation"):
+def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None):
     """Rank all items for each prediction by a network.
 
     Parameters
@@ -24,6 +24,9 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     batch_size : int
         Sessions computed at once; the ranks don't depend on it.
     ties : {"standard", "conservative", "median"}
+    sample : int array [events, n] or None
+        Rank each target among these items, drawn for its place in `sessions.items`, instead of among all. They are numbered
+        without the target: those from the target's index on are meant one higher.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
                 positions = batch.positions[start:start + chunk]
                 # The scores get no name, so that the next chunk takes the same memory, still in the cache.
                 found = _ranks(paddle.matmul(_padded(hidden[start:start + chunk]), items_by_unit),
-                               batch.targets[start:start + chunk], ties)
+                               batch.targets[start:start + chunk], ties, None if sample is None else sample[positions])
                 is_real = positions >= 0
                 ranks[positions[is_real]] = found[is_real]
                 bar.update(int(is_real.sum()))
@@ -63,9 +66,13 @@ def require_finite(values, what):
         raise InputError(f"found {what} that are not finite numbers, expected a model that was trained without overflow")
 
 
-def _ranks(scores, targets, ties):
+def _ranks(scores, targets, ties, sample=None):
     """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items], counted where the scores lie."""
     scores = scores[:len(targets)]
+    if sample is not None:
+        others = sample + (sample >= targets[:, None])
+        chosen = np.take_along_axis(scores.numpy(), np.concatenate([targets[:, None], others], axis=1), axis=1)
+        return target_ranks(chosen, chosen[:, 0], ties)
     if is_on_host(scores):
         scores = host_array(scores)
         return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from utils.files import InputError, require_file
+from utils.metrics import TIES
 
 STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}  # status 128 + the signal, as in a shell
 
@@ -139,6 +140,29 @@ def check_training_flags(options):
     if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
         raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected the "
                          "same for a shared matrix; add --embedding separate for two matrices")
+    return options
+
+
+def add_inference_flags(parser):
+    """Flags of both infer scripts."""
+    parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
+    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
+    parser.add_argument("--start_index", type=number(int, 1), default=1, help="first epoch, >= 1")
+    parser.add_argument("--last_index", type=number(int, 1), default=10, help="last epoch, >= 1")
+    parser.add_argument("--topk", type=cutoffs, default=[20], help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
+    parser.add_argument("--ties", choices=TIES, default="standard",
+                        help="rank of a target whose score others have too: best, worst or middle of theirs")
+    parser.add_argument("--train_dir", default="", help="training sessions: adds POP and item transitions, fitted on them")
+    parser.add_argument("--vocab_path", default="", help="vocab.txt of the test sessions, to check that it is the model's; "
+                        "empty: the model's own")
+    parser.add_argument("--batch_size", type=number(int, 1), default=512, help="sessions at once, >= 1; changes no figure")
+    add_device_flags(parser)
+
+
+def check_inference_flags(options):
+    """Refuse what single flags can't show to be wrong."""
+    if options.start_index > options.last_index:
+        raise InputError(f"--start_index: found {options.start_index}, expected at most --last_index {options.last_index}")
     return options
 
 

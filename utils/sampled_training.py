@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 
 from utils import losses
+from utils.files import InputError
 from utils.optimizers import clip_by_global_norm
 from utils.sampling import PopularitySampler, tiled_negatives
 from utils.sessions import session_parallel_steps, training_batches
@@ -36,7 +37,10 @@ class SampledTrainer:
         if options.batching == "sessions":
             return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle))
         self.states = None
-        fewest_slots = 2 if options.negatives == "shared" and not options.neg_size else 1  # alone there is nothing to compare with
+        fewest_slots = 1 if options.neg_size else 2  # a target alone has nothing to be compared with
+        if min(len(self.sessions.lengths), options.batch_size) < fewest_slots:
+            raise InputError("--neg_size 0: found one session at a time, expected at least two sessions, whose targets are each "
+                             "other's negatives, or negatives that are drawn")
         return session_parallel_steps(self.sessions, options.batch_size, fewest_slots)
 
     def step(self, batch):

@@ -1,0 +1,30 @@
+"""Recall and MRR of the next clicks, for each epoch of a model directory that train_sample_neg.py wrote.
+
+    python infer_sample_neg.py --test_dir test_data/ --model_dir model_neg_recall20 --start_index 1 --last_index 3
+
+The same evaluation as infer.py's: all items are ranked, whatever the training sampled. On request, --sampled ranks each
+target among a few random items only, as some papers do; such figures mislead, and a warning says so.
+"""
+
+from utils import device
+from utils.options import Parser, add_inference_flags, check_inference_flags, number, run
+
+
+def main():
+    parser = Parser(__doc__)
+    add_inference_flags(parser)
+    parser.set_defaults(model_dir="model_neg_recall20", last_index=3)
+    parser.add_argument("--sampled", type=number(int, 0), default=0,
+                        help="rank each target among so many items drawn uniformly, >= 1; 0: among all items")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="of those draws, >= 0")
+    parser.add_argument("--hid_size", help="accepted for old command lines, without effect: the model directory knows it")
+    options = check_inference_flags(parser.parse_args())
+    device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    from utils.inference import log, run_inference  # they load Paddle, which device.prepare must come before
+
+    log(device_line)
+    run_inference(options)
+
+
+if __name__ == "__main__":
+    run(main)

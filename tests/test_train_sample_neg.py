@@ -1,0 +1,121 @@
+"""train_sample_neg.py and infer_sample_neg.py as a user runs them."""
+
+import json
+
+import pytest
+from safetensors.numpy import load_file
+
+from conftest import ROOT, assert_one_line_error, assert_worked, run_script
+
+
+def flags(data, model_dir, *more):
+    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir, "--threads", 1,
+            "--hid_size", 8, "--pass_num", 3, "--neg_size", 16, *more]
+
+
+def losses(model_dir):
+    lines = (model_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if record["event"] == "epoch"]
+
+
+VARIANTS = {
+    "own settings": [],
+    "reference bpr": ["--loss", "bpr", "--neg_size", 5],
+    "reference ce": ["--loss", "ce", "--neg_size", 5],
+    "official xe": ["--config", ROOT / "settings/official_xe.json", "--batch_size", 8],
+    "official bpr-max": ["--config", ROOT / "settings/official_bpr_max.json", "--batch_size", 8],
+    "top1": ["--loss", "top1", "--logq", 0],
+    "top1-max": ["--loss", "top1-max", "--logq", 0],
+    "bpr-max in whole sessions": ["--loss", "bpr-max", "--logq", 0],
+    "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam", "--base_lr", 0.01],
+    "no embedding, two layers": ["--embedding", "none", "--hid_size", "8,6", "--reset_gate", "before", "--grad_cap", 1],
+    "targets only, parallel": ["--neg_size", 0, "--batching", "parallel", "--batch_size", 8, "--momentum", 0.2, "--hid_size", "6,8"],
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains_and_can_be_evaluated(tiny_data, tmp_path, name):
+    process = assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *VARIANTS[name])))
+    assert process.stdout.rstrip().endswith("finish training")
+    found = losses(tmp_path / "model")
+    assert found[2] < found[0]
+    process = assert_worked(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data/", "--model_dir", tmp_path / "model"))
+    assert process.stdout.count(" recall@20:") == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--batching", "parallel", "--batch_size", 8, "--hid_dropout", 0.3]])
+def test_one_seed_one_thread_identical_weights(tiny_data, tmp_path, more):
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / name, "--seed", seed, *more)))
+    read = lambda name: (tmp_path / name / "epoch_3/model.safetensors").read_bytes()
+    assert read("first") == read("again") != read("other")
+    assert losses(tmp_path / "first") == losses(tmp_path / "again")
+
+
+def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
+    """Of 36 items, those that no session holds stay as they were drawn when nothing is sampled."""
+    (tmp_path / "train.txt").write_text("1 2 3\n3 1\n", encoding="utf-8")
+    run = lambda name, lr: assert_worked(run_script("train_sample_neg.py", *flags(
+        tiny_data, tmp_path / name, "--train_dir", tmp_path / "train.txt", "--neg_size", 0, "--base_lr", lr)))
+    run("moved", 0.1), run("still", 0)
+    moved, still = (load_file(tmp_path / name / "epoch_3/model.safetensors")["item_matrix"] for name in ("moved", "still"))
+    changed = (moved != still).any(axis=1)
+    assert changed[[1, 2, 3]].all() and changed.sum() == 3
+
+
+@pytest.mark.parametrize("text, more", [
+    ("0 1\n", []),  # one session
+    ("0 0 0\n", []),  # one item
+    ("0 1 2\n1 2\n", ["--batching", "parallel", "--batch_size", 32]),  # fewer sessions than slots
+    ("0 1 2\n1 2\n", ["--neg_size", 5000]),  # more negatives than items
+    ("0 1\n", ["--loss", "bpr", "--neg_size", 3]),
+    ("0 0 0\n", ["--loss", "ce", "--neg_size", 3]),
+    ("0 1 2\n", ["--batching", "parallel", "--neg_size", 2]),
+])
+def test_tiny_data_works(tiny_data, tmp_path, text, more):
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
+    assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", *more)))
+
+
+def test_nothing_to_compare_with_is_said(tiny_data, tmp_path):
+    (tmp_path / "train.txt").write_text("0 1 2\n", encoding="utf-8")
+    process = run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt",
+                                                       "--batching", "parallel", "--neg_size", 0))
+    assert_one_line_error(process, "--neg_size 0", "two sessions")
+
+
+@pytest.mark.parametrize("more, fragments", [
+    (["--loss", "hinge"], ["--loss", "hinge"]),
+    (["--negatives", "tiled", "--neg_size", 0], ["--neg_size"]),
+    (["--negatives", "tiled", "--batching", "parallel", "--logq", 0], ["--negatives"]),
+    (["--negatives", "tiled"], ["--logq"]),
+    (["--optimizer", "adamw"], ["--optimizer", "adamw"]),
+    (["--optimizer", "adam", "--momentum", 0.1], ["--momentum"]),
+    (["--batching", "parallel", "--shuffle", 1], ["--shuffle"]),
+    (["--config", "nowhere.json"], ["--config", "nowhere.json"]),
+    (["--config", "vocab.txt"], ["--config", "vocab.txt"]),
+    (["--config", "strange.json"], ["--no_such_flag"]),
+    (["--parallel", 1], ["--parallel"]),
+])
+def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
+    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
+    (tmp_path / "strange.json").write_text('{"no_such_flag": 1}', encoding="utf-8")
+    assert_one_line_error(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path), *fragments)
+    assert not (tmp_path / "model").exists()
+
+
+def test_flags_beside_a_config_win(tiny_data, tmp_path):
+    assert_worked(run_script("train_sample_neg.py", "--config", ROOT / "settings/official_xe.json",
+                             *flags(tiny_data, tmp_path / "model", "--pass_num", 1)))
+    options = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]
+    assert options["pass_num"] == 1 and options["neg_size"] == 16 and options["momentum"] == 0.2 and options["loss"] == "ce"
+
+
+def test_sampled_metrics_come_with_a_warning_and_don_t_depend_on_the_batch_size(tiny_data, tiny_model):
+    run = lambda *more: run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model, "--last_index", 2,
+                                   "--topk", "1,5", *more)
+    figures = lambda process: [line.split(" time_cost")[0] for line in process.stdout.splitlines() if line.startswith("model:")]
+    sampled, again = run("--sampled", 5, "--batch_size", 1), run("--sampled", 5, "--batch_size", 64)
+    assert sampled.returncode == 0 and sampled.stderr.count("\n") == 1 and "don't compare" in sampled.stderr
+    assert figures(sampled) == figures(again) != figures(run())
+    assert figures(sampled) != figures(run("--sampled", 5, "--seed", 2))
