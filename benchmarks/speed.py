@@ -4,13 +4,12 @@
     python benchmarks/speed.py --items 1000000 --threads 1
 
 The second form makes sessions of random items. The limit is the rate of a float32 product of 2048 x 2048 matrices, by
-NumPy or by Paddle as utils/device.py prepares it, whichever is faster. It is measured between the parts of this run, since
-machines change their speed; training and evaluation are compared with the median. Counted per prediction, with V items and
-H units: 6 V H operations for the output layer in training, 2 V H in evaluation, and 36 H² and 12 H² for FC and GRU.
+NumPy or by Paddle as utils/device.py prepares it, whichever is faster. It is measured before and after each part of this
+run, since machines change their speed. Counted per prediction, with V items and H units: 6 V H operations for the output
+layer in training, 2 V H in evaluation, and 36 H² and 12 H² for FC and GRU.
 """
 
 import datetime
-import platform
 import resource
 import sys
 import time
@@ -50,25 +49,27 @@ def main():
 
     training, test, item_count = load_sessions(options)
     size = options.hid_size
-    network = Network(item_count, NetworkSettings([size], size, hid_dropout=0.4), seed=1)
+    network = Network(item_count, NetworkSettings([size], size, hid_dropout=0.5, label_smoothing=0.05), seed=1)
     trainer = FullSoftmaxTrainer(network, training, options)
+    operations = {"training": 6 * item_count * size + 36 * size * size, "evaluation": 2 * item_count * size + 12 * size * size}
 
-    limits, trained, evaluated = [gemm_rate()], [], []
+    limits, rates = [gemm_rate()], {"training": [], "evaluation": []}
     for part in range(3):
-        trained.append(training_rate(trainer, options.seconds, part))
+        rates["training"].append(training_rate(trainer, options.seconds, part))
         limits.append(gemm_rate())
-        evaluated.append(evaluation_rate(network, test))
+        rates["evaluation"].append(evaluation_rate(network, test))
         limits.append(gemm_rate())
-    limit = float(np.median(limits))
 
-    print(f"{platform.processor() or platform.machine()}, {datetime.date.today()}, {item_count} items, {size} units, "
-          f"batches of {options.batch_size} sessions")
-    print(f"{'':12}{'predictions/s':>15}{'GFLOP/s':>10}{'of the limit':>14}")
-    print(f"{'GEMM limit':12}{'':15}{limit / 1e9:10.0f}{'(' + format(min(limits) / 1e9, '.0f') + ' to ' + format(max(limits) / 1e9, '.0f') + ')':>14}")
-    for name, rates, operations in [("training", trained, 6 * item_count * size + 36 * size * size),
-                                    ("evaluation", evaluated, 2 * item_count * size + 12 * size * size)]:
-        rate = float(np.median(rates))
-        print(f"{name:12}{rate:15.0f}{rate * operations / 1e9:10.0f}{rate * operations / limit:14.0%}")
+    print(f"{device.processor_name()}, {datetime.date.today()}, {item_count} items, {size} units, batches of "
+          f"{options.batch_size} sessions")
+    print(f"{'':12}{'predictions/s':>15}{'GFLOP/s':>10}{'of the limit':>14}{'(lowest to highest of three)':>31}")
+    print(f"{'GEMM limit':12}{'':15}{np.median(limits) / 1e9:10.0f}{'':14}{min(limits) / 1e9:19.0f} to {max(limits) / 1e9:.0f} GFLOP/s")
+    for first_limit, name in enumerate(rates):
+        # Each rate beside the mean of the limits measured right before and right after it.
+        around = [(limits[k] + limits[k + 1]) / 2 for k in range(first_limit, 6, 2)]
+        shares = [rate * operations[name] / limit for rate, limit in zip(rates[name], around)]
+        rate = np.median(rates[name])
+        print(f"{name:12}{rate:15.0f}{rate * operations[name] / 1e9:10.0f}{np.median(shares):14.0%}{min(shares):20.0%} to {max(shares):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -9,13 +9,10 @@
 set -euo pipefail
 clicks=$(realpath -m "${1:-yoochoose-data.7z}") out=$(realpath -m "${2:-reproduce_output/rsc15}")
 cd "$(dirname "$0")/.."
-source reproduce/environment.sh
+source reproduce/common.sh
 
-mkdir -p "$out/raw_train_data" "$out/raw_test_data"
 python preprocess.py --input "$clicks" --out_dir "$out"
-python convert_format.py --train_input "$out/rsc15_train_tr.txt" --train_output "$out/raw_train_data/rsc15_train_tr_paddle.txt" \
-  --test_input "$out/rsc15_test.txt" --test_output "$out/raw_test_data/rsc15_test_paddle.txt"
-python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
+convert_splits "$out/rsc15_train_tr.txt" "$out/rsc15_test.txt" "$out"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
   --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --label_smoothing 0 --batch_size 500 \
   --pass_num "${EPOCHS:-10}"

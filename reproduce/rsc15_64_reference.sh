@@ -7,12 +7,9 @@
 set -euo pipefail
 train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64_reference}")
 cd "$(dirname "$0")/.."
-source reproduce/environment.sh
+source reproduce/common.sh
 
-mkdir -p "$out/raw_train_data" "$out/raw_test_data"
-python convert_format.py --train_input "$train" --train_output "$out/raw_train_data/train.txt" \
-  --test_input "$test" --test_output "$out/raw_test_data/test.txt"
-python text2paddle.py "$out/raw_train_data" "$out/raw_test_data" "$out/train_data" "$out/test_data" "$out/vocab.txt"
+convert_splits "$train" "$test" "$out"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
   --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 --label_smoothing 0 --batch_size 50 \
   --threads 1 --pass_num "${EPOCHS:-10}"

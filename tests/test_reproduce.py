@@ -42,6 +42,13 @@ def test_rsc15_64_from_split_files(name, clicks, tmp_path):
     assert ("GEMM limit" in output) == (name == "rsc15_64.sh")
 
 
+@pytest.mark.parametrize("name", ["sampled.sh", "official_xe.sh", "official_bpr_max.sh", "reference_bpr.sh", "reference_ce.sh"])
+def test_sampled_pipelines(name, clicks, tmp_path):
+    assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path, "--newest_fraction", 0.1))
+    output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
+    assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output
+
+
 def test_speed_on_a_million_items_trains(tmp_path):
     process = subprocess.run([sys.executable, ROOT / "benchmarks/speed.py", "--items", "1000000", "--hid_size", "4", "--batch_size", "4",
                               "--seconds", "1", "--threads", "1"], capture_output=True, text=True, timeout=300)

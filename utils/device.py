@@ -105,6 +105,16 @@ def mkl_setting(cpuinfo):
     return "5" if {"avx2", "fma"} <= instructions else None
 
 
+def processor_name():
+    """What the processor calls itself, for reports."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def _set_threads(threads):
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if threads or "OMP_NUM_THREADS" not in os.environ:

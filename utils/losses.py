@@ -135,7 +135,8 @@ def cross_entropy(scores, targets, smoothing=0.0):
     -(1 - e n / (n - 1)) log p_target - e / (n - 1) sum_j log p_j for n candidates and smoothing e, as the official
     code has it. Arguments and result as for `bpr`.
     """
-    log_probabilities = F.log_softmax(scores, axis=1)
+    scores = scores - scores.detach().max(axis=1, keepdim=True)  # cancels out; F.log_softmax takes a hundred times as long
+    log_probabilities = scores - paddle.log(paddle.exp(scores).sum(axis=1, keepdim=True))
     target_part = -_picked(log_probabilities, targets)
     if not smoothing:
         return target_part
@@ -184,7 +185,8 @@ def _picked(matrix, columns):
 def _softmax_of_negatives(scores, is_negative):
     """The softmax over a row's negatives, with weight 0 for the target: float32 [rows, candidates]."""
     masked = scores * is_negative
-    exponentials = paddle.exp(masked - masked.max(axis=1, keepdim=True)) * is_negative
+    largest = masked.detach().max(axis=1, keepdim=True)  # cancels out, and so has no part in the gradient
+    exponentials = paddle.exp(masked - largest) * is_negative
     return exponentials / exponentials.sum(axis=1, keepdim=True)
 
 

@@ -1,0 +1,15 @@
+# Sourced by the pipelines from the repository's root.
+
+# `python` becomes one that has Paddle; .venv is set up where the caller's own has none.
+if ! python -c 'import sys, importlib.util as i; sys.exit(i.find_spec("paddle") is None)' 2>/dev/null; then
+  bash setup.sh .venv requirements.txt
+  PATH=$PWD/.venv/bin:$PATH
+fi
+
+# convert_splits TRAIN TEST OUT: split files -> OUT/train_data, OUT/test_data, OUT/vocab.txt
+convert_splits() {
+  mkdir -p "$3/raw_train_data" "$3/raw_test_data"
+  python convert_format.py --train_input "$1" --train_output "$3/raw_train_data/train.txt" \
+    --test_input "$2" --test_output "$3/raw_test_data/test.txt"
+  python text2paddle.py "$3/raw_train_data" "$3/raw_test_data" "$3/train_data" "$3/test_data" "$3/vocab.txt"
+}
