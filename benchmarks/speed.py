@@ -10,12 +10,15 @@ layer in training, 2 V H in evaluation, and 36 H² and 12 H² for FC and GRU.
 """
 
 import datetime
+import os
 import resource
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if "--threads" in sys.argv[:-1]:  # NumPy's library reads this as it loads, before the flags are parsed
+    os.environ["OMP_NUM_THREADS"] = sys.argv[sys.argv.index("--threads") + 1]
 
 import numpy as np  # noqa: E402
 

@@ -51,10 +51,10 @@ class FullSoftmaxCrossEntropy(PyLayer):
         hidden_gradient = paddle.concat(expected_rows) - (1 - smoothing) * target_rows
         paddle.index_add_(matrix_gradient, targets, 0, hidden * ((smoothing - 1) / rows))
         if smoothing:
-            mean_row = item_matrix.mean(axis=0)
+            mean_row = paddle.matmul(paddle.full([1, items], 1 / items), item_matrix)  # a tenth of the time of mean(axis=0)
             losses += smoothing * (hidden * (target_rows - mean_row)).sum(axis=1)
             hidden_gradient -= smoothing * mean_row
-            matrix_gradient -= smoothing / items * hidden.mean(axis=0)
+            matrix_gradient.subtract_(smoothing / items * hidden.mean(axis=0))
         ctx.save_for_backward(hidden_gradient[:, :-1] / rows, matrix_gradient)
         return losses.mean()
 
