@@ -2,6 +2,7 @@
 # From clicks to recall@20 on the bundled sample: sets up .venv (minutes, once), then makes the clicks, splits and converts
 # them, trains and evaluates (under a minute), all in demo_output/.
 set -euo pipefail
+if [ $# -gt 0 ]; then echo "demo.sh: found the argument $1, expected none" >&2; exit 2; fi
 cd "$(dirname "$0")"
 bash setup.sh .venv requirements.txt
 python=$PWD/.venv/bin/python

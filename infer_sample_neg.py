@@ -7,6 +7,7 @@ target among a few random items only, as some papers do; such figures mislead, a
 """
 
 from utils import device
+from utils.files import InputError
 from utils.options import Parser, add_inference_flags, check_inference_flags, number, run
 
 
@@ -19,6 +20,8 @@ def main():
     parser.add_argument("--seed", type=number(int, 0), default=1, help="of those draws, >= 0")
     parser.add_argument("--hid_size", help="accepted for old command lines, without effect: the model directory knows it")
     options = check_inference_flags(parser.parse_args())
+    if options.sampled and options.train_dir:
+        raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among all items")
     device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
     from utils.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 

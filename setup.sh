@@ -3,16 +3,28 @@
 #   bash setup.sh .venv requirements.txt
 # PYTHON names the interpreter (Python 3.11 to 3.13); without it python3.11, python3.12, python3.13 and python3 are tried.
 set -euo pipefail
+if [ $# -lt 2 ]; then
+  echo "usage: bash setup.sh ENVIRONMENT REQUIREMENTS_FILE..." >&2
+  exit 2
+fi
 environment=$1
 shift
+for file in "$@"; do
+  if [ ! -f "$file" ]; then echo "setup.sh: found no file $file, expected pinned requirements" >&2; exit 2; fi
+done
+if [ -e "$environment" ] && [ ! -e "$environment/pyvenv.cfg" ]; then  # it would be deleted
+  echo "setup.sh: found $environment, which is no virtual environment, expected one or nothing" >&2
+  exit 2
+fi
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 interpreter=
-for candidate in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+candidates=${PYTHON:-python3.11 python3.12 python3.13 python3}
+for candidate in $candidates; do
   if "$candidate" -c "$supported" 2>/dev/null; then interpreter=$candidate; break; fi
 done
 if [ -z "$interpreter" ]; then
-  echo "setup.sh: found no Python among ${PYTHON:-python3.11 python3.12 python3.13 python3}, expected 3.11 to 3.13 (set PYTHON)" >&2
+  echo "setup.sh: found no Python among $candidates, expected 3.11 to 3.13 (set PYTHON)" >&2
   exit 2
 fi
 

@@ -25,15 +25,23 @@ def parse_arguments():
     add_training_flags(parser)
     parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0)
     sampled = parser.add_argument_group("sampled training")
-    sampled.add_argument("--loss", choices=LOSSES, help="default: ce with this project's settings; bpr or ce alone: the reference's")
+    sampled.add_argument("--loss", choices=LOSSES,
+                         help="default: ce with this project's settings; bpr or ce alone: the reference's")
     sampled.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
                          help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's way)")
-    sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared", help="shared by all predictions, or of each its own")
-    sampled.add_argument("--neg_size", type=number(int, 0), default=2048, help="negatives drawn: a step (shared) or a prediction (tiled)")
-    sampled.add_argument("--sample_alpha", type=number(float), default=0.5, help="shared negatives are drawn by support^alpha")
-    sampled.add_argument("--logq", type=number(float, 0), default=1.0, help="strength of the logQ correction of the scores, >= 0; 0: none")
-    sampled.add_argument("--elu_param", type=number(float, 0), default=0.5, help="bpr-max: alpha of the ELU on the scores, >= 0; 0: none")
-    sampled.add_argument("--bpreg", type=number(float, 0), default=1.0, help="bpr-max: strength of the score regularisation, >= 0")
+    sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared",
+                         help="shared by all predictions, or of each its own")
+    sampled.add_argument("--neg_size", type=number(int, 0), default=2048,
+                         help="negatives drawn: a step (shared) or a prediction (tiled)")
+    sampled.add_argument("--sample_alpha", type=number(float, 0, 10), default=0.5,
+                         help="shared negatives are drawn by support^alpha, 0 to 10")
+    sampled.add_argument("--logq", type=number(float, 0),
+                         help="strength of the logQ correction of the scores, >= 0; default: 1 for ce with shared negatives, "
+                         "else 0")
+    sampled.add_argument("--elu_param", type=number(float, 0), default=0.5,
+                         help="bpr-max: alpha of the ELU on the scores, >= 0; 0: none")
+    sampled.add_argument("--bpreg", type=number(float, 0), default=1.0,
+                         help="bpr-max: strength of the score regularisation, >= 0")
     sampled.add_argument("--candidate_dropout", type=number(float, 0, below=1), default=0.0,
                          help="tiled: dropout on the candidates' rows, 0 to < 1")
     sampled.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
@@ -41,22 +49,33 @@ def parse_arguments():
     sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
                          help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
     sampled.add_argument("--momentum", type=number(float, 0, below=1), default=0.0, help="of official and adagrad, 0 to < 1")
-    sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0, help="largest norm of all gradients together; 0: no limit")
+    sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0,
+                         help="largest norm of all gradients together; 0: no limit")
     given = parser.parse_with_config()
     if given.loss in ("bpr", "ce") and not given.config:
         given = parser.parse_with_config(["--config", str(SETTINGS / f"reference_{given.loss}.json"), *sys.argv[1:]])
     given.loss = given.loss or "ce"
+    if given.logq is None:
+        given.logq = float(given.loss == "ce" and given.negatives == "shared")
     return check(check_training_flags(given))
 
 
 def check(options):
-    """Refuse combinations that make no sense."""
+    """Refuse combinations that make no sense, and flags that would do nothing."""
     if options.negatives == "tiled" and options.neg_size == 0:
         raise InputError("--neg_size: found 0 with --negatives tiled, expected at least 1")
     if options.negatives == "tiled" and options.batching == "parallel":
         raise InputError("--negatives: found tiled with --batching parallel, expected shared")
     if options.negatives == "tiled" and options.logq:
-        raise InputError(f"--logq: found {options.logq:g} with --negatives tiled, expected 0; the correction is for shared negatives")
+        raise InputError(f"--logq: found {options.logq:g} with --negatives tiled, expected 0; the correction is for shared "
+                         "negatives")
+    if options.negatives == "shared" and options.candidate_dropout:
+        raise InputError(f"--candidate_dropout: found {options.candidate_dropout:g} with --negatives shared, expected 0")
+    if options.loss != "ce" and options.label_smoothing:
+        raise InputError(f"--label_smoothing: found {options.label_smoothing:g} with --loss {options.loss}, expected 0; only ce "
+                         "has it")
+    if options.batching == "sessions" and options.carry_dropped:
+        raise InputError("--carry_dropped: found 1 with --batching sessions, expected 0; no state is carried from step to step")
     if options.optimizer == "adam" and options.momentum:
         raise InputError(f"--momentum: found {options.momentum:g} with --optimizer adam, expected 0; Adam has its own")
     if options.batching == "parallel" and options.shuffle:

@@ -35,12 +35,13 @@ def parse_arguments():
     parser.add_argument("--train_dir", default="train_data", help="training sessions")
     parser.add_argument("--test_dir", default="test_data", help="test sessions")
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
-    parser.add_argument("--items", type=number(int, 0), default=0, help="measure on random sessions over so many items; 0: on the files")
+    parser.add_argument("--items", type=number(int, 0), default=0,
+                        help="measure on random sessions over so many items; 0: on the files")
     parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units, >= 1")
     parser.add_argument("--batch_size", type=number(int, 1), default=128, help="training sessions a step, >= 1")
-    parser.set_defaults(base_lr=0.1, shuffle=0)
     parser.add_argument("--seconds", type=number(float, 1), default=20.0, help="length of each of the three training parts, >= 1")
     add_device_flags(parser)
+    parser.set_defaults(base_lr=0.1, shuffle=0)  # of which the trainer wants to know too
     return parser.parse_args()
 
 
@@ -66,13 +67,15 @@ def main():
     print(f"{device.processor_name()}, {datetime.date.today()}, {item_count} items, {size} units, batches of "
           f"{options.batch_size} sessions")
     print(f"{'':12}{'predictions/s':>15}{'GFLOP/s':>10}{'of the limit':>14}{'(lowest to highest of three)':>31}")
-    print(f"{'GEMM limit':12}{'':15}{np.median(limits) / 1e9:10.0f}{'':14}{min(limits) / 1e9:19.0f} to {max(limits) / 1e9:.0f} GFLOP/s")
+    print(f"{'GEMM limit':12}{'':15}{np.median(limits) / 1e9:10.0f}{'':14}{min(limits) / 1e9:19.0f} to "
+          f"{max(limits) / 1e9:.0f} GFLOP/s")
     for first_limit, name in enumerate(rates):
         # Each rate beside the mean of the limits measured right before and right after it.
         around = [(limits[k] + limits[k + 1]) / 2 for k in range(first_limit, 6, 2)]
         shares = [rate * operations[name] / limit for rate, limit in zip(rates[name], around)]
         rate = np.median(rates[name])
-        print(f"{name:12}{rate:15.0f}{rate * operations[name] / 1e9:10.0f}{np.median(shares):14.0%}{min(shares):20.0%} to {max(shares):.0%}")
+        print(f"{name:12}{rate:15.0f}{rate * operations[name] / 1e9:10.0f}{np.median(shares):14.0%}"
+              f"{min(shares):20.0%} to {max(shares):.0%}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
 
@@ -84,7 +87,8 @@ def load_sessions(options):
                 read_sessions(options.test_dir, item_count, "--test_dir"), item_count)
     random = np.random.default_rng(1)
     lengths = np.minimum(1 + random.geometric(0.31, 40000), 50)
-    sessions = Sessions(random.integers(options.items, size=lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+    items = random.integers(options.items, size=lengths.sum()).astype(np.int32)
+    sessions = Sessions(items, np.concatenate([[0], np.cumsum(lengths)]))
     few = 500
     return sessions, Sessions(sessions.items[:sessions.offsets[few]], sessions.offsets[:few + 1]), options.items
 

@@ -7,7 +7,8 @@
 # makes them) or of its newest 1/64 (the same with --newest_fraction 0.015625).
 # Expect .606 on full RSC15 (its README); on 1/64 see README.md.
 set -euo pipefail
-train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
+if [ $# -lt 2 ]; then echo "usage: bash reproduce/reference_bpr.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
+train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
 cd "$(dirname "$0")/.."
 source reproduce/common.sh
 

@@ -8,7 +8,8 @@
 #   python preprocess.py --fetch 1 --newest_fraction 0.015625
 # Time: about 8 minutes on one core. Expect: see README.md, results.
 set -euo pipefail
-train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
+if [ $# -lt 2 ]; then echo "usage: bash reproduce/rsc15_64.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
+train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
 cd "$(dirname "$0")/.."
 source reproduce/common.sh
 

@@ -7,7 +7,8 @@
 # makes them) or of its newest 1/64 (the same with --newest_fraction 0.015625).
 # On 1/64 see README.md; full RSC15 was not at hand.
 set -euo pipefail
-train=$(realpath "$1") test=$(realpath "$2") out=$(realpath -m "${3:-reproduce_output/sampled}") seed=${4:-1}
+if [ $# -lt 2 ]; then echo "usage: bash reproduce/sampled.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
+train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/sampled}") seed=${4:-1}
 cd "$(dirname "$0")/.."
 source reproduce/common.sh
 

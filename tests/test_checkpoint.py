@@ -128,9 +128,21 @@ def test_weights_of_another_network_are_refused(model_dir):
 def test_a_directory_with_somebody_elses_vocabulary_is_refused(tmp_path):
     """Such as the repository itself, by --model_dir . """
     (tmp_path / "vocab.txt").write_text("precious\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no training put there"):
+    with pytest.raises(InputError, match="no training of this project"):
         checkpoint.start_run(tmp_path, {}, tmp_path / "vocab.txt", overwrite=True)
     assert (tmp_path / "vocab.txt").read_text(encoding="utf-8") == "precious\n"
+
+
+@pytest.mark.parametrize("name", ["epoch_1/param", "config.json"])
+def test_a_directory_with_somebody_elses_model_is_refused(tmp_path, name):
+    """Such as model_recall20/epoch_1 of Paddle's old example."""
+    path = tmp_path / "model" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("{}", encoding="utf-8")
+    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
+    with pytest.raises(InputError, match=name.split("/")[0]):
+        checkpoint.start_run(tmp_path / "model", {}, tmp_path / "vocab.txt", overwrite=True)
+    assert path.read_text(encoding="utf-8") == "{}"
 
 
 def test_a_line_that_a_crash_cut_off_stays_alone(tmp_path):

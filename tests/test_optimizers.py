@@ -85,6 +85,19 @@ def test_velocity_rests_where_a_step_touched_nothing():
     assert (optimizer.state["weight"]["velocity"].numpy()[:, 2] == velocity[:, 2]).all()
 
 
+def test_adams_moments_and_weights_rest_where_a_step_touched_nothing():
+    optimizer, weight = Adam(0.1), new_weight()
+    optimizer.start_step()
+    optimizer.update("weight", weight, paddle.ones([ROWS, COLUMNS]))
+    before, state = weight.numpy(), {kind: value.numpy() for kind, value in optimizer.state["weight"].items()}
+    gradient, touched = paddle.ones([ROWS, COLUMNS]), np.ones((ROWS, COLUMNS), np.float32)
+    gradient[:, 2], touched[:, 2] = 0.0, 0
+    optimizer.start_step()
+    optimizer.update("weight", weight, gradient, touched=paddle.to_tensor(touched))
+    assert (weight.numpy()[:, 2] == before[:, 2]).all() and (weight.numpy()[:, :2] != before[:, :2]).all()
+    assert all((optimizer.state["weight"][kind].numpy()[:, 2] == values[:, 2]).all() for kind, values in state.items())
+
+
 def test_multipliers_scale_the_rate():
     moved = lambda lr_x: run(Adagrad(0.1), draw_gradients()[:1], lr_x=lr_x) - 1
     np.testing.assert_allclose(moved(3.0), 3 * moved(1.0), rtol=1e-4)

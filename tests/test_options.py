@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from conftest import ROOT, assert_one_line_error, run_script
-from utils.options import cutoffs, number, separator, sizes
+from utils.files import InputError
+from utils.options import Parser, cutoffs, number, separator, sizes
 
 
 def run_program(body, *, shell_redirect=None, **kw):
@@ -62,8 +63,50 @@ def test_separator_is_one_ascii_character_or_tab():
             separator(text)
 
 
-@pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py",
-                                  "make_sample.py"])
+def parse(tmp_path, text, *arguments):
+    """The flags of a parser with a config file of this `text`."""
+    parser = Parser("A script.")
+    parser.add_argument("--config", default="")
+    parser.add_argument("--rate", type=number(float), default=0.5)
+    parser.add_argument("--sizes", type=sizes, default=[1])
+    parser.add_argument("--name", default="none")
+    parser.add_argument("--quick", action="store_true")
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    return parser.parse_with_config(["--config", str(tmp_path / "config.json"), *arguments])
+
+
+@pytest.mark.parametrize("text, expected", [
+    ('{}', {"rate": 0.5, "sizes": [1], "name": "none", "quick": False}),
+    ('{"rate": -1e-5, "sizes": [8, 6], "name": "--name", "quick": true}',
+     {"rate": -1e-5, "sizes": [8, 6], "name": "--name", "quick": True}),
+    ('{"rate": "2", "sizes": "8,6", "quick": false}', {"rate": 2.0, "sizes": [8, 6], "quick": False}),
+    ('{"sizes": 8}', {"sizes": [8]}),
+])
+def test_a_config_file_sets_flags(tmp_path, text, expected):
+    assert vars(parse(tmp_path, text)).items() >= expected.items()
+
+
+def test_flags_beside_a_config_file_win(tmp_path):
+    found = parse(tmp_path, '{"rate": 2, "name": "a"}', "--rate", "3")
+    assert found.rate == 3 and found.name == "a"
+
+
+@pytest.mark.parametrize("text, fragments", [
+    ("", ["no JSON object"]), ("[1]", ["no JSON object"]), ("{", ["no JSON object"]), ('{"unknown": 1}', ["'unknown'"]),
+    ('{"": 1}', ["''"]), ('{"rat": 1}', ["'rat'"]), ('{"help": 1}', ["'help'"]), ('{"config": "other.json"}', ["'config'"]),
+    ('{"rate": null}', ["null for rate"]), ('{"rate": true}', ["true for rate"]), ('{"rate": {"a": 1}}', ['{"a": 1} for rate']),
+    ('{"quick": 1}', ["1 for quick", "true or false"]), ('{"rate": "fast"}', ["--rate", "'fast'"]), ('{"sizes": []}', ["--sizes"]),
+    ('{"sizes": [[8]]}', ["--sizes"]),
+])
+def test_a_wrong_config_file_is_named(tmp_path, text, fragments):
+    with pytest.raises(InputError) as raised:
+        parse(tmp_path, text)
+    for fragment in [str(tmp_path / "config.json"), *fragments]:
+        assert fragment in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py", "make_sample.py",
+                                  "train_sample_neg.py", "infer_sample_neg.py", "recommend.py", "baselines.py"])
 def test_help_lists_the_flags_and_their_defaults(name):
     process = run_script(name, "-h")
     assert process.returncode == 0 and process.stderr == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, assert_worked, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 
 
 def run_pipeline(name, *arguments, **environment):
@@ -47,6 +47,28 @@ def test_sampled_pipelines(name, clicks, tmp_path):
     assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path, "--newest_fraction", 0.1))
     output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
     assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output
+
+
+@pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "reproduce").glob("*.sh")
+                                         if path.name not in ("common.sh", "rsc15.sh")))
+def test_pipelines_without_arguments_say_their_usage(path):
+    process = subprocess.run(["bash", str(ROOT / "reproduce" / path)], capture_output=True, text=True, timeout=60)
+    assert_one_line_error(process, f"usage: bash reproduce/{path} TRAIN TEST")
+
+
+@pytest.mark.parametrize("arguments, fragment", [
+    ([], "usage: bash setup.sh"), (["environment"], "usage: bash setup.sh"),
+    (["environment", "nowhere.txt"], "no file nowhere.txt"),
+    (["kept", "requirements.txt"], "no virtual environment"), (["requirements.txt", "requirements.txt"], "no virtual environment"),
+])
+def test_setup_deletes_nothing_but_a_virtual_environment(tmp_path, arguments, fragment):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/precious").touch()
+    (tmp_path / "requirements.txt").touch()
+    before = files_below(tmp_path)
+    process = subprocess.run(["bash", str(ROOT / "setup.sh"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert_one_line_error(process, fragment)
+    assert files_below(tmp_path) == before
 
 
 def test_speed_on_a_million_items_trains(tmp_path):

@@ -71,30 +71,47 @@ def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
     ("0 1\n", ["--loss", "bpr", "--neg_size", 3]),
     ("0 0 0\n", ["--loss", "ce", "--neg_size", 3]),
     ("0 1 2\n", ["--batching", "parallel", "--neg_size", 2]),
+    ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--loss", "bpr-max"]),  # one target in the last batch
+    ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--label_smoothing", 0.1]),
 ])
 def test_tiny_data_works(tiny_data, tmp_path, text, more):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", *more)))
 
 
-def test_nothing_to_compare_with_is_said(tiny_data, tmp_path):
-    (tmp_path / "train.txt").write_text("0 1 2\n", encoding="utf-8")
+@pytest.mark.parametrize("text, more", [
+    ("0 1 2\n", ["--batching", "parallel"]),
+    ("0 1 2\n3\n", ["--batching", "parallel"]),
+    ("0 1 2\n3 4\n", ["--batching", "parallel", "--batch_size", 1]),
+    ("0 1\n3\n", []),
+    ("0 1\n3 4\n", ["--batch_size", 1]),
+])
+def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     process = run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt",
-                                                       "--batching", "parallel", "--neg_size", 0))
+                                                       "--neg_size", 0, *more))
     assert_one_line_error(process, "--neg_size 0", "two sessions")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("more, fragments", [
     (["--loss", "hinge"], ["--loss", "hinge"]),
     (["--negatives", "tiled", "--neg_size", 0], ["--neg_size"]),
     (["--negatives", "tiled", "--batching", "parallel", "--logq", 0], ["--negatives"]),
-    (["--negatives", "tiled"], ["--logq"]),
+    (["--negatives", "tiled", "--logq", 1], ["--logq"]),
+    (["--candidate_dropout", 0.1], ["--candidate_dropout"]),
+    (["--loss", "top1", "--label_smoothing", 0.1], ["--label_smoothing"]),
+    (["--carry_dropped", 1], ["--carry_dropped"]),
+    (["--fc_lr_x", 2], ["--fc_lr_x"]),
+    (["--embedding", "none", "--emb_lr_x", 2], ["--emb_lr_x"]),
+    (["--embedding", "none", "--emb_size", 5], ["--emb_size"]),
+    (["--sample_alpha", -1], ["--sample_alpha"]),
     (["--optimizer", "adamw"], ["--optimizer", "adamw"]),
     (["--optimizer", "adam", "--momentum", 0.1], ["--momentum"]),
     (["--batching", "parallel", "--shuffle", 1], ["--shuffle"]),
     (["--config", "nowhere.json"], ["--config", "nowhere.json"]),
     (["--config", "vocab.txt"], ["--config", "vocab.txt"]),
-    (["--config", "strange.json"], ["--no_such_flag"]),
+    (["--config", "strange.json"], ["strange.json", "no_such_flag"]),
     (["--parallel", 1], ["--parallel"]),
 ])
 def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
@@ -109,6 +126,18 @@ def test_flags_beside_a_config_win(tiny_data, tmp_path):
                              *flags(tiny_data, tmp_path / "model", "--pass_num", 1)))
     options = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]
     assert options["pass_num"] == 1 and options["neg_size"] == 16 and options["momentum"] == 0.2 and options["loss"] == "ce"
+
+
+@pytest.mark.parametrize("more, logq", [([], 1), (["--loss", "bpr-max"], 0), (["--negatives", "tiled"], 0), (["--logq", 0.5], 0.5),
+                                        (["--loss", "top1", "--logq", 1], 1)])
+def test_the_correction_is_by_default_that_of_cross_entropy_alone(tiny_data, tmp_path, more, logq):
+    assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 1, *more)))
+    assert json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]["logq"] == logq
+
+
+def test_sampled_ranks_stand_in_no_table_with_full_ones(tiny_data, tiny_model):
+    assert_one_line_error(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
+                                     "--train_dir", tiny_data / "train_data", "--sampled", 5), "--train_dir", "--sampled")
 
 
 def test_sampled_metrics_come_with_a_warning_and_don_t_depend_on_the_batch_size(tiny_data, tiny_model):

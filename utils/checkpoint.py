@@ -37,13 +37,17 @@ def start_run(model_dir, config, vocab_path, overwrite):
     Raises
     ------
     InputError
-        There is a run already and `overwrite` is false.
+        There is a run already and `overwrite` is false, or what is there is no run of ours: that is never deleted.
     """
     if model_dir.exists() and not model_dir.is_dir():
         raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
-    if (model_dir / "vocab.txt").exists() and not (model_dir / "config.json").exists():
-        raise InputError(f"--model_dir: found a vocab.txt in {model_dir} that no training put there, expected an empty directory, a "
-                         "model directory, or none")
+    if (model_dir / "config.json").exists():
+        read_config(model_dir)
+    else:
+        for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
+            if path.exists():
+                raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put there, "
+                                 "expected an empty directory, a model directory, or none")
     if finished_epochs(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found the epochs of another run in {model_dir}, expected none; "
                          "name another directory, or delete that run with --overwrite 1")

@@ -40,8 +40,8 @@ def run_inference(options):
         f"unknown_clicks_left_out:{unknown} ties:{options.ties}" + f" sampled:{options.sampled}" * bool(options.sampled))
 
     if options.sampled:
-        warn(f"--sampled {options.sampled}: ranks among sampled items flatter every model and can turn their order around (Krichene "
-             "and Rendle, KDD 2020); don't compare them with full ranks")
+        warn(f"--sampled {options.sampled}: ranks among sampled items flatter every model and can turn their order around "
+             "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
     results = {}
     if options.train_dir:
         results.update(evaluate_baselines(sessions, item_count, options))
@@ -49,9 +49,9 @@ def run_inference(options):
         figures, seconds = evaluate_epoch(model_dir, epoch, config, item_count, sessions, options)
         log(f"model:{checkpoint.epoch_directory(model_dir, epoch)} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
-        record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": options.ties, "sampled": options.sampled, "test_dir": options.test_dir,
-                                   "predictions": sessions.predictions, "unknown_clicks_left_out": unknown,
-                                   "time_cost": seconds})
+        record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": options.ties, "sampled": options.sampled,
+                                   "test_dir": options.test_dir, "predictions": sessions.predictions,
+                                   "unknown_clicks_left_out": unknown, "time_cost": seconds})
     if options.train_dir:
         print_table(results)
 
@@ -97,7 +97,8 @@ def evaluate_epoch(model_dir, epoch, config, item_count, sessions, options):
     for name, values in checkpoint.load_weights(model_dir, epoch, shapes).items():
         network.state_dict()[name].set_value(paddle.to_tensor(values))
     try:
-        ranks = network_ranks(network, sessions, options.batch_size, options.ties, f"epoch {epoch}", draw_sample(sessions, item_count, options))
+        ranks = network_ranks(network, sessions, options.batch_size, options.ties, f"epoch {epoch}",
+                              draw_sample(sessions, item_count, options))
     except InputError as error:
         raise InputError(f"{checkpoint.epoch_directory(model_dir, epoch)}: {error}") from None
     return recall_and_mrr(ranks, options.topk), time.perf_counter() - began
@@ -107,6 +108,8 @@ def draw_sample(sessions, item_count, options):
     """For --sampled, the items that each click is ranked among, int32 [events, sampled], as in `network_ranks`; else None."""
     if not options.sampled:
         return None
+    if item_count < 2:
+        raise InputError(f"--sampled {options.sampled}: found a vocabulary of one item, expected others to rank it among")
     random = np.random.default_rng(options.seed)
     return random.integers(item_count - 1, size=(len(sessions.items), options.sampled), dtype=np.int32)
 

@@ -88,11 +88,15 @@ class Adam(RowOptimizer):
         state = self._state_of(name, weight, ["mean", "square"])
         mean = self.decay * _read(state["mean"], rows) + (1 - self.decay) * gradient
         square = self.square_decay * _read(state["square"], rows) + (1 - self.square_decay) * gradient * gradient
+        if touched is not None:  # elsewhere the gradient is 0: the moments rest, and so does the weight
+            mean += (_read(state["mean"], rows) - mean) * (1 - touched)
+            square += (_read(state["square"], rows) - square) * (1 - touched)
         _write(state["mean"], mean, rows)
         _write(state["square"], square, rows)
         unbiased = (1 - self.square_decay**self.steps) ** 0.5 / (1 - self.decay**self.steps)
         change = mean / (paddle.sqrt(square) + self.epsilon * (1 - self.square_decay**self.steps) ** 0.5)
-        _write(weight, _read(weight, rows) - self.rate * learning_rate_multiplier(weight) * unbiased * change, rows)
+        change *= self.rate * learning_rate_multiplier(weight) * unbiased
+        _write(weight, _read(weight, rows) - (change if touched is None else change * touched), rows)
 
 
 def learning_rate_multiplier(weight):

@@ -17,6 +17,9 @@ STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 1
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Every default shown, and the script's docstring as it is written."""
 
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line and whose help shows every default."""
@@ -27,8 +30,35 @@ class Parser(argparse.ArgumentParser):
     def parse_with_config(self, arguments=None):
         """Parse the command line, with the flags of the file that --config names before it, so that its own flags win."""
         arguments = sys.argv[1:] if arguments is None else arguments
-        config = self.parse_args(arguments).config
-        return self.parse_args([*flags_of_config(config), *arguments]) if config else self.parse_args(arguments)
+        given = self.parse_args(arguments)
+        return self.parse_args([*self._flags_of_config(given.config), *arguments]) if given.config else given
+
+    def _flags_of_config(self, path):
+        """The flags of a JSON file as command line arguments, to stand before the user's own."""
+        try:
+            settings = json.loads(require_file(path, "--config").read_text(encoding="utf-8"))
+            values = {f"--{name}": value for name, value in settings.items()}
+        except (ValueError, AttributeError, RecursionError):
+            raise InputError(f"--config: found no JSON object in {path}, expected one such as those in settings/") from None
+        flags = []
+        for flag, value in values.items():
+            action = self._option_string_actions.get(flag)
+            if action is None or flag in ("--config", "--help"):
+                raise InputError(f"--config: found {flag.removeprefix('--')!r} in {path}, expected names of flags as "
+                                 f"{self.prog} -h lists them")
+            is_switch = action.nargs == 0
+            if isinstance(value, bool) != is_switch or value is None or isinstance(value, dict):
+                raise InputError(f"--config: found {json.dumps(value)[:40]} for {flag.removeprefix('--')} in {path}, expected "
+                                 + ("true or false" if is_switch else "a number, a text or a list"))
+            if not is_switch:
+                flags.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+            elif value:
+                flags.append(flag)
+        try:
+            self.parse_args(flags)
+        except InputError as error:
+            raise InputError(f"--config {path}: {error}") from None
+        return flags
 
     def error(self, message):
         raise InputError(message.replace("\n", " ") + f" ({self.prog} -h lists the flags)")
@@ -58,7 +88,8 @@ def sizes(text):
     try:
         return [number(int, 1, 100_000)(part) for part in text.split(",")]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected integers from 1 to 100000 separated by commas, such as 5,20") from None
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected integers from 1 to 100000 separated by commas, "
+                                         "such as 5,20") from None
 
 
 def cutoffs(text):
@@ -99,7 +130,8 @@ def add_training_flags(parser):
 
     network = parser.add_argument_group("network")
     network.add_argument("--hid_size", type=sizes, default=[100], help="units of each GRU layer, such as 100 or 100,100")
-    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0, help="units of the item embedding; 0: as the last layer")
+    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0,
+                         help="units of the item embedding; 0: as the last layer")
     network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
                          help="one matrix for embedding and output, two, or none: the first layer's gates have a weight an item")
     network.add_argument("--reset_gate", choices=["after", "before"], default="after",
@@ -107,7 +139,8 @@ def add_training_flags(parser):
     network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
                          help="weights start from U(-x, x), 0 <= x <= 10; 0: Glorot's range of each matrix")
     network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help="dropout on the embedding, 0 to < 1")
-    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5, help="dropout on the GRU's output, 0 to < 1")
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5,
+                         help="dropout on each GRU layer's output, 0 to < 1")
 
     training = parser.add_argument_group("training")
     training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
@@ -116,7 +149,8 @@ def add_training_flags(parser):
     training.add_argument("--lr_end", type=number(float, 0), default=1.0,
                           help="share of the learning rate at the end of the last epoch, >= 0; it changes linearly")
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
-        training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0, help=f"learning-rate multiplier of {what}, >= 0")
+        training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0,
+                              help=f"learning-rate multiplier of {what}, >= 0")
     training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.05,
                           help="share of each target that is spread over all items scored, 0 to < 1")
     training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
@@ -136,10 +170,18 @@ def check_training_flags(options):
     if options.parallel or options.num_devices > 1:
         raise InputError("--parallel, --num_devices: found more than one device, expected --parallel 0 and --num_devices 1 "
                          "(training on several devices is not available yet)")
+    if options.embedding == "none" and options.emb_size:
+        raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; there is no embedding")
+    if options.embedding == "none" and options.emb_lr_x != 1:
+        raise InputError(f"--emb_lr_x: found {options.emb_lr_x:g} with --embedding none, expected 1; --gru_lr_x is that of the "
+                         "gates")
+    if options.embedding == "shared" and options.fc_lr_x != 1:
+        raise InputError(f"--fc_lr_x: found {options.fc_lr_x:g} with --embedding shared, expected 1; --emb_lr_x is that of the "
+                         "shared matrix")
     options.emb_size = options.emb_size or options.hid_size[-1]
     if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
-        raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected the "
-                         "same for a shared matrix; add --embedding separate for two matrices")
+        raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected "
+                         "the same for a shared matrix; add --embedding separate for two matrices")
     return options
 
 
@@ -164,15 +206,6 @@ def check_inference_flags(options):
     if options.start_index > options.last_index:
         raise InputError(f"--start_index: found {options.start_index}, expected at most --last_index {options.last_index}")
     return options
-
-
-def flags_of_config(path):
-    """The flags of a JSON file as command line arguments, to stand before the user's own."""
-    try:
-        settings = json.loads(require_file(path, "--config").read_text(encoding="utf-8"))
-        return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    except (ValueError, AttributeError):
-        raise InputError(f"--config: found no JSON object in {path}, expected one such as those in settings/") from None
 
 
 def add_device_flags(parser):

@@ -3,6 +3,7 @@
 import numpy as np
 import paddle
 
+from net import dropout
 from utils import losses
 from utils.files import InputError
 from utils.optimizers import clip_by_global_norm
@@ -11,7 +12,7 @@ from utils.sessions import session_parallel_steps, training_batches
 
 
 class SampledTrainer:
-    """Batches and steps of sampled training, for `training.train`.
+    """Batches and steps of sampled training, for `training.run_training`.
 
     Parameters
     ----------
@@ -21,6 +22,11 @@ class SampledTrainer:
     options : argparse.Namespace
         The flags of train_sample_neg.py: batching, batch_size, shuffle, loss, negatives, neg_size, sample_alpha, logq,
         elu_param, bpreg, label_smoothing, candidate_dropout, grad_cap.
+
+    Raises
+    ------
+    InputError
+        Nothing is drawn, and no step has two targets to compare.
     """
 
     def __init__(self, network, sessions, optimizer, options):
@@ -28,6 +34,9 @@ class SampledTrainer:
         items = network.item_matrix.shape[0]
         self.support = np.bincount(sessions.items, minlength=items)
         self.log_support = np.log(np.maximum(self.support, 1)).astype(np.float32)
+        if not options.neg_size and self._most_targets() < 2:
+            raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose targets "
+                             "are each other's negatives, or negatives that are drawn")
 
     def batches(self, random):
         """The batches of an epoch: Batch or ParallelStep, each to be given to `step`."""
@@ -38,9 +47,6 @@ class SampledTrainer:
             return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle))
         self.states = None
         fewest_slots = 1 if options.neg_size else 2  # a target alone has nothing to be compared with
-        if min(len(self.sessions.lengths), options.batch_size) < fewest_slots:
-            raise InputError("--neg_size 0: found one session at a time, expected at least two sessions, whose targets are each "
-                             "other's negatives, or negatives that are drawn")
         return session_parallel_steps(self.sessions, options.batch_size, fewest_slots)
 
     def step(self, batch):
@@ -50,6 +56,8 @@ class SampledTrainer:
         if is_parallel:
             self._carry_states(batch)
         candidates = self._candidates(batch.targets)
+        if candidates.shape[-1] == 1:  # one target and nothing to compare it with: there is no gradient
+            return 0.0
         tables = self._gather_rows(batch.inputs, candidates)
         hidden = self.network.hidden_states(tables.inputs, rows_per_step, tables.input_rows, self.states if is_parallel else None)
         loss = self._loss(hidden, tables, batch.targets)
@@ -64,6 +72,13 @@ class SampledTrainer:
     def optimizer_state(self):
         """By parameter and kind, as float32 arrays."""
         return {f"{name}.{kind}": value.numpy() for name, kinds in self.optimizer.state.items() for kind, value in kinds.items()}
+
+    def _most_targets(self):
+        """The most targets that a step can have, where it matters: exact up to two."""
+        predictions, batch_size = np.maximum(self.sessions.lengths - 1, 0), self.options.batch_size
+        if self.options.batching == "parallel":
+            return min(np.count_nonzero(predictions), batch_size)
+        return predictions.max() if batch_size == 1 else predictions.sum()
 
     def _carry_states(self, batch):
         """Bring the layers' states from the slots of the step before to those of this one."""
@@ -95,11 +110,11 @@ class SampledTrainer:
         else:
             input_rows, input_index = np.unique(inputs, return_inverse=True)
             rows, candidate_index = np.unique(candidates.ravel(), return_inverse=True)
-            touched = [("embedding", network.embedding, *_leaf(network.embedding, input_rows)),
+            touched = [("embedding", network.input_weights(), *_leaf(network.input_weights(), input_rows)),
                        ("item_matrix", network.item_matrix, *_leaf(network.item_matrix, rows))]
             is_candidate = None
-        return Tables(touched, paddle.to_tensor(input_index), paddle.to_tensor(candidate_index.reshape(candidates.shape)), candidates,
-                      is_candidate)
+        return Tables(touched, paddle.to_tensor(input_index), paddle.to_tensor(candidate_index.reshape(candidates.shape)),
+                      candidates, is_candidate)
 
     def _loss(self, hidden, tables, targets):
         """The mean of the loss over all positions."""
@@ -118,7 +133,6 @@ class SampledTrainer:
 
     def _tiled_loss(self, hidden, tables):
         """The reference's: each position has its own candidates, with dropout on their rows and without bias."""
-        from net import dropout
         rows = paddle.gather(tables.candidate_rows, tables.candidates.flatten())[:, :-1]
         rows = dropout(rows, self.options.candidate_dropout, True, "candidates").reshape([*tables.candidates.shape, -1])
         scores = paddle.matmul(rows, hidden.unsqueeze(2)).squeeze(2)
@@ -137,12 +151,14 @@ class SampledTrainer:
         loss.backward()
         item_matrices = {name for name, *_ in tables.touched}
         changes = [(name, weight, rows_tensor, leaf.grad) for name, weight, rows_tensor, leaf in tables.touched]
-        changes += [(name, weight, None, weight.grad) for name, weight in self.network.named_parameters() if name not in item_matrices]
+        changes += [(name, weight, None, weight.grad) for name, weight in self.network.named_parameters()
+                    if name not in item_matrices]
         gradients = clip_by_global_norm([gradient for *_, gradient in changes], self.options.grad_cap)
         with paddle.no_grad():
             self.optimizer.start_step()
             for (name, weight, rows, _), gradient in zip(changes, gradients):
-                self.optimizer.update(name, weight, gradient, rows, tables.touched_numbers(gradient) if name == "item_matrix" else None)
+                touched = tables.touched_numbers(gradient) if name == "item_matrix" else None
+                self.optimizer.update(name, weight, gradient, rows, touched)
         for _, weight in self.network.named_parameters():
             weight.clear_gradient(False)
 
@@ -158,9 +174,9 @@ class Tables:
     """
 
     def __init__(self, touched, inputs, candidates, items, is_candidate):
-        self.touched, self.inputs, self.candidates, self.items, self.is_candidate = touched, inputs, candidates, items, is_candidate
+        self.touched, self.inputs, self.candidates = touched, inputs, candidates
+        self.items, self.is_candidate = items, is_candidate
         self.input_rows, self.candidate_rows = touched[0][3], touched[-1][3]
-
 
     def touched_numbers(self, gradient):
         """1 for what the step touched of the item matrix's rows, 0 for the biases of items that were inputs only, or None."""

@@ -51,8 +51,9 @@ def run_training(options, make_trainer):
     config = {"network": settings.as_dict(), "data": data, "versions": versions(), "options": vars(options)}
     model_dir = Path(options.model_dir)
     network = Network(item_count, settings, options.seed)  # first, lest one too large for the memory costs an older run
+    trainer = make_trainer(network, sessions)
     checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
-    _train_epochs(network, make_trainer(network, sessions), sessions.predictions, model_dir, options)
+    _train_epochs(network, trainer, sessions.predictions, model_dir, options)
 
 
 def network_settings(options):
@@ -135,8 +136,8 @@ def _train_epoch(network, trainer, predictions, epoch, options):
             step += 1
             loss = trainer.step(batch)
             if not math.isfinite(loss):
-                raise InputError(f"--base_lr {options.base_lr:g}: found a loss of {loss} in step {step} of epoch {epoch}, expected "
-                                 f"a number; lower the learning rate (epochs before this one are saved)")
+                raise InputError(f"--base_lr {options.base_lr:g}: found a loss of {loss} in step {step} of epoch {epoch}, "
+                                 "expected a number; lower the learning rate (epochs before this one are saved)")
             recent.append(loss)
             done += len(batch.targets)
             total += loss * len(batch.targets)
