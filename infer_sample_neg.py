@@ -1,6 +1,6 @@
 """Recall and MRR of the next clicks, for each epoch of a model directory that train_sample_neg.py wrote.
 
-    python infer_sample_neg.py --test_dir test_data/ --model_dir model_neg_recall20 --start_index 1 --last_index 3
+    python infer_sample_neg.py --test_dir test_data/ --model_dir model_neg_recall20 --start_index 1 --last_index 10
 
 The same evaluation as infer.py's: all items are ranked, whatever the training sampled. On request, --sampled ranks each
 target among a few random items only, as some papers do; such figures mislead, and a warning says so.
@@ -14,7 +14,7 @@ from utils.options import Parser, add_inference_flags, check_inference_flags, nu
 def main():
     parser = Parser(__doc__)
     add_inference_flags(parser)
-    parser.set_defaults(model_dir="model_neg_recall20", last_index=3)
+    parser.set_defaults(model_dir="model_neg_recall20")
     parser.add_argument("--sampled", type=number(int, 0), default=0,
                         help="rank each target among so many items drawn uniformly, >= 1; 0: among all items")
     parser.add_argument("--seed", type=number(int, 0), default=1, help="of those draws, >= 0")

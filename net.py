@@ -1,7 +1,7 @@
 """The network: embedding, FC to three times the hidden size, dynamic GRU, softmax over all items.
 
-To try another network, edit `Network`: the scripts use nothing of it but `hidden_states`, `input_weights`, `item_matrix`,
-`loss` and `settings`.
+To try another network, edit `Network`: training and evaluation use nothing of it but `hidden_states`, `input_weights`,
+`item_matrix`, `loss` and `settings`; utils/scorer.py has the same network in NumPy.
 """
 
 from dataclasses import asdict, dataclass
@@ -268,7 +268,10 @@ class ResetBefore(Recurrence):
 
 
 def dropout(values, share, training, place):
-    """In training, `values` with a random share zeroed and the rest scaled by 1 / (1 - share); `place` names the layer."""
+    """In training, `values` with a random share zeroed and the rest scaled by 1 / (1 - share).
+
+    `place` names the layer, for whoever puts other masks in this function's place, as tests/test_golden.py does.
+    """
     return F.dropout(values, share) if training and share else values
 
 

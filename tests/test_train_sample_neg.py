@@ -39,7 +39,8 @@ def test_it_trains_and_can_be_evaluated(tiny_data, tmp_path, name):
     assert process.stdout.rstrip().endswith("finish training")
     found = losses(tmp_path / "model")
     assert found[2] < found[0]
-    process = assert_worked(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data/", "--model_dir", tmp_path / "model"))
+    process = assert_worked(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data/",
+                                        "--model_dir", tmp_path / "model", "--last_index", 3))
     assert process.stdout.count(" recall@20:") == 3
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from utils.files import InputError
-from utils.vocabulary import checksum, read_vocabulary, write_vocabulary
+from utils.vocabulary import checksum, read_vocabulary
 
 
 def written(directory, contents):
@@ -17,7 +17,7 @@ def written(directory, contents):
                     min_size=2, unique=True))
 def test_what_was_written_is_read(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    write_vocabulary(path, ids)
+    path.write_text("".join(f"{item_id}\n" for item_id in ids), encoding="utf-8", newline="")
     assert read_vocabulary(path) == (ids, len(ids))
 
 

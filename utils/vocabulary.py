@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from utils.files import InputError, require_file, write_atomically
+from utils.files import InputError, require_file
 
 
 def read_vocabulary(path, flag="--vocab_path"):
@@ -41,12 +41,6 @@ def read_vocabulary(path, flag="--vocab_path"):
                              "expected every item id once")
         first_line[item_id] = number
     return lines, len(lines)
-
-
-def write_vocabulary(path, item_ids):
-    """Write `item_ids`, a list of str, one a line."""
-    with write_atomically(path) as file:
-        file.writelines(f"{item_id}\n" for item_id in item_ids)
 
 
 def checksum(path):
