@@ -23,7 +23,8 @@ SETTINGS = Path(__file__).resolve().parent / "settings"
 def parse_arguments():
     parser = Parser(__doc__)
     add_training_flags(parser)
-    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0)
+    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batch_size=64, hid_dropout=0.4, lr_end=0.05,
+                        pass_num=8)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES,
                          help="default: ce with this project's settings; bpr or ce alone: the reference's")
@@ -48,13 +49,15 @@ def parse_arguments():
                          help="parallel: 1: the next step sees the state with dropout (the official code), 0: without")
     sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
                          help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
-    sampled.add_argument("--momentum", type=number(float, 0, below=1), default=0.0, help="of official and adagrad, 0 to < 1")
+    sampled.add_argument("--momentum", type=number(float, 0, below=1), help="of official and adagrad, 0 to < 1; default: 0.2, adam: 0")
     sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0,
                          help="largest norm of all gradients together; 0: no limit")
     given = parser.parse_with_config()
     if given.loss in ("bpr", "ce") and not given.config:
         given = parser.parse_with_config(["--config", str(SETTINGS / f"reference_{given.loss}.json"), *sys.argv[1:]])
     given.loss = given.loss or "ce"
+    if given.momentum is None:
+        given.momentum = 0.0 if given.optimizer == "adam" else 0.2
     if given.logq is None:
         given.logq = float(given.loss == "ce" and given.negatives == "shared")
     return check(check_training_flags(given))

@@ -15,4 +15,4 @@ source reproduce/common.sh
 convert_splits "$train" "$test" "$out"
 python train_sample_neg.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" \
   --model_dir "$out/model" --overwrite 1 --seed "$seed" --threads 1 ${EPOCHS:+--pass_num "$EPOCHS"}
-python infer_sample_neg.py --test_dir "$out/test_data" --model_dir "$out/model" --last_index "${EPOCHS:-10}" --threads 1
+python infer_sample_neg.py --test_dir "$out/test_data" --model_dir "$out/model" --last_index "${EPOCHS:-8}" --threads 1

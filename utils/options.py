@@ -146,7 +146,7 @@ def add_training_flags(parser):
     training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
     training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
     training.add_argument("--base_lr", type=number(float, 0), default=0.1, help="learning rate, >= 0")
-    training.add_argument("--lr_end", type=number(float, 0), default=1.0,
+    training.add_argument("--lr_end", type=number(float, 0), default=0.3,
                           help="share of the learning rate at the end of the last epoch, >= 0; it changes linearly")
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
         training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0,
