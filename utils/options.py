@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from utils.files import InputError, require_file
-from utils.metrics import TIES
 
 STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}  # status 128 + the signal, as in a shell
 
@@ -187,6 +186,7 @@ def check_training_flags(options):
 
 def add_inference_flags(parser):
     """Flags of both infer scripts."""
+    from utils.metrics import TIES  # brings NumPy, which scripts without these flags start faster without
     parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
     parser.add_argument("--start_index", type=number(int, 1), default=1, help="first epoch, >= 1")
