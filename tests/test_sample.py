@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 from make_sample import TASTES
 from utils.sessions import read_conversion, read_sessions
 from utils.vocabulary import checksum, read_vocabulary
@@ -111,3 +111,15 @@ def test_too_many_sessions_for_the_memory_is_one_line(tmp_path, run_here):
     flags = ["--output", tmp_path / "clicks.tsv", "--sessions", 10**17]
     assert_one_line_error(run_here("make_sample.py", *flags), "too little memory")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_beats_popularity_and_transitions_on_it(tmp_path):
+    """By its memory: so the demo shows something."""
+    data = ["--vocab_path", ROOT / "vocab.txt", "--model_dir", tmp_path / "model"]
+    assert_worked(run_script("train.py", "--train_dir", ROOT / "train_data", *data, "--pass_num", 5, "--threads", 1))
+    process = assert_worked(run_script("infer.py", "--test_dir", ROOT / "test_data", *data, "--train_dir", ROOT / "train_data",
+                                       "--start_index", 5, "--last_index", 5, "--threads", 1))
+    table = {words[0]: [float(word) for word in words[1:]] for words in map(str.split, process.stdout.splitlines()[-3:])}
+    assert set(table) == {"POP", "transitions", "epoch_5"}
+    for baseline in ("POP", "transitions"):
+        assert all(ours > theirs + 0.005 for ours, theirs in zip(table["epoch_5"], table[baseline])), table
