@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.autograd import PyLayer
 
+from utils import native
 from utils.losses import FullSoftmaxCrossEntropy
 
 EMBEDDINGS = ("shared", "separate", "none")
@@ -89,7 +90,7 @@ class Network(nn.Layer):
         """The parameter whose rows are looked up for the items clicked, float32 [items, ...]."""
         return self.item_matrix if self.settings.embedding == "shared" else self.embedding
 
-    def hidden_states(self, items, rows_per_step, rows=None, before=None):
+    def hidden_states(self, items, rows_per_step, item_rows=None, before=None):
         """The state after each click, from which the next one is predicted.
 
         Parameters
@@ -98,8 +99,8 @@ class Network(nn.Layer):
             Packed as in `sessions.Batch.inputs`.
         rows_per_step : list of int
             As in `sessions.Batch`.
-        rows : float32 tensor [n, ...]
-            Rows of `input_weights()` that `items` then are indices into; by default all of them.
+        item_rows : float32 tensor [clicks, ...]
+            The rows of `input_weights()` that belong to `items`, for a caller that has them; `items` may then be None.
         before : list of float32 tensors [rows_per_step[0], hid_size[layer]]
             The layers' states before the first click, zero by default. It is replaced by the states after the last step.
 
@@ -108,7 +109,7 @@ class Network(nn.Layer):
         float32 tensor [clicks, hid_size[-1]]
         """
         settings = self.settings
-        states = F.embedding(items, self.input_weights() if rows is None else rows)
+        states = F.embedding(items, self.input_weights()) if item_rows is None else item_rows
         if settings.embedding == "shared":
             states = states[:, :-1]
         states = dropout(states, settings.emb_dropout, self.training, "embedding")
@@ -178,7 +179,12 @@ class Recurrence(PyLayer):
 
     @classmethod
     def run(cls, ctx, gate_inputs, weight, bias, state, rows_per_step):
-        ctx.weight, ctx.rows_per_step, ctx.steps, states = weight, rows_per_step, [], []
+        ctx.weight, ctx.rows_per_step, ctx.native = weight, rows_per_step, None
+        if native.takes(gate_inputs, weight):
+            states, saved = native.gru_forward(gate_inputs, weight, bias, state, rows_per_step, cls is ResetAfter)
+            ctx.native = states, saved, weight, state
+            return states
+        ctx.steps, states = [], []
         for inputs in paddle.split(gate_inputs, rows_per_step):
             state, saved = cls.step(inputs, state[:inputs.shape[0]], weight, bias)
             ctx.steps.append(saved)
@@ -187,7 +193,9 @@ class Recurrence(PyLayer):
 
     @classmethod
     def run_back(cls, ctx, states_gradient):
-        """Gradients of the gates' inputs, of the recurrent products, and what those products were made from."""
+        """Gradients of the gates' inputs, the weight and the bias."""
+        if ctx.native:
+            return *native.gru_backward(states_gradient, *ctx.native, ctx.rows_per_step, cls is ResetAfter), None
         weight, later, rows = ctx.weight.t(), None, []
         for gradient, saved in zip(reversed(paddle.split(states_gradient, ctx.rows_per_step)), reversed(ctx.steps)):
             if later is not None:
@@ -195,7 +203,7 @@ class Recurrence(PyLayer):
                 gradient += F.pad(later, [0, ended, 0, 0]) if ended else later
             later, row = cls.step_back(gradient, saved, weight)
             rows.append(row)
-        return [paddle.concat(column[::-1]) for column in zip(*rows)]
+        return *cls.sums(*(paddle.concat(column[::-1]) for column in zip(*rows))), None
 
 
 class ResetAfter(Recurrence):
@@ -205,8 +213,11 @@ class ResetAfter(Recurrence):
 
     @staticmethod
     def backward(ctx, states_gradient):
-        inputs_gradient, products_gradient, before = ResetAfter.run_back(ctx, states_gradient)
-        return inputs_gradient, paddle.matmul(before, products_gradient, transpose_x=True), products_gradient.sum(axis=0), None
+        return ResetAfter.run_back(ctx, states_gradient)
+
+    @staticmethod
+    def sums(inputs_gradient, products_gradient, before):
+        return inputs_gradient, paddle.matmul(before, products_gradient, transpose_x=True), products_gradient.sum(axis=0)
 
     @staticmethod
     def step(inputs, before, weight, bias):
@@ -237,11 +248,14 @@ class ResetBefore(Recurrence):
 
     @staticmethod
     def backward(ctx, states_gradient):
-        inputs_gradient, before, reset_before = ResetBefore.run_back(ctx, states_gradient)
+        return ResetBefore.run_back(ctx, states_gradient)
+
+    @staticmethod
+    def sums(inputs_gradient, before, reset_before):
         units = before.shape[1]
         weight_gradient = paddle.concat([paddle.matmul(before, inputs_gradient[:, :2 * units], transpose_x=True),
                                          paddle.matmul(reset_before, inputs_gradient[:, 2 * units:], transpose_x=True)], axis=1)
-        return inputs_gradient, weight_gradient, inputs_gradient.sum(axis=0), None
+        return inputs_gradient, weight_gradient, inputs_gradient.sum(axis=0)
 
     @staticmethod
     def step(inputs, before, weight, bias):

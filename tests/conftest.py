@@ -49,6 +49,26 @@ def files_below(directory):
 
 
 @pytest.fixture
+def native_library_as(monkeypatch):
+    """A function that puts utils/native.cc in use, or out of use, for the rest of the test."""
+    from utils import native
+
+    def put(in_use):
+        monkeypatch.setattr(native, "_library", native._library)  # so that what it was comes back afterwards
+        if in_use:
+            assert native.load() == "native:yes"
+        else:
+            native._library = None
+    return put
+
+
+@pytest.fixture(params=["native", "paddle"])
+def native_or_paddle(request, native_library_as):
+    """Both ways to compute: by utils/native.cc, and by Paddle's operations alone."""
+    native_library_as(request.param == "native")
+
+
+@pytest.fixture
 def run_here(capsys, monkeypatch):
     """Like `run_script`, but within this process: for many runs of a script that takes seconds to load Paddle."""
     def run(name, *arguments):

@@ -14,12 +14,15 @@ import pytest
 
 import net
 from net import Network, NetworkSettings
+from utils import native
 from utils.evaluation import network_ranks
 from utils.metrics import recall_and_mrr
+from utils.native_step import NativeStep
 from utils.optimizers import Adagrad
 from utils.sampled_training import SampledTrainer
 from utils.sessions import Sessions
 
+pytestmark = pytest.mark.usefixtures("native_or_paddle")
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL = json.loads((GOLDEN / "official.json").read_text(encoding="utf-8"))
 DEFAULTS = {"bpreg": 1.0, "logq": 0.0, "momentum": 0.0, "sample_alpha": 0.5, "elu_param": 0.0}
@@ -92,8 +95,15 @@ class CountedNegatives:
         return (numbers * 7919 + 13) % self.item_count
 
 
+def pattern(shape, share, call):
+    """The golden files' mask of a dropout layer's k-th call: element (r, c) is kept when (7k + 13r + 29c) % 10 >= 10 p."""
+    rows, columns = np.ogrid[:shape[0], :shape[1]]
+    kept = (7 * call + 13 * rows + 29 * columns) % 10 >= 10 * share
+    return (kept / (1 - share)).astype(np.float32)
+
+
 class PatternDropout:
-    """The golden files' masks: of a place's k-th call, element (r, c) is kept when (7k + 13r + 29c) % 10 >= 10 p."""
+    """In the place of net.dropout."""
 
     def __init__(self):
         self.calls = {}
@@ -102,9 +112,14 @@ class PatternDropout:
         if not (training and share):
             return values
         call = self.calls[place] = self.calls.get(place, -1) + 1
-        rows, columns = np.ogrid[:values.shape[0], :values.shape[1]]
-        kept = (7 * call + 13 * rows + 29 * columns) % 10 >= 10 * share
-        return values * paddle.to_tensor((kept / (1 - share)).astype(np.float32))
+        return values * paddle.to_tensor(pattern(values.shape, share, call))
+
+
+def native_pattern_dropout(step, values, share, place):
+    """In the place of NativeStep._drop, which comes with the same key in the forward and the backward pass of a step."""
+    if share:
+        steps = step.__dict__.setdefault("keys_seen", {})
+        values *= pattern(values.shape, share, steps.setdefault(step.key, len(steps)))
 
 
 class OfficialTrainer(SampledTrainer):
@@ -113,6 +128,8 @@ class OfficialTrainer(SampledTrainer):
     def batches(self, random):
         steps = super().batches(random)
         self.negatives = self.sampler = getattr(self, "negatives", None) or CountedNegatives(len(self.support), self.options.neg_size)
+        if self.native_step:  # its dropout counts on through the epochs
+            self.native_step.key = self.key = getattr(self, "key", 0) + 10**6
         return steps
 
     def _logq_shift(self, candidates, targets):
@@ -140,11 +157,14 @@ def check(name, data, monkeypatch):
     network = Network(item_count, settings)
     official_weights(network, item_count, settings)
     monkeypatch.setattr(net, "dropout", PatternDropout())
+    monkeypatch.setattr(NativeStep, "_drop", native_pattern_dropout)
     options = Namespace(batching="parallel", batch_size=BATCH_SIZE, negatives="shared", neg_size=given["n_sample"],
                         loss={"cross-entropy": "ce"}.get(given["loss"], given["loss"]), sample_alpha=given["sample_alpha"],
                         logq=given["logq"], elu_param=given["elu_param"], bpreg=given["bpreg"], label_smoothing=0.0, grad_cap=0.0)
     optimizer = Adagrad(given["learning_rate"], given["momentum"])
-    found_losses = train(OfficialTrainer(network, training, optimizer, options))
+    trainer = OfficialTrainer(network, training, optimizer, options)
+    assert (trainer.native_step is not None) == (native.is_loaded() and options.loss == "ce")
+    found_losses = train(trainer)
 
     np.testing.assert_allclose(found_losses, official["epoch_loss"], rtol=0, atol=1e-4)
     matrix = dict(network.named_parameters())["item_matrix"].numpy()[:, :-1]

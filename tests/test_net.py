@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
 
 from net import DynamicGRU, Network, NetworkSettings, sigmoid
 
@@ -32,8 +32,9 @@ def draw_tensor(random, *shape):
     return paddle.to_tensor(random.normal(0, 1, shape).astype("float32"), stop_gradient=False)
 
 
+@pytest.mark.usefixtures("native_or_paddle")
 @pytest.mark.parametrize("reset_after", [True, False])
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(st.integers(1, 6), min_size=1, max_size=7), seed=st.integers(0, 1000))
 def test_gru_states_and_gradients_equal_the_plain_form(reset_after, rows, seed):
     rows_per_step = sorted(rows, reverse=True)
@@ -49,6 +50,7 @@ def test_gru_states_and_gradients_equal_the_plain_form(reset_after, rows, seed):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("native_or_paddle")
 def test_reset_after_is_paddles_own_gru():
     random = np.random.default_rng(3)
     theirs = paddle.nn.GRU(INPUTS, UNITS)

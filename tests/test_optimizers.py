@@ -6,6 +6,7 @@ import pytest
 
 from utils.optimizers import Adagrad, Adam, clip_by_global_norm
 
+pytestmark = pytest.mark.usefixtures("native_or_paddle")
 ROWS, COLUMNS, STEPS = 6, 3, 5
 
 
@@ -74,28 +75,21 @@ def test_velocity_of_an_untouched_row_is_frozen():
     assert (optimizer.state["weight"]["velocity"].numpy()[2] == velocity[2]).all() and (velocity[2] != 0).all()
 
 
-def test_velocity_rests_where_a_step_touched_nothing():
-    optimizer, weight = Adagrad(0.1, momentum=0.5), new_weight()
-    optimizer.update("weight", weight, paddle.ones([ROWS, COLUMNS]))
-    before, velocity = weight.numpy(), optimizer.state["weight"]["velocity"].numpy()
-    gradient, touched = paddle.ones([ROWS, COLUMNS]), np.ones((ROWS, COLUMNS), np.float32)
-    gradient[:, 2], touched[:, 2] = 0.0, 0
-    optimizer.update("weight", weight, gradient, touched=paddle.to_tensor(touched))
-    assert (weight.numpy()[:, 2] == before[:, 2]).all() and (weight.numpy()[:, :2] != before[:, :2]).all()
-    assert (optimizer.state["weight"]["velocity"].numpy()[:, 2] == velocity[:, 2]).all()
-
-
-def test_adams_moments_and_weights_rest_where_a_step_touched_nothing():
-    optimizer, weight = Adam(0.1), new_weight()
+@pytest.mark.parametrize("make", [lambda: Adagrad(0.1, momentum=0.5), lambda: Adam(0.1)])
+def test_biases_that_a_step_had_nothing_to_do_with_rest(make):
+    optimizer, weight = make(), new_weight()
     optimizer.start_step()
     optimizer.update("weight", weight, paddle.ones([ROWS, COLUMNS]))
     before, state = weight.numpy(), {kind: value.numpy() for kind, value in optimizer.state["weight"].items()}
-    gradient, touched = paddle.ones([ROWS, COLUMNS]), np.ones((ROWS, COLUMNS), np.float32)
-    gradient[:, 2], touched[:, 2] = 0.0, 0
+    gradient = np.ones((4, COLUMNS), np.float32)
+    gradient[2:, -1] = 0
     optimizer.start_step()
-    optimizer.update("weight", weight, gradient, touched=paddle.to_tensor(touched))
-    assert (weight.numpy()[:, 2] == before[:, 2]).all() and (weight.numpy()[:, :2] != before[:, :2]).all()
-    assert all((optimizer.state["weight"][kind].numpy()[:, 2] == values[:, 2]).all() for kind, values in state.items())
+    optimizer.update("weight", weight, paddle.to_tensor(gradient), paddle.to_tensor([5, 3, 1, 0]), rows_with_bias=2)
+    touched = np.zeros((ROWS, COLUMNS), bool)
+    touched[[5, 3, 1, 0]] = True
+    touched[[1, 0], -1] = False
+    assert ((weight.numpy() != before) == touched).all()
+    assert all((optimizer.state["weight"][kind].numpy() != values)[~touched].sum() == 0 for kind, values in state.items())
 
 
 def test_multipliers_scale_the_rate():

@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from utils import native
 from utils.files import InputError
 
 # glibc's mallopt parameters, from malloc.h
@@ -32,7 +33,7 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
         Processor threads of the mathematical libraries; 0 leaves a user's own OMP_NUM_THREADS, or takes all processors
         that this process may run on.
     tune_cpu : {0, 1}
-        0 leaves MKL and malloc alone.
+        0 leaves MKL and malloc alone, and computes with nothing but Paddle's own operations.
 
     Raises
     ------
@@ -53,6 +54,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     if use_cuda and not paddle.device.cuda.device_count():
         raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
     paddle.set_device("gpu:0" if use_cuda else "cpu")
+    if tune_cpu and not use_cuda:
+        done.append(native.load())
     return f"device:{_device_name(use_cuda, paddle)} paddle:{paddle.__version__} " + " ".join(filter(None, done))
 
 

@@ -4,7 +4,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
-CHUNK_ROWS = 128  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
+CHUNK_ROWS = 96  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
 CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)
 SMALLEST = 1e-24  # the official code's; keeps logarithms finite
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
@@ -31,10 +31,10 @@ class FullSoftmaxCrossEntropy(PyLayer):
 
     @staticmethod
     def forward(ctx, hidden, item_matrix, targets, smoothing=0.0, shift=None):
-        if shift is not None:
-            item_matrix = paddle.concat([item_matrix[:, :-1], item_matrix[:, -1:] + shift.unsqueeze(1)], axis=1)
         ctx.arguments = 3 if shift is None else 4
         rows, items, chunk = hidden.shape[0], item_matrix.shape[0], chunk_rows(item_matrix.shape[0])
+        if shift is not None:
+            item_matrix = paddle.concat([item_matrix[:, :-1], item_matrix[:, -1:] + shift.unsqueeze(1)], axis=1)
         hidden = with_ones(hidden)
         target_rows = paddle.gather(item_matrix, targets)
         log_sums, expected_rows, matrix_gradient = [], [], None

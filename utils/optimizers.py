@@ -6,6 +6,8 @@ change only when the item is scored or clicked.
 
 import paddle
 
+from utils import native
+
 
 class RowOptimizer:
     """What a weight's state is made of, by the weight's name: `state`, a dict of dicts of float32 tensors."""
@@ -20,6 +22,10 @@ class RowOptimizer:
 
     def start_step(self):
         """Called before the updates of a step."""
+
+    def state_arrays(self):
+        """The state by parameter and kind, as float32 arrays."""
+        return {f"{name}.{kind}": value.numpy() for name, kinds in self.state.items() for kind, value in kinds.items()}
 
 
 class Adagrad(RowOptimizer):
@@ -39,20 +45,26 @@ class Adagrad(RowOptimizer):
         self.rate, self.momentum, self.epsilon, self.epsilon_inside = rate, momentum, epsilon, epsilon_inside
 
     @paddle.no_grad()
-    def update(self, name, weight, gradient, rows=None, touched=None):
+    def update(self, name, weight, gradient, rows=None, rows_with_bias=None):
         """One step for the parameter `weight`, float32 tensor, in place.
 
         Parameters
         ----------
         name : str
             Under which the state of the weight is kept.
-        gradient : float32 tensor
+        gradient : float32 tensor; where `native.takes(weight)`, also an array
             Of the whole weight, or [len(rows), ...] of the `rows` given, each of them once.
-        rows : int64 tensor [n] or None
-        touched : float32 tensor of the gradient's shape or None
-            0 where this step had nothing to do with the number, whose velocity then rests too; 1 elsewhere.
+        rows : int64 tensor [n], also an array there, or None
+        rows_with_bias : int or None
+            Where less than len(rows): the rows from there on have no gradient by their last column, the bias, because the step
+            had nothing to do with it; its state rests.
         """
         state = self._state_of(name, weight, ["sum"] + ["velocity"] * bool(self.momentum))
+        if native.takes(weight):
+            native.adagrad(weight, state["sum"], state.get("velocity"), gradient, rows, rows_with_bias,
+                           self.rate * learning_rate_multiplier(weight), self.momentum, self.epsilon, self.epsilon_inside)
+            return
+        touched = _touched(gradient, rows_with_bias)
         squares = _read(state["sum"], rows) + gradient * gradient
         _write(state["sum"], squares, rows)
         divisor = paddle.sqrt(squares + self.epsilon) if self.epsilon_inside else paddle.sqrt(squares) + self.epsilon
@@ -83,8 +95,9 @@ class Adam(RowOptimizer):
         self.steps += 1
 
     @paddle.no_grad()
-    def update(self, name, weight, gradient, rows=None, touched=None):
+    def update(self, name, weight, gradient, rows=None, rows_with_bias=None):
         """As `Adagrad.update`."""
+        touched = _touched(gradient, rows_with_bias)
         state = self._state_of(name, weight, ["mean", "square"])
         mean = self.decay * _read(state["mean"], rows) + (1 - self.decay) * gradient
         square = self.square_decay * _read(state["square"], rows) + (1 - self.square_decay) * gradient * gradient
@@ -113,6 +126,15 @@ def clip_by_global_norm(gradients, largest):
         return gradients
     norm = float(sum(float((gradient * gradient).sum()) for gradient in gradients)) ** 0.5
     return gradients if norm < largest else [gradient * (largest / norm) for gradient in gradients]
+
+
+def _touched(gradient, rows_with_bias):
+    """1 for what a step touched of its rows, 0 for the biases of the rows from `rows_with_bias` on; None for all ones."""
+    if rows_with_bias is None or rows_with_bias == len(gradient):
+        return None
+    touched = paddle.ones_like(gradient)
+    touched[rows_with_bias:, -1] = 0.0
+    return touched
 
 
 def _read(weight, rows):

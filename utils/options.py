@@ -214,7 +214,7 @@ def add_device_flags(parser):
     parser.add_argument("--threads", type=number(int, 0, 1024), default=0,
                         help="processor threads; 0: all that this process may use")
     parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
-                        help="1: prepare MKL and malloc for speed (one log line says what was done), 0: leave them alone")
+                        help="1: prepare MKL and malloc for speed and use utils/native.cc (one log line says what was done), 0: don't")
 
 
 def run(main):

@@ -1,14 +1,20 @@
 """Training steps that score a sample of the items, and touch only the rows of the item matrices that they need."""
 
+from typing import NamedTuple
+
 import numpy as np
 import paddle
 
 from net import dropout
-from utils import losses
+from utils import losses, native
 from utils.files import InputError
+from utils.losses import CHUNK_ROWS
+from utils.native_step import NativeStep
 from utils.optimizers import clip_by_global_norm
 from utils.sampling import PopularitySampler, tiled_negatives
 from utils.sessions import session_parallel_steps, training_batches
+
+NO_WEIGHT = 1e-37  # of a row in the softmax; its logarithm is still finite
 
 
 class SampledTrainer:
@@ -34,6 +40,10 @@ class SampledTrainer:
         items = network.item_matrix.shape[0]
         self.support = np.bincount(sessions.items, minlength=items)
         self.log_support = np.log(np.maximum(self.support, 1)).astype(np.float32)
+        self.place_of_item = np.empty(items, np.int64)  # room to work in
+        is_merged = options.loss == "ce" and not options.label_smoothing and options.negatives == "shared"
+        can_run = is_merged and not options.grad_cap and NativeStep.can_run(network, optimizer)
+        self.native_step = NativeStep(network, optimizer) if can_run else None
         if not options.neg_size and self._most_targets() < 2:
             raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose targets "
                              "are each other's negatives, or negatives that are drawn")
@@ -43,6 +53,8 @@ class SampledTrainer:
         options = self.options
         self.random = random
         self.sampler = PopularitySampler(self.support, options.sample_alpha, options.neg_size, random)
+        if self.native_step:
+            self.native_step.start_epoch(random)
         if options.batching == "sessions":
             return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle))
         self.states = None
@@ -51,19 +63,24 @@ class SampledTrainer:
 
     def step(self, batch):
         """One update; the mean loss over the batch's predictions, in nats for the cross-entropy."""
-        is_parallel = self.options.batching == "parallel"
-        rows_per_step = [len(batch.inputs)] if is_parallel else batch.rows_per_step
-        if is_parallel:
-            self._carry_states(batch)
         candidates = self._candidates(batch.targets)
         if candidates.shape[-1] == 1:  # one target and nothing to compare it with: there is no gradient
             return 0.0
-        tables = self._gather_rows(batch.inputs, candidates)
-        hidden = self.network.hidden_states(tables.inputs, rows_per_step, tables.input_rows, self.states if is_parallel else None)
-        loss = self._loss(hidden, tables, batch.targets)
+        is_parallel = self.options.batching == "parallel"
+        rows_per_step = [len(batch.inputs)] if is_parallel else batch.rows_per_step
         # The official code divides by the nominal number of slots also when fewer are left.
         scale = len(batch.targets) / self.options.batch_size if is_parallel else 1.0
-        self._update(loss * scale if scale != 1 else loss, tables)
+        rows = self._merge(batch.inputs, candidates)
+        if self.native_step:
+            if is_parallel:
+                self.native_step.carry_states(batch)
+            return self._native_update(batch.inputs, rows_per_step, candidates, rows, scale)
+        if is_parallel:
+            self._carry_states(batch)
+        item_rows, input_rows = _leaf(self.network.item_matrix, rows.items), _leaf(self.network.input_weights(), batch.inputs)
+        hidden = self.network.hidden_states(None, rows_per_step, input_rows, self.states if is_parallel else None)
+        loss = self._loss(hidden, item_rows, candidates, rows, len(batch.targets))
+        self._update(loss * scale if scale != 1 else loss, item_rows, input_rows, rows)
         return float(loss)
 
     def set_rate(self, rate):
@@ -71,7 +88,7 @@ class SampledTrainer:
 
     def optimizer_state(self):
         """By parameter and kind, as float32 arrays."""
-        return {f"{name}.{kind}": value.numpy() for name, kinds in self.optimizer.state.items() for kind, value in kinds.items()}
+        return self.optimizer.state_arrays()
 
     def _most_targets(self):
         """The most targets that a step can have, where it matters: exact up to two."""
@@ -98,44 +115,75 @@ class SampledTrainer:
             return np.concatenate([targets[:, None], tiled_negatives(targets, self.options.neg_size, self.random)], axis=1)
         return np.concatenate([targets, self.sampler.draw()]) if self.options.neg_size else targets
 
-    def _gather_rows(self, inputs, candidates):
-        """The rows of the item matrices that this step needs, once each, as leaves of the gradient's graph."""
-        network = self.network
-        if network.settings.embedding == "shared":
-            rows, index = np.unique(np.concatenate([inputs, candidates.ravel()]), return_inverse=True)
-            touched = [("item_matrix", network.item_matrix, *_leaf(network.item_matrix, rows))]
-            input_index, candidate_index = index[:len(inputs)], index[len(inputs):]
-            is_candidate = np.zeros((len(rows), 1), np.float32)
-            is_candidate[candidate_index] = 1  # only those have something to do with their bias, the last column
+    def _merge(self, inputs, candidates):
+        """Which rows of the item matrices this step needs."""
+        flat = candidates.ravel()
+        if self.network.settings.embedding == "shared":
+            items, index = distinct(np.concatenate([flat, inputs]), self.place_of_item)
+            input_items, input_index = items, index[len(flat):]
         else:
-            input_rows, input_index = np.unique(inputs, return_inverse=True)
-            rows, candidate_index = np.unique(candidates.ravel(), return_inverse=True)
-            touched = [("embedding", network.input_weights(), *_leaf(network.input_weights(), input_rows)),
-                       ("item_matrix", network.item_matrix, *_leaf(network.item_matrix, rows))]
-            is_candidate = None
-        return Tables(touched, paddle.to_tensor(input_index), paddle.to_tensor(candidate_index.reshape(candidates.shape)),
-                      candidates, is_candidate)
+            items, index = distinct(flat, self.place_of_item)
+            input_items, input_index = distinct(inputs, self.place_of_item)
+        candidate_index = index[:len(flat)]
+        return Rows(items, candidate_index.reshape(candidates.shape), int(candidate_index.max()) + 1, input_items, input_index)
 
-    def _loss(self, hidden, tables, targets):
-        """The mean of the loss over all positions."""
+    def _native_update(self, inputs, rows_per_step, candidates, rows, scale):
+        """One update by utils/native.py; the mean loss."""
+        step, targets = self.native_step, len(inputs)
+        item_matrix = step.weights["item_matrix"]
+        shift, constant = self._merged_shift(candidates, rows, targets)
+        hidden = step.forward(inputs, rows_per_step)
+        item_rows = native.gather(item_matrix, rows.items, item_matrix.shape[1])
+        losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(hidden, item_rows, rows.candidates[:targets], 0.0,
+                                                                               shift, CHUNK_ROWS)
+        if scale != 1:
+            hidden_gradient *= scale
+            items_gradient *= scale
+        gradients, inputs_gradient = step.backward(hidden_gradient)
+        if step.embedding == "embedding":
+            gradients["embedding"] = np.zeros((len(rows.input_items), inputs_gradient.shape[1]), np.float32)
+        gradients["item_matrix"] = items_gradient
+        native.add_rows(gradients[step.embedding], inputs_gradient, rows.inputs)
+        step.update(gradients, {"embedding": rows.input_items, "item_matrix": rows.items}, rows.candidate_count)
+        return float(losses.mean()) + constant
+
+    def _loss(self, hidden, item_rows, candidates, rows, targets):
+        """The mean of the loss over all positions; the first `targets` of shared candidates are the positions' targets."""
         options = self.options
         if options.negatives == "tiled":
-            return self._tiled_loss(hidden, tables)
-        candidate_rows = paddle.gather(tables.candidate_rows, tables.candidates)
-        own = paddle.arange(len(targets))
+            return self._tiled_loss(hidden, item_rows, rows.candidates)
         if options.loss == "ce" and not options.label_smoothing:
-            shift = paddle.to_tensor(self._logq_shift(tables.items, len(targets))) if options.logq else None
-            return losses.FullSoftmaxCrossEntropy.apply(hidden, candidate_rows, own, 0.0, shift)
+            shift, constant = self._merged_shift(candidates, rows, targets)
+            own = paddle.to_tensor(rows.candidates[:targets])
+            return losses.FullSoftmaxCrossEntropy.apply(hidden, item_rows, own, 0.0, paddle.to_tensor(shift)) + constant
+        candidate_rows = paddle.gather(item_rows, paddle.to_tensor(rows.candidates))
         scores = paddle.matmul(losses.with_ones(hidden), candidate_rows, transpose_y=True)
         if options.logq:
-            scores = scores + paddle.to_tensor(self._logq_shift(tables.items, len(targets)))
-        return score_loss(scores, own, options).mean()
+            scores = scores + paddle.to_tensor(self._logq_shift(candidates, targets))
+        return score_loss(scores, paddle.arange(targets), options).mean()
 
-    def _tiled_loss(self, hidden, tables):
+    def _merged_shift(self, candidates, rows, targets):
+        """What to add to the scores of rows.items, so that their cross-entropy is that of all candidates.
+
+        Of an item that is a candidate several times, sum_i exp(s + shift_i) is exp(s + log(sum_i exp(shift_i))); a row that
+        is no candidate weighs nothing.
+
+        Returns
+        -------
+        float32 array [items]
+        float
+            What to add to the mean loss, since a target's own shift is not the sum's.
+        """
+        shift = self._logq_shift(candidates, targets)
+        weights = np.bincount(rows.candidates, np.exp(shift), len(rows.items))
+        merged = np.log(np.maximum(weights, NO_WEIGHT)).astype(np.float32)
+        return merged, float((merged[rows.candidates[:targets]] - shift[:targets]).mean())
+
+    def _tiled_loss(self, hidden, item_rows, candidates):
         """The reference's: each position has its own candidates, with dropout on their rows and without bias."""
-        rows = paddle.gather(tables.candidate_rows, tables.candidates.flatten())[:, :-1]
-        rows = dropout(rows, self.options.candidate_dropout, True, "candidates").reshape([*tables.candidates.shape, -1])
-        scores = paddle.matmul(rows, hidden.unsqueeze(2)).squeeze(2)
+        own_rows = paddle.gather(item_rows, paddle.to_tensor(candidates.ravel()))[:, :-1]
+        own_rows = dropout(own_rows, self.options.candidate_dropout, True, "candidates").reshape([*candidates.shape, -1])
+        scores = paddle.matmul(own_rows, hidden.unsqueeze(2)).squeeze(2)
         return score_loss(scores, paddle.zeros([hidden.shape[0]], "int64"), self.options).mean()
 
     def _logq_shift(self, candidates, targets):
@@ -146,43 +194,46 @@ class SampledTrainer:
         alpha[:targets] = 1
         return -self.options.logq * alpha * self.log_support[candidates]
 
-    def _update(self, loss, tables):
+    def _update(self, loss, item_rows, input_rows, rows):
         """Gradients, and one step of the optimiser on the touched rows and on all other weights."""
         loss.backward()
-        item_matrices = {name for name, *_ in tables.touched}
-        changes = [(name, weight, rows_tensor, leaf.grad) for name, weight, rows_tensor, leaf in tables.touched]
-        changes += [(name, weight, None, weight.grad) for name, weight in self.network.named_parameters()
-                    if name not in item_matrices]
-        gradients = clip_by_global_norm([gradient for *_, gradient in changes], self.options.grad_cap)
+        network, changes = self.network, []
         with paddle.no_grad():
+            items, inputs = paddle.to_tensor(rows.items), paddle.to_tensor(rows.inputs)
+            if network.settings.embedding == "shared":
+                gradient = paddle.index_add(item_rows.grad, inputs, 0, input_rows.grad)
+                changes.append(("item_matrix", network.item_matrix, gradient, items, rows.candidate_count))
+            else:
+                zeros = paddle.zeros([len(rows.input_items), input_rows.shape[1]])
+                gradient = paddle.index_add(zeros, inputs, 0, input_rows.grad)
+                changes.append(("embedding", network.embedding, gradient, paddle.to_tensor(rows.input_items), None))
+                changes.append(("item_matrix", network.item_matrix, item_rows.grad, items, None))
+            item_matrices = {name for name, *_ in changes}
+            changes += [(name, weight, weight.grad, None, None) for name, weight in network.named_parameters()
+                        if name not in item_matrices]
+            gradients = clip_by_global_norm([gradient for _, _, gradient, *_ in changes], self.options.grad_cap)
             self.optimizer.start_step()
-            for (name, weight, rows, _), gradient in zip(changes, gradients):
-                touched = tables.touched_numbers(gradient) if name == "item_matrix" else None
-                self.optimizer.update(name, weight, gradient, rows, touched)
-        for _, weight in self.network.named_parameters():
+            for (name, weight, _, numbers, rows_with_bias), gradient in zip(changes, gradients):
+                self.optimizer.update(name, weight, gradient, numbers, rows_with_bias)
+        for _, weight in network.named_parameters():
             weight.clear_gradient(False)
 
 
-class Tables:
-    """The rows that a step works on, and where in them its clicks and candidates are.
+class Rows(NamedTuple):
+    """The rows of the item matrices that a step works on.
 
-    touched : list of (name, weight, int64 tensor of row numbers, float32 tensor of the rows)
-    inputs : int64 tensor [positions], into input_rows
-    candidates : int64 tensor, into candidate_rows
-    items : the candidates as item indices, int64 array
-    is_candidate : float32 array [rows, 1] or None where all rows of the item matrix are candidates
+    items : int64 array, the items to score, each once, candidates first; with a shared matrix all inputs too
+    candidates : int64 array of the candidates' shape, into items
+    candidate_count : int, how many of the items are candidates
+    input_items : int64 array, each once; with a shared matrix the same as items
+    inputs : int64 array [positions], into input_items
     """
 
-    def __init__(self, touched, inputs, candidates, items, is_candidate):
-        self.touched, self.inputs, self.candidates = touched, inputs, candidates
-        self.items, self.is_candidate = items, is_candidate
-        self.input_rows, self.candidate_rows = touched[0][3], touched[-1][3]
-
-    def touched_numbers(self, gradient):
-        """1 for what the step touched of the item matrix's rows, 0 for the biases of items that were inputs only, or None."""
-        if self.is_candidate is None:
-            return None
-        return paddle.concat([paddle.ones_like(gradient[:, :-1]), paddle.to_tensor(self.is_candidate)], axis=1)
+    items: np.ndarray
+    candidates: np.ndarray
+    candidate_count: int
+    input_items: np.ndarray
+    inputs: np.ndarray
 
 
 def score_loss(scores, targets, options):
@@ -194,9 +245,22 @@ def score_loss(scores, targets, options):
     return {"bpr": losses.bpr, "top1": losses.top1, "top1-max": losses.top1_max}[options.loss](scores, targets)
 
 
-def _leaf(weight, rows):
-    """The numbers of `rows` as a tensor, and those rows of `weight` as a new tensor that takes a gradient."""
-    numbers = paddle.to_tensor(rows)
-    leaf = paddle.gather(weight.detach(), numbers)
+def _leaf(weight, numbers):
+    """The rows of `weight` with these numbers, as a new tensor that takes a gradient."""
+    leaf = paddle.gather(weight.detach(), paddle.to_tensor(numbers))
     leaf.stop_gradient = False
-    return numbers, leaf
+    return leaf
+
+
+def distinct(items, place_of_item):
+    """The distinct ones of an int64 array in the order in which they come, and where among them each of `items` is.
+
+    `place_of_item`, an int64 array with a place for each item there is, is room to work in.
+    """
+    if native.is_loaded():
+        return native.distinct(items, place_of_item)
+    count = np.arange(len(items))
+    place_of_item[items[::-1]] = count[::-1]  # of several values for one place NumPy keeps the last
+    first = place_of_item[items]
+    is_first = first == count
+    return items[is_first], (np.cumsum(is_first) - 1)[first]

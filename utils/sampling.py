@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from utils import native
+
 DRAWN_AT_ONCE = 1 << 20  # ids; drawing many at a time costs a fraction of drawing a few
 
 
@@ -22,15 +24,22 @@ class PopularitySampler:
     def __init__(self, support, alpha, size, random):
         cumulative = np.cumsum(np.asarray(support, np.float64) ** alpha)
         self.cumulative, self.size, self.random = cumulative / cumulative[-1], size, random
+        self.start = np.searchsorted(self.cumulative, np.arange(len(cumulative)) / len(cumulative), side="right")
         self.drawn, self.used = np.empty((0, size), np.int64), 0
 
     def draw(self):
         """The next draw: int64 array [size]."""
         if self.used == len(self.drawn):
             shape = max(1, DRAWN_AT_ONCE // max(1, self.size)), self.size
-            self.drawn, self.used = np.searchsorted(self.cumulative, self.random.random(shape), side="right"), 0
+            self.drawn, self.used = self._items(self.random.random(shape)), 0
         self.used += 1
         return self.drawn[self.used - 1]
+
+    def _items(self, numbers):
+        """The first item whose cumulated probability is above each of the numbers from 0 to 1."""
+        if native.is_loaded():
+            return native.search(self.cumulative, self.start, numbers)
+        return np.searchsorted(self.cumulative, numbers, side="right")
 
 
 def tiled_negatives(targets, size, random):

@@ -198,9 +198,9 @@ def pack(sessions, rows, minimum_rows=1):
     minimum_rows : int
         Pad every time step to at least this many rows, with item 0 and position -1.
     """
-    rows = rows[np.argsort(-sessions.lengths[rows], kind="stable")]
-    starts = sessions.offsets[rows]
-    steps = np.maximum(sessions.lengths[rows] - 1, 0)
+    lengths = sessions.offsets[rows + 1] - sessions.offsets[rows]
+    by_length = np.argsort(-lengths, kind="stable")
+    starts, steps = sessions.offsets[rows[by_length]], np.maximum(lengths[by_length] - 1, 0)
     if len(rows) < minimum_rows:
         padding = np.zeros(minimum_rows - len(rows), np.int64)
         starts, steps = np.concatenate([starts, padding]), np.concatenate([steps, padding])
@@ -235,12 +235,13 @@ def training_batches(sessions, batch_size, random, shuffle=False, group=20):
     ------
     Batch
     """
-    order = np.flatnonzero(sessions.lengths > 1)
+    lengths = sessions.lengths
+    order = np.flatnonzero(lengths > 1)
     if shuffle:
         random.shuffle(order)
     for start in range(0, len(order), group * batch_size):
         members = order[start:start + group * batch_size]
-        members = members[np.argsort(sessions.lengths[members], kind="stable")]
+        members = members[np.argsort(lengths[members], kind="stable")]
         cuts = np.arange(0, len(members), batch_size)
         for cut in random.permutation(cuts):
             yield pack(sessions, members[cut:cut + batch_size])
@@ -300,7 +301,8 @@ def evaluation_batches(sessions, batch_size, minimum_rows=8):
     ------
     Batch
     """
-    order = np.flatnonzero(sessions.lengths > 1)
-    order = order[np.argsort(-sessions.lengths[order], kind="stable")]
+    lengths = sessions.lengths
+    order = np.flatnonzero(lengths > 1)
+    order = order[np.argsort(-lengths[order], kind="stable")]
     for start in range(0, len(order), batch_size):
         yield pack(sessions, order[start:start + batch_size], minimum_rows)

@@ -14,8 +14,11 @@ except ImportError:  # Windows
     resource = None
 
 from net import Network, NetworkSettings
-from utils import checkpoint
+from utils import checkpoint, native
 from utils.files import InputError
+from utils.losses import chunk_rows
+from utils.native_step import NativeStep
+from utils.optimizers import Adagrad
 from utils.runlog import append_record, log, progress, warn
 from utils.sessions import cut_windows, read_conversion, read_sessions, training_batches
 from utils.vocabulary import checksum, read_vocabulary
@@ -65,34 +68,51 @@ def network_settings(options):
 
 
 class FullSoftmaxTrainer:
-    """Batches of whole sessions, the cross-entropy over all items, Paddle's Adagrad."""
+    """Batches of whole sessions, the cross-entropy over all items, Adagrad in Paddle's form."""
 
     def __init__(self, network, sessions, options):
         self.network, self.sessions, self.options = network, sessions, options
-        self.optimizer = paddle.optimizer.Adagrad(options.base_lr, parameters=network.parameters())
+        self.optimizer = Adagrad(options.base_lr, epsilon_inside=False)
+        self.native_step = NativeStep(network, self.optimizer) if NativeStep.can_run(network, self.optimizer) else None
 
     def batches(self, random):
+        if self.native_step:
+            self.native_step.start_epoch(random)
         return training_batches(self.sessions, self.options.batch_size, random, bool(self.options.shuffle))
 
     def set_rate(self, rate):
-        self.optimizer.set_lr(rate)
+        self.optimizer.rate = rate
 
     def step(self, batch):
         """One update from one batch; its mean loss in nats."""
+        if self.native_step:
+            return self._native_update(batch)
         loss = self.network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step)
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.clear_grad()
+        self.optimizer.start_step()
+        for name, weight in self.network.named_parameters():
+            self.optimizer.update(name, weight, weight.grad)
+            weight.clear_gradient(False)
         return float(loss)
 
     def optimizer_state(self):
-        """Adagrad's accumulators by the name of their parameter in the network, as float32 arrays."""
-        found, state = {}, self.optimizer.state_dict()
-        for name, weight in self.network.named_parameters():
-            for key, value in state.items():
-                if key.startswith(f"{weight.name}_"):
-                    found[f"{name}.{key.removeprefix(weight.name + '_')}"] = value.numpy()
-        return found
+        """By parameter and kind, as float32 arrays."""
+        return self.optimizer.state_arrays()
+
+    def _native_update(self, batch):
+        """One update by utils/native.py; the mean loss."""
+        step, settings = self.native_step, self.network.settings
+        hidden = step.forward(batch.inputs, batch.rows_per_step)
+        item_matrix = step.weights["item_matrix"]
+        losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(
+            hidden, item_matrix, batch.targets, settings.label_smoothing, None, chunk_rows(item_matrix.shape[0]))
+        gradients, inputs_gradient = step.backward(hidden_gradient)
+        gradients["item_matrix"] = items_gradient
+        if step.embedding == "embedding":
+            gradients["embedding"] = np.zeros_like(step.weights["embedding"])
+        native.add_rows(gradients[step.embedding], inputs_gradient, batch.inputs)
+        step.update(gradients)
+        return float(losses.mean())
 
 
 def named_weights(network):
