@@ -29,8 +29,8 @@ class NetworkSettings:
     reset_after : bool, the GRU's reset gate acts after the recurrent product (as in nn.GRU, cuDNN) or before it (as in
         Paddle's fluid and Theano)
     emb_dropout, hid_dropout : float, share of the embedding's and of each layer's outputs that training zeroes
-    carry_dropped : bool, with a state that is carried from step to step: the next step sees the state with dropout (the
-        official code) or without
+    carry_dropped : bool, the next click sees the state with dropout (the official code) or without
+    through_time : bool, gradients go back through all clicks of a session, or (the official code) stop at the state before
     label_smoothing : float, share of each target's probability that is spread over all items
     init_range : float, weights are drawn from U(-init_range, init_range); 0 for Glorot's sqrt(6 / (rows + columns)) of
         each gate's matrix
@@ -44,6 +44,7 @@ class NetworkSettings:
     emb_dropout: float = 0.0
     hid_dropout: float = 0.0
     carry_dropped: bool = False
+    through_time: bool = True
     label_smoothing: float = 0.0
     init_range: float = 0.0
     emb_lr_x: float = 1.0
@@ -116,12 +117,26 @@ class Network(nn.Layer):
         fully_connected = list(self.fc)
         for layer, gru in enumerate(self.gru):
             gates = states if layer == 0 and settings.embedding == "none" else fully_connected.pop(0)(states)
+            drop = lambda values: dropout(values, settings.hid_dropout, self.training, f"layer {layer}")
+            if self.training and not settings.through_time and len(rows_per_step) > 1:
+                states = self._stepwise(gru, gates, rows_per_step, drop)
+                continue
             undropped = gru(gates, rows_per_step, before and before[layer])
-            states = dropout(undropped, settings.hid_dropout, self.training, f"layer {layer}")
+            states = drop(undropped)
             if before:
                 carried = states if settings.carry_dropped else undropped
                 before[layer] = carried[-rows_per_step[-1]:].detach()
         return states
+
+    def _stepwise(self, gru, gates, rows_per_step, drop):
+        """All states, with dropout, of a layer whose gradients stop at the state before."""
+        state, states = None, []
+        for step_gates in paddle.split(gates, rows_per_step):
+            rows = step_gates.shape[0]
+            undropped = gru(step_gates, [rows], None if state is None else state[:rows].detach())
+            states.append(drop(undropped))
+            state = states[-1] if self.settings.carry_dropped else undropped
+        return paddle.concat(states)
 
     def loss(self, items, targets, rows_per_step):
         """Mean cross-entropy of the next clicks `targets`, int64 [clicks], in nats: a float32 scalar tensor."""

@@ -5,8 +5,8 @@
     python train_sample_neg.py --config settings/official_xe.json    # the official GRU4Rec; or official_bpr_max.json
 
 Reads and writes what train.py does; infer_sample_neg.py evaluates. A loss is the mean over predictions. Negatives are
-shared (the targets of the batch, and --neg_size more drawn by support^alpha) or tiled (of each prediction its own, drawn
-from the targets of the batch). Sessions are trained on whole, or side by side one click at a time.
+shared (--neg_size drawn by support^alpha, and with --in_batch 1 the targets of the batch) or tiled (of each prediction its
+own, drawn from the targets of the batch). Sessions are trained on whole, or side by side one click at a time.
 """
 
 import sys
@@ -32,6 +32,10 @@ def parse_arguments():
                          help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's way)")
     sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared",
                          help="shared by all predictions, or of each its own")
+    sampled.add_argument("--in_batch", type=number(int, 0, 1),
+                         help="shared: 1: the targets of a batch are negatives of each other too (the paper), 0: drawn ones alone, "
+                         "since with whole sessions a click's negatives would be the clicks to come; default: 1 with --batching "
+                         "parallel or --neg_size 0, else 0")
     sampled.add_argument("--neg_size", type=number(int, 0), default=2048,
                          help="negatives drawn: a step (shared) or a prediction (tiled)")
     sampled.add_argument("--sample_alpha", type=number(float, 0, 10), default=0.5,
@@ -45,8 +49,6 @@ def parse_arguments():
                          help="bpr-max: strength of the score regularisation, >= 0")
     sampled.add_argument("--candidate_dropout", type=number(float, 0, below=1), default=0.0,
                          help="tiled: dropout on the candidates' rows, 0 to < 1")
-    sampled.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
-                         help="parallel: 1: the next step sees the state with dropout (the official code), 0: without")
     sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
                          help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
     sampled.add_argument("--momentum", type=number(float, 0, below=1), help="of official and adagrad, 0 to < 1; default: 0.2, adam: 0")
@@ -58,6 +60,8 @@ def parse_arguments():
     given.loss = given.loss or "ce"
     if given.momentum is None:
         given.momentum = 0.0 if given.optimizer == "adam" else 0.2
+    if given.in_batch is None:
+        given.in_batch = int(given.negatives == "shared" and (given.batching == "parallel" or given.neg_size == 0))
     if given.logq is None:
         given.logq = float(given.loss == "ce" and given.negatives == "shared")
     return check(check_training_flags(given))
@@ -67,6 +71,10 @@ def check(options):
     """Refuse combinations that make no sense, and flags that would do nothing."""
     if options.negatives == "tiled" and options.neg_size == 0:
         raise InputError("--neg_size: found 0 with --negatives tiled, expected at least 1")
+    if options.negatives == "shared" and options.neg_size == 0 and not options.in_batch:
+        raise InputError("--neg_size: found 0 with --in_batch 0, expected at least 1, or --in_batch 1: there is no negative")
+    if options.negatives == "tiled" and options.in_batch:
+        raise InputError("--in_batch: found 1 with --negatives tiled, expected 0; those come from the batch anyway")
     if options.negatives == "tiled" and options.batching == "parallel":
         raise InputError("--negatives: found tiled with --batching parallel, expected shared")
     if options.negatives == "tiled" and options.logq:
@@ -77,8 +85,6 @@ def check(options):
     if options.loss != "ce" and options.label_smoothing:
         raise InputError(f"--label_smoothing: found {options.label_smoothing:g} with --loss {options.loss}, expected 0; only ce "
                          "has it")
-    if options.batching == "sessions" and options.carry_dropped:
-        raise InputError("--carry_dropped: found 1 with --batching sessions, expected 0; no state is carried from step to step")
     if options.optimizer == "adam" and options.momentum:
         raise InputError(f"--momentum: found {options.momentum:g} with --optimizer adam, expected 0; Adam has its own")
     if options.batching == "parallel" and options.shuffle:

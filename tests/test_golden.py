@@ -17,7 +17,6 @@ from net import Network, NetworkSettings
 from utils import native
 from utils.evaluation import network_ranks
 from utils.metrics import recall_and_mrr
-from utils.native_step import NativeStep
 from utils.optimizers import Adagrad
 from utils.sampled_training import SampledTrainer
 from utils.sessions import Sessions
@@ -115,11 +114,21 @@ class PatternDropout:
         return values * paddle.to_tensor(pattern(values.shape, share, call))
 
 
-def native_pattern_dropout(step, values, share, place):
-    """In the place of NativeStep._drop, which comes with the same key in the forward and the backward pass of a step."""
-    if share:
-        steps = step.__dict__.setdefault("keys_seen", {})
-        values *= pattern(values.shape, share, steps.setdefault(step.key, len(steps)))
+def use_pattern(step, monkeypatch):
+    """The same for a NativeStep, which asks for a mask with the same key in the forward and the backward pass of a step."""
+    keys, gru_forward = {}, native.gru_forward
+
+    def drop(values, share, place):
+        if share:
+            values *= pattern(values.shape, share, keys.setdefault(step.key, len(keys)))
+
+    def forward_and_drop(gate_inputs, weight, bias, before, rows_per_step, reset_after, share=0.0, key=0):
+        states, saved = gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after)
+        drop(states, share, key - step.key)
+        return states, saved
+
+    monkeypatch.setattr(step, "_drop", drop)
+    monkeypatch.setattr(native, "gru_forward", forward_and_drop)
 
 
 class OfficialTrainer(SampledTrainer):
@@ -157,13 +166,14 @@ def check(name, data, monkeypatch):
     network = Network(item_count, settings)
     official_weights(network, item_count, settings)
     monkeypatch.setattr(net, "dropout", PatternDropout())
-    monkeypatch.setattr(NativeStep, "_drop", native_pattern_dropout)
-    options = Namespace(batching="parallel", batch_size=BATCH_SIZE, negatives="shared", neg_size=given["n_sample"],
+    options = Namespace(batching="parallel", batch_size=BATCH_SIZE, negatives="shared", neg_size=given["n_sample"], in_batch=1,
                         loss={"cross-entropy": "ce"}.get(given["loss"], given["loss"]), sample_alpha=given["sample_alpha"],
                         logq=given["logq"], elu_param=given["elu_param"], bpreg=given["bpreg"], label_smoothing=0.0, grad_cap=0.0)
     optimizer = Adagrad(given["learning_rate"], given["momentum"])
     trainer = OfficialTrainer(network, training, optimizer, options)
     assert (trainer.native_step is not None) == (native.is_loaded() and options.loss == "ce")
+    if trainer.native_step:
+        use_pattern(trainer.native_step, monkeypatch)
     found_losses = train(trainer)
 
     np.testing.assert_allclose(found_losses, official["epoch_loss"], rtol=0, atol=1e-4)

@@ -118,6 +118,7 @@ def test_search_is_searchsorted(support, seed):
 
 NETWORKS = [
     NetworkSettings([7], 7),
+    NetworkSettings([7, 7], 7, through_time=False),
     NetworkSettings([5, 7], 7, reset_after=False),
     NetworkSettings([7, 6], 4, "separate"),
     NetworkSettings([6, 5], 0, "none", reset_after=False, gru_lr_x=2.0),
@@ -130,8 +131,8 @@ def draw_sessions():
     return Sessions(random.integers(0, ITEMS, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]))
 
 
-def sampled_trainer(network, batching):
-    options = Namespace(batching=batching, batch_size=8, shuffle=0, loss="ce", negatives="shared", neg_size=12, sample_alpha=0.5,
+def sampled_trainer(network, batching, in_batch=1):
+    options = Namespace(batching=batching, batch_size=8, shuffle=0, loss="ce", negatives="shared", neg_size=12, sample_alpha=0.5, in_batch=in_batch,
                         logq=1.0, label_smoothing=0.0, grad_cap=0.0)
     return SampledTrainer(network, draw_sessions(), Adagrad(0.1, 0.3), options)
 
@@ -147,12 +148,13 @@ def trained(settings, make_trainer, native_library_as, in_use):
     return losses, {name: weight.numpy() for name, weight in network.named_parameters()}, trainer.optimizer_state()
 
 
-@pytest.mark.parametrize("settings", NETWORKS, ids=str)
+@pytest.mark.parametrize("settings", NETWORKS, ids=["shared", "stopped gradients", "two layers", "separate", "none"])
 @pytest.mark.parametrize("make_trainer", [
     lambda network: sampled_trainer(network, "sessions"),
+    lambda network: sampled_trainer(network, "sessions", in_batch=0),
     lambda network: sampled_trainer(network, "parallel"),
     lambda network: FullSoftmaxTrainer(network, draw_sessions(), Namespace(base_lr=0.1, batch_size=8, shuffle=0)),
-], ids=["sampled", "sampled parallel", "full softmax"])
+], ids=["sampled", "drawn negatives alone", "sampled parallel", "full softmax"])
 def test_a_step_is_that_of_paddles_operations(settings, make_trainer, native_library_as):
     losses, weights, state = trained(settings, make_trainer, native_library_as, True)
     expected_losses, expected_weights, expected_state = trained(settings, make_trainer, native_library_as, False)

@@ -77,6 +77,20 @@ inline uint64_t mixed(uint64_t number) {
   return number ^ (number >> 31);
 }
 
+// Zeroes a random share of numbers and scales the others by 1 / (1 - share); key and place of a number say which.
+struct Dropout {
+  Dropout(float share, uint64_t key)
+      : first(mixed(key)), kept_below((uint32_t)std::min((1.0 - share) * 4294967296.0, 4294967295.0)), scale(1 / (1 - share)) {}
+
+  void apply(float* values, int64_t count, int64_t place) const {
+    for (int64_t i = 0; i < count; ++i) values[i] *= (uint32_t)(mixed(first + place + i) >> 32) < kept_below ? scale : 0.0f;
+  }
+
+  uint64_t first;
+  uint32_t kept_below;
+  float scale;
+};
+
 constexpr int64_t kAhead = 4;  // rows: far enough for the memory to answer before they are needed
 
 inline void prefetch_row(const float* row, int64_t width) {
@@ -90,8 +104,10 @@ constexpr float kSafeSum = 1e30f;  // sums of exponentials between 1 / kSafeSum 
 extern "C" {
 
 void gru_forward(const float* gate_inputs, const float* weight, const float* bias, const float* before, const int64_t* rows_per_step,
-                 int64_t steps, int64_t units, int64_t reset_after, float* states, float* saved) {
+                 int64_t steps, int64_t units, int64_t reset_after, float dropped_share, uint64_t key, float* states, float* saved) {
   const int64_t gates = 3 * units;
+  const Dropout dropout(dropped_share, key);
+  int64_t place = 0;  // of the step's first number among all states
   const Room products = room(rows_per_step[0] * gates);
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t rows = rows_per_step[step];
@@ -125,14 +141,15 @@ void gru_forward(const float* gate_inputs, const float* weight, const float* bia
         }
       }
     }
+    if (dropped_share > 0) dropout.apply(states, rows * units, place);
     before = states;
-    gate_inputs += rows * gates, states += rows * units, saved += rows * 4 * units;
+    gate_inputs += rows * gates, states += rows * units, saved += rows * 4 * units, place += rows * units;
   }
 }
 
 void gru_backward(const float* states_gradient, const float* states, const float* saved, const float* weight, const float* first,
-                  const int64_t* rows_per_step, int64_t steps, int64_t units, int64_t reset_after, float* inputs_gradient,
-                  float* weight_gradient, float* bias_gradient) {
+                  const int64_t* rows_per_step, int64_t steps, int64_t units, int64_t reset_after, int64_t through_time,
+                  float* inputs_gradient, float* weight_gradient, float* bias_gradient) {
   const int64_t gates = 3 * units;
   int64_t clicks = 0;
   for (int64_t step = 0; step < steps; ++step) clicks += rows_per_step[step];
@@ -152,7 +169,7 @@ void gru_backward(const float* states_gradient, const float* states, const float
       const float *h = before + row * units, *from_loss = states_gradient + click * units;
       float *gradient = later.data() + row * units, *in = inputs_gradient + click * gates;
       for (int64_t j = 0; j < units; ++j) {
-        gradient[j] += from_loss[j];
+        gradient[j] = through_time ? gradient[j] + from_loss[j] : from_loss[j];
         in[2 * units + j] = gradient[j] * (1 - update[j]) * (1 - candidate[j] * candidate[j]);
         in[units + j] = gradient[j] * (h[j] - candidate[j]) * update[j] * (1 - update[j]);
         gradient[j] *= update[j];
@@ -178,7 +195,7 @@ void gru_backward(const float* states_gradient, const float* states, const float
         }
       }
     }
-    if (step)
+    if (step && through_time)
       product(false, true, rows, units, reset_after ? gates : 2 * units, step_gradients, gates, weight, gates, 1, later.data(), units);
     end = start;
   }
@@ -190,9 +207,9 @@ void gru_backward(const float* states_gradient, const float* states, const float
   column_sums(gradients, clicks, gates, bias_gradient);
 }
 
-void softmax_cross_entropy(const float* hidden, const float* matrix, const float* shift, const int64_t* targets, int64_t rows,
-                           int64_t units, int64_t items, int64_t chunk, float smoothing, float* losses, float* hidden_gradient,
-                           float* matrix_gradient) {
+void softmax_cross_entropy(const float* hidden, const float* matrix, const float* shift, const int64_t* targets,
+                           const float* own_shift, int64_t rows, int64_t units, int64_t items, int64_t chunk, float smoothing,
+                           float* losses, float* hidden_gradient, float* matrix_gradient) {
   const int64_t width = units + 1;
   chunk = std::min(chunk, rows);
   const Room scores = room(chunk * items), scaled = room(chunk * width), bias = room(items), factors = room(chunk);
@@ -227,6 +244,12 @@ void softmax_cross_entropy(const float* hidden, const float* matrix, const float
           largest = std::max(largest, score + bias[item]);
         }
         sum = exponentials_of_row(e, bias.get(), items, largest);
+      }
+      if (own_shift) {  // the row's target is a candidate of its own, beside what it is as one of the items
+        target_score += own_shift[start + row] - (shift ? shift[number] : 0.0f);
+        const float own_exponential = exponential(target_score - largest);
+        e[number] += own_exponential;
+        sum += own_exponential;
       }
       losses[start + row] = std::log(sum) + largest - target_score + smoothing * (target_score - mean_score);
       factors[row] = 1 / sum;
@@ -314,13 +337,7 @@ void linear_backward(const float* gradient, const float* inputs, const float* we
   column_sums(gradient, rows, outputs, bias_gradient);
 }
 
-void dropout(float* values, int64_t count, float share, uint64_t key) {
-  const uint32_t kept_below = (uint32_t)std::min((1.0 - share) * 4294967296.0, 4294967295.0);
-  const float scale = 1 / (1 - share);
-  const uint64_t first = mixed(key);
-  for (int64_t place = 0; place < count; ++place)
-    values[place] *= (uint32_t)(mixed(first + place) >> 32) < kept_below ? scale : 0.0f;
-}
+void dropout(float* values, int64_t count, float share, uint64_t key) { Dropout(share, key).apply(values, count, 0); }
 
 int64_t distinct(const int64_t* items, int64_t count, int64_t* place_of_item, int64_t* found, int64_t* places) {
   for (int64_t i = 0; i < count; ++i) place_of_item[items[i]] = -1;

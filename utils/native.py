@@ -19,17 +19,17 @@ SOURCE = Path(__file__).with_name("native.cc")
 COMPILE = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-mprefer-vector-width=512",
            "-fopenmp", "-fPIC"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
-POINTER, INTEGER, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+POINTER, INTEGER, FLOAT, KEY = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
 ARGUMENTS = {
-    "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [POINTER] * 2,
-    "gru_backward": [POINTER] * 6 + [INTEGER] * 3 + [POINTER] * 3,
-    "softmax_cross_entropy": [POINTER] * 4 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
+    "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT, KEY] + [POINTER] * 2,
+    "gru_backward": [POINTER] * 6 + [INTEGER] * 4 + [POINTER] * 3,
+    "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
     "adagrad": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT] * 3 + [INTEGER],
     "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
     "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
     "linear_forward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER],
     "linear_backward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER] * 3,
-    "dropout": [POINTER, INTEGER, FLOAT, ctypes.c_uint64],
+    "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
 }
@@ -66,7 +66,7 @@ def takes(*tensors):
     return is_loaded() and all(tensor.place.is_cpu_place() and tensor.dtype == _paddle().float32 for tensor in tensors)
 
 
-def gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after):
+def gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after, dropped_share=0.0, key=0):
     """All states of a GRU over packed sessions, as `net.DynamicGRU` defines them, and what `gru_backward` needs.
 
     Like every function here it takes Paddle tensors or NumPy arrays, float32 unless said otherwise, and returns the kind
@@ -77,6 +77,8 @@ def gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after):
     gate_inputs, weight, bias, before, rows_per_step
         As for `net.DynamicGRU.forward`.
     reset_after : bool
+    dropped_share, key
+        Of the `dropout` of all states, which the next step then sees too.
 
     Returns
     -------
@@ -85,16 +87,21 @@ def gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after):
     clicks, units = gate_inputs.shape[0], weight.shape[0]
     states, saved = _empty([clicks, units], weight), _empty([clicks, 4 * units], weight)
     rows = np.asarray(rows_per_step, np.int64)
-    _call("gru_forward", gate_inputs, weight, bias, before, rows, len(rows), units, reset_after, states, saved)
+    _call("gru_forward", gate_inputs, weight, bias, before, rows, len(rows), units, reset_after, dropped_share, key % 2**64, states,
+          saved)
     return states, saved
 
 
-def gru_backward(states_gradient, states, saved, weight, before, rows_per_step, reset_after):
-    """Gradients by the gates' inputs, float32 [clicks, 3 units], the weight and the bias, from that by the states."""
+def gru_backward(states_gradient, states, saved, weight, before, rows_per_step, reset_after, through_time=True):
+    """Gradients by the gates' inputs, float32 [clicks, 3 units], the weight and the bias, from that by the states.
+
+    Without `through_time` the gradient of a step's state stops at the state before it.
+    """
     clicks, units = states.shape
     gradients = [_empty(shape, weight) for shape in ([clicks, 3 * units], [units, 3 * units], [3 * units])]
     rows = np.asarray(rows_per_step, np.int64)
-    _call("gru_backward", states_gradient, states, saved, weight, before, rows, len(rows), units, reset_after, *gradients)
+    _call("gru_backward", states_gradient, states, saved, weight, before, rows, len(rows), units, reset_after, through_time,
+          *gradients)
     return gradients
 
 
@@ -112,8 +119,10 @@ def linear_backward(gradient, inputs, weight):
     return gradients
 
 
-def softmax_cross_entropy(hidden, item_matrix, targets, smoothing, shift, chunk):
+def softmax_cross_entropy(hidden, item_matrix, targets, smoothing, shift, chunk, own_shift=None):
     """As `losses.FullSoftmaxCrossEntropy`, by `chunk` rows at a time.
+
+    With `own_shift`, float32 [rows], each row has its target with this shift as one more candidate, which no other row has.
 
     Returns
     -------
@@ -123,8 +132,8 @@ def softmax_cross_entropy(hidden, item_matrix, targets, smoothing, shift, chunk)
         The gradients of their mean.
     """
     results = [_empty(shape, hidden) for shape in (hidden.shape[:1], hidden.shape, item_matrix.shape)]
-    _call("softmax_cross_entropy", hidden, item_matrix, shift, targets, *hidden.shape, item_matrix.shape[0], chunk, smoothing,
-          *results)
+    _call("softmax_cross_entropy", hidden, item_matrix, shift, targets, own_shift, *hidden.shape, item_matrix.shape[0], chunk,
+          smoothing, *results)
     return results
 
 

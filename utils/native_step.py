@@ -61,15 +61,16 @@ class NativeStep:
             layer_inputs, fc = values, self._fc(layer)
             gates = values if fc is None else native.linear_forward(values, weights[f"{fc}.weight"], weights[f"{fc}.bias"])
             before = self.states[layer] if self.states else np.zeros((rows_per_step[0], units), np.float32)
+            carried_share = settings.hid_dropout if settings.carry_dropped else 0.0
             states, saved = native.gru_forward(gates, weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"], before,
-                                               rows_per_step, settings.reset_after)
+                                               rows_per_step, settings.reset_after, carried_share, self.key + layer + 1)
             self.saved.append((layer_inputs, states, saved, before))
             values = states
-            if settings.hid_dropout:
+            if settings.hid_dropout and not settings.carry_dropped:
                 values = states.copy()
                 self._drop(values, settings.hid_dropout, layer + 1)
             if self.states:
-                self.states[layer] = (values if settings.carry_dropped else states)[-rows_per_step[-1]:].copy()
+                self.states[layer] = states[-rows_per_step[-1]:].copy()
         return values
 
     def backward(self, gradient):
@@ -80,7 +81,8 @@ class NativeStep:
             self._drop(gradient, settings.hid_dropout, layer + 1)
             name, fc = f"gru.{layer}", self._fc(layer)
             gradient, gradients[f"{name}.weight"], gradients[f"{name}.bias"] = native.gru_backward(
-                gradient, states, saved, weights[f"{name}.weight"], before, self.rows_per_step, settings.reset_after)
+                gradient, states, saved, weights[f"{name}.weight"], before, self.rows_per_step, settings.reset_after,
+                settings.through_time)
             if fc is not None:
                 gradient, gradients[f"{fc}.weight"], gradients[f"{fc}.bias"] = native.linear_backward(
                     gradient, layer_inputs, weights[f"{fc}.weight"])

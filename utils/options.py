@@ -141,6 +141,12 @@ def add_training_flags(parser):
     network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5,
                          help="dropout on each GRU layer's output, 0 to < 1")
 
+    network.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
+                         help="1: the next click sees the GRU's state with dropout (the official code), 0: without")
+    network.add_argument("--through_time", type=number(int, 0, 1), default=1,
+                         help="1: gradients go back through a session's clicks, 0: they stop at the state before, as they always do "
+                         "with sessions side by side (the official code)")
+
     training = parser.add_argument_group("training")
     training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
     training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
@@ -177,6 +183,9 @@ def check_training_flags(options):
     if options.embedding == "shared" and options.fc_lr_x != 1:
         raise InputError(f"--fc_lr_x: found {options.fc_lr_x:g} with --embedding shared, expected 1; --emb_lr_x is that of the "
                          "shared matrix")
+    if options.carry_dropped and options.through_time:
+        raise InputError("--carry_dropped: found 1 with --through_time 1, expected 0 or --through_time 0; scaled up from click to "
+                         "click, the gradients would explode")
     options.emb_size = options.emb_size or options.hid_size[-1]
     if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
         raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, expected "

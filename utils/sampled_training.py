@@ -14,7 +14,7 @@ from utils.optimizers import clip_by_global_norm
 from utils.sampling import PopularitySampler, tiled_negatives
 from utils.sessions import session_parallel_steps, training_batches
 
-NO_WEIGHT = 1e-37  # of a row in the softmax; its logarithm is still finite
+NO_WEIGHT = 1e-20  # of a row in the softmax: too little to count, enough not to slow the products down as numbers near 1e-38 do
 
 
 class SampledTrainer:
@@ -26,8 +26,8 @@ class SampledTrainer:
     sessions : sessions.Sessions
     optimizer : optimizers.Adagrad or optimizers.Adam
     options : argparse.Namespace
-        The flags of train_sample_neg.py: batching, batch_size, shuffle, loss, negatives, neg_size, sample_alpha, logq,
-        elu_param, bpreg, label_smoothing, candidate_dropout, grad_cap.
+        The flags of train_sample_neg.py: batching, batch_size, shuffle, loss, negatives, in_batch, neg_size, sample_alpha,
+        logq, elu_param, bpreg, label_smoothing, candidate_dropout, grad_cap.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class SampledTrainer:
         is_merged = options.loss == "ce" and not options.label_smoothing and options.negatives == "shared"
         can_run = is_merged and not options.grad_cap and NativeStep.can_run(network, optimizer)
         self.native_step = NativeStep(network, optimizer) if can_run else None
-        if not options.neg_size and self._most_targets() < 2:
+        if options.in_batch and not options.neg_size and self._most_targets() < 2:
             raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose targets "
                              "are each other's negatives, or negatives that are drawn")
 
@@ -131,11 +131,11 @@ class SampledTrainer:
         """One update by utils/native.py; the mean loss."""
         step, targets = self.native_step, len(inputs)
         item_matrix = step.weights["item_matrix"]
-        shift, constant = self._merged_shift(candidates, rows, targets)
+        shift, own_shift, constant = self._merged_shift(candidates, rows, targets)
         hidden = step.forward(inputs, rows_per_step)
         item_rows = native.gather(item_matrix, rows.items, item_matrix.shape[1])
         losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(hidden, item_rows, rows.candidates[:targets], 0.0,
-                                                                               shift, CHUNK_ROWS)
+                                                                               shift, CHUNK_ROWS, own_shift)
         if scale != 1:
             hidden_gradient *= scale
             items_gradient *= scale
@@ -152,8 +152,10 @@ class SampledTrainer:
         options = self.options
         if options.negatives == "tiled":
             return self._tiled_loss(hidden, item_rows, rows.candidates)
+        if not options.in_batch:
+            return self._drawn_loss(hidden, item_rows, candidates, rows.candidates, targets)
         if options.loss == "ce" and not options.label_smoothing:
-            shift, constant = self._merged_shift(candidates, rows, targets)
+            shift, _, constant = self._merged_shift(candidates, rows, targets)
             own = paddle.to_tensor(rows.candidates[:targets])
             return losses.FullSoftmaxCrossEntropy.apply(hidden, item_rows, own, 0.0, paddle.to_tensor(shift)) + constant
         candidate_rows = paddle.gather(item_rows, paddle.to_tensor(rows.candidates))
@@ -166,18 +168,37 @@ class SampledTrainer:
         """What to add to the scores of rows.items, so that their cross-entropy is that of all candidates.
 
         Of an item that is a candidate several times, sum_i exp(s + shift_i) is exp(s + log(sum_i exp(shift_i))); a row that
-        is no candidate weighs nothing.
+        is no candidate weighs nothing. Where the targets are no negatives of each other, each is a candidate for its own
+        position only.
 
         Returns
         -------
         float32 array [items]
+        float32 array [targets] or None
+            What to add to the score of each position's own target, where it is a candidate beside those items.
         float
             What to add to the mean loss, since a target's own shift is not the sum's.
         """
         shift = self._logq_shift(candidates, targets)
-        weights = np.bincount(rows.candidates, np.exp(shift), len(rows.items))
-        merged = np.log(np.maximum(weights, NO_WEIGHT)).astype(np.float32)
-        return merged, float((merged[rows.candidates[:targets]] - shift[:targets]).mean())
+        own_shift, weights = shift[:targets], np.exp(shift)
+        if not self.options.in_batch:
+            weights[:targets] = 0
+        merged = np.log(np.maximum(np.bincount(rows.candidates, weights, len(rows.items)), NO_WEIGHT)).astype(np.float32)
+        if not self.options.in_batch:
+            return merged, own_shift, 0.0
+        return merged, None, float((merged[rows.candidates[:targets]] - own_shift).mean())
+
+    def _drawn_loss(self, hidden, item_rows, candidates, places, targets):
+        """Each position's own target, in column 0 of the scores, against the drawn items alone."""
+        hidden = losses.with_ones(hidden)
+        target_rows, drawn_rows = (paddle.gather(item_rows, paddle.to_tensor(part)) for part in (places[:targets], places[targets:]))
+        own_scores = (hidden * target_rows).sum(axis=1, keepdim=True)
+        drawn_scores = paddle.matmul(hidden, drawn_rows, transpose_y=True)
+        if self.options.logq:
+            shift = paddle.to_tensor(self._logq_shift(candidates, targets))
+            own_scores, drawn_scores = own_scores + shift[:targets].unsqueeze(1), drawn_scores + shift[targets:]
+        scores = paddle.concat([own_scores, drawn_scores], axis=1)
+        return score_loss(scores, paddle.zeros([targets], "int64"), self.options).mean()
 
     def _tiled_loss(self, hidden, item_rows, candidates):
         """The reference's: each position has its own candidates, with dropout on their rows and without bias."""

@@ -30,7 +30,7 @@ def run_training(options, make_trainer):
     Parameters
     ----------
     options : argparse.Namespace
-        The flags of `options.add_training_flags`, and carry_dropped where the script has it.
+        The flags of `options.add_training_flags`.
     make_trainer : function
         Of network and sessions; what it returns has `batches(random)`, which yields an epoch's batches, `step(batch)`, which
         updates the network and returns the mean loss, `optimizer_state()` and `set_rate(rate)`.
@@ -63,8 +63,8 @@ def network_settings(options):
     """The NetworkSettings that the flags ask for."""
     names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "init_range",
              "emb_lr_x", "gru_lr_x", "fc_lr_x"]
-    return NetworkSettings(reset_after=options.reset_gate == "after", carry_dropped=bool(getattr(options, "carry_dropped", 0)),
-                           **{name: getattr(options, name) for name in names})
+    return NetworkSettings(reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
+                           through_time=bool(options.through_time), **{name: getattr(options, name) for name in names})
 
 
 class FullSoftmaxTrainer:
