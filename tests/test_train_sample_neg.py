@@ -26,8 +26,9 @@ VARIANTS = {
     "official bpr-max": ["--config", ROOT / "settings/official_bpr_max.json", "--batch_size", 8],
     "top1": ["--loss", "top1", "--logq", 0],
     "top1-max": ["--loss", "top1-max", "--logq", 0],
-    "bpr-max in whole sessions": ["--loss", "bpr-max", "--logq", 0, "--hid_dropout", 0],
-    "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam", "--base_lr", 0.01, "--hid_dropout", 0],
+    "bpr-max in whole sessions": ["--loss", "bpr-max", "--logq", 0, "--batch_size", 8],
+    "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam", "--base_lr", 0.01,
+                                 "--batch_size", 8],
     "no embedding, two layers": ["--embedding", "none", "--hid_size", "8,6", "--reset_gate", "before", "--grad_cap", 1],
     "targets only, parallel": ["--neg_size", 0, "--batching", "parallel", "--batch_size", 8, "--momentum", 0.2, "--hid_size", "6,8"],
 }
