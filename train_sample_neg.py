@@ -87,8 +87,9 @@ def check(options):
                          "has it")
     if options.optimizer == "adam" and options.momentum:
         raise InputError(f"--momentum: found {options.momentum:g} with --optimizer adam, expected 0; Adam has its own")
-    if options.batching == "parallel" and options.shuffle:
-        raise InputError("--shuffle: found 1 with --batching parallel, expected 0; sessions side by side are taken in order")
+    if options.batching == "parallel" and (options.shuffle or options.group_batches > 1):
+        raise InputError("--shuffle, --group_batches: found another order with --batching parallel, expected 0 and 1; sessions side "
+                         "by side are taken in order")
     return options
 
 

@@ -15,5 +15,5 @@ python preprocess.py --input "$clicks" --out_dir "$out"
 convert_splits "$out/rsc15_train_tr.txt" "$out/rsc15_test.txt" "$out"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
   --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 \
-  --label_smoothing 0 --lr_end 1 --batch_size 500 --pass_num "${EPOCHS:-10}"
+  --label_smoothing 0 --lr_end 1 --group_batches 20 --batch_size 500 --pass_num "${EPOCHS:-10}"
 python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --last_index "${EPOCHS:-10}"

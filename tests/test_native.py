@@ -132,7 +132,7 @@ def draw_sessions():
 
 
 def sampled_trainer(network, batching, in_batch=1):
-    options = Namespace(batching=batching, batch_size=8, shuffle=0, loss="ce", negatives="shared", neg_size=12, sample_alpha=0.5, in_batch=in_batch,
+    options = Namespace(batching=batching, batch_size=8, shuffle=0, group_batches=1, loss="ce", negatives="shared", neg_size=12, sample_alpha=0.5, in_batch=in_batch,
                         logq=1.0, label_smoothing=0.0, grad_cap=0.0)
     return SampledTrainer(network, draw_sessions(), Adagrad(0.1, 0.3), options)
 
@@ -153,7 +153,7 @@ def trained(settings, make_trainer, native_library_as, in_use):
     lambda network: sampled_trainer(network, "sessions"),
     lambda network: sampled_trainer(network, "sessions", in_batch=0),
     lambda network: sampled_trainer(network, "parallel"),
-    lambda network: FullSoftmaxTrainer(network, draw_sessions(), Namespace(base_lr=0.1, batch_size=8, shuffle=0)),
+    lambda network: FullSoftmaxTrainer(network, draw_sessions(), Namespace(base_lr=0.1, batch_size=8, shuffle=0, group_batches=1)),
 ], ids=["sampled", "drawn negatives alone", "sampled parallel", "full softmax"])
 def test_a_step_is_that_of_paddles_operations(settings, make_trainer, native_library_as):
     losses, weights, state = trained(settings, make_trainer, native_library_as, True)

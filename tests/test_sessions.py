@@ -257,10 +257,18 @@ def test_the_last_incomplete_batch_is_trained_on():
     assert [batch.rows_per_step for batch in batches] == [[7]]
 
 
-def test_a_batch_holds_sessions_of_similar_length():
+def test_a_group_of_batches_is_sorted_by_length():
     lengths = np.random.default_rng(3).integers(2, 30, 200)
-    batches = list(training_batches(as_sessions([[1] * length for length in lengths]), 10, np.random.default_rng(1)))
-    assert sum(batch.rows_per_step[0] * len(batch.rows_per_step) for batch in batches) < 1.15 * (lengths - 1).sum()
+    sessions = as_sessions([[1] * length for length in lengths])
+    wasted = lambda group: sum(batch.rows_per_step[0] * len(batch.rows_per_step)
+                               for batch in training_batches(sessions, 10, np.random.default_rng(1), group=group)) / (lengths - 1).sum()
+    assert wasted(20) < 1.15 < 1.5 < wasted(1)
+
+
+def test_without_groups_the_order_of_the_file_is_kept():
+    sessions = as_sessions([[number, number] for number in range(100)])
+    seen = [item for batch in training_batches(sessions, 7, np.random.default_rng(1)) for item in batch.inputs]
+    assert seen == list(range(100))
 
 
 def test_the_order_of_the_file_is_kept_but_for_a_group():

@@ -113,6 +113,7 @@ def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
     (["--optimizer", "adamw"], ["--optimizer", "adamw"]),
     (["--optimizer", "adam", "--momentum", 0.1], ["--momentum"]),
     (["--batching", "parallel", "--shuffle", 1], ["--shuffle"]),
+    (["--batching", "parallel", "--group_batches", 20], ["--group_batches"]),
     (["--config", "nowhere.json"], ["--config", "nowhere.json"]),
     (["--config", "vocab.txt"], ["--config", "vocab.txt"]),
     (["--config", "strange.json"], ["strange.json", "no_such_flag"]),

@@ -160,6 +160,9 @@ def add_training_flags(parser):
                           help="share of each target that is spread over all items scored, 0 to < 1")
     training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
                           help="1: sessions in random order, 0: in the order of the files, which keeps the newest for last")
+    training.add_argument("--group_batches", type=number(int, 1), default=1,
+                          help="neighbouring batches whose sessions are sorted by length together, >= 1; 1: none, the best known; "
+                          "20: the reference, faster")
     training.add_argument("--seed", type=number(int, 0), default=1, help="of all random draws, >= 0")
     training.add_argument("--print_batch", type=number(int, 1), default=100, help="steps between two log lines, >= 1")
     add_device_flags(parser)

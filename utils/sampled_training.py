@@ -56,7 +56,7 @@ class SampledTrainer:
         if self.native_step:
             self.native_step.start_epoch(random)
         if options.batching == "sessions":
-            return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle))
+            return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle), options.group_batches)
         self.states = None
         fewest_slots = 1 if options.neg_size else 2  # a target alone has nothing to be compared with
         return session_parallel_steps(self.sessions, options.batch_size, fewest_slots)

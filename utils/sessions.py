@@ -216,11 +216,12 @@ def pack(sessions, rows, minimum_rows=1):
     return Batch(inputs, targets, positions, rows_per_step.tolist())
 
 
-def training_batches(sessions, batch_size, random, shuffle=False, group=20):
-    """Batches of whole sessions of similar length, each session in exactly one.
+def training_batches(sessions, batch_size, random, shuffle=False, group=1):
+    """Batches of whole sessions, each session in exactly one.
 
-    Neighbouring sessions form groups of `group` batches; a group is sorted by length, cut into batches, and its
-    batches come in random order. So a batch wastes no step, and time order is kept but for the width of a group.
+    Neighbouring sessions form groups of `group` batches; a group is sorted by length, cut into batches, and its batches come
+    in random order. So a batch has fewer steps with few rows, but each batch pulls the weights towards sessions of its own
+    length: without that (a group of 1) the batches keep the order of the sessions, and the network learns more.
 
     Parameters
     ----------

@@ -78,7 +78,8 @@ class FullSoftmaxTrainer:
     def batches(self, random):
         if self.native_step:
             self.native_step.start_epoch(random)
-        return training_batches(self.sessions, self.options.batch_size, random, bool(self.options.shuffle))
+        return training_batches(self.sessions, self.options.batch_size, random, bool(self.options.shuffle),
+                                self.options.group_batches)
 
     def set_rate(self, rate):
         self.optimizer.rate = rate
