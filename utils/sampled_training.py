@@ -145,7 +145,7 @@ class SampledTrainer:
         gradients["item_matrix"] = items_gradient
         native.add_rows(gradients[step.embedding], inputs_gradient, rows.inputs)
         step.update(gradients, {"embedding": rows.input_items, "item_matrix": rows.items}, rows.candidate_count)
-        return float(losses.mean()) + constant
+        return float(losses.mean(dtype=np.float64)) + constant
 
     def _loss(self, hidden, item_rows, candidates, rows, targets):
         """The mean of the loss over all positions; the first `targets` of shared candidates are the positions' targets."""

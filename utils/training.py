@@ -113,7 +113,7 @@ class FullSoftmaxTrainer:
             gradients["embedding"] = np.zeros_like(step.weights["embedding"])
         native.add_rows(gradients[step.embedding], inputs_gradient, batch.inputs)
         step.update(gradients)
-        return float(losses.mean())
+        return float(losses.mean(dtype=np.float64))  # in float32 it could overflow before the loss does
 
 
 def named_weights(network):
