@@ -138,9 +138,9 @@ class Network(nn.Layer):
             state = states[-1] if self.settings.carry_dropped else undropped
         return paddle.concat(states)
 
-    def loss(self, items, targets, rows_per_step):
+    def loss(self, items, targets, rows_per_step, before=None):
         """Mean cross-entropy of the next clicks `targets`, int64 [clicks], in nats: a float32 scalar tensor."""
-        hidden = self.hidden_states(items, rows_per_step)
+        hidden = self.hidden_states(items, rows_per_step, before=before)
         return FullSoftmaxCrossEntropy.apply(hidden, self.item_matrix, targets, self.settings.label_smoothing)
 
     def _weight(self, draw, shape, gates, lr_x, bias_column=False):

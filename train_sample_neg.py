@@ -28,8 +28,6 @@ def parse_arguments():
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES,
                          help="default: ce with this project's settings; bpr or ce alone: the reference's")
-    sampled.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
-                         help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's way)")
     sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared",
                          help="shared by all predictions, or of each its own")
     sampled.add_argument("--in_batch", type=number(int, 0, 1),
@@ -87,9 +85,6 @@ def check(options):
                          "has it")
     if options.optimizer == "adam" and options.momentum:
         raise InputError(f"--momentum: found {options.momentum:g} with --optimizer adam, expected 0; Adam has its own")
-    if options.batching == "parallel" and (options.shuffle or options.group_batches > 1):
-        raise InputError("--shuffle, --group_batches: found another order with --batching parallel, expected 0 and 1; sessions side "
-                         "by side are taken in order")
     return options
 
 

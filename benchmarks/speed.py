@@ -41,7 +41,7 @@ def parse_arguments():
     parser.add_argument("--batch_size", type=number(int, 1), default=128, help="training sessions a step, >= 1")
     parser.add_argument("--seconds", type=number(float, 1), default=20.0, help="length of each of the three training parts, >= 1")
     add_device_flags(parser)
-    parser.set_defaults(base_lr=0.1, shuffle=0, group_batches=1)  # of which the trainer wants to know too
+    parser.set_defaults(base_lr=0.1, shuffle=0, group_batches=1, batching="sessions")  # of which the trainer wants to know too
     return parser.parse_args()
 
 

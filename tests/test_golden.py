@@ -166,7 +166,7 @@ def check(name, data, monkeypatch):
     network = Network(item_count, settings)
     official_weights(network, item_count, settings)
     monkeypatch.setattr(net, "dropout", PatternDropout())
-    options = Namespace(batching="parallel", batch_size=BATCH_SIZE, negatives="shared", neg_size=given["n_sample"], in_batch=1,
+    options = Namespace(batching="parallel", batch_size=BATCH_SIZE, negatives="shared", neg_size=given["n_sample"], in_batch=1, shuffle=0, group_batches=1,
                         loss={"cross-entropy": "ce"}.get(given["loss"], given["loss"]), sample_alpha=given["sample_alpha"],
                         logq=given["logq"], elu_param=given["elu_param"], bpreg=given["bpreg"], label_smoothing=0.0, grad_cap=0.0)
     optimizer = Adagrad(given["learning_rate"], given["momentum"])

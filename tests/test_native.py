@@ -137,6 +137,11 @@ def sampled_trainer(network, batching, in_batch=1):
     return SampledTrainer(network, draw_sessions(), Adagrad(0.1, 0.3), options)
 
 
+def full_softmax_trainer(network, batching):
+    options = Namespace(batching=batching, base_lr=0.1, batch_size=8, shuffle=0, group_batches=1)
+    return FullSoftmaxTrainer(network, draw_sessions(), options)
+
+
 def trained(settings, make_trainer, native_library_as, in_use):
     """Losses and weights of an epoch."""
     native_library_as(in_use)
@@ -153,8 +158,9 @@ def trained(settings, make_trainer, native_library_as, in_use):
     lambda network: sampled_trainer(network, "sessions"),
     lambda network: sampled_trainer(network, "sessions", in_batch=0),
     lambda network: sampled_trainer(network, "parallel"),
-    lambda network: FullSoftmaxTrainer(network, draw_sessions(), Namespace(base_lr=0.1, batch_size=8, shuffle=0, group_batches=1)),
-], ids=["sampled", "drawn negatives alone", "sampled parallel", "full softmax"])
+    lambda network: full_softmax_trainer(network, "sessions"),
+    lambda network: full_softmax_trainer(network, "parallel"),
+], ids=["sampled", "drawn negatives alone", "sampled parallel", "full softmax", "full softmax parallel"])
 def test_a_step_is_that_of_paddles_operations(settings, make_trainer, native_library_as):
     losses, weights, state = trained(settings, make_trainer, native_library_as, True)
     expected_losses, expected_weights, expected_state = trained(settings, make_trainer, native_library_as, False)

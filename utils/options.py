@@ -148,6 +148,8 @@ def add_training_flags(parser):
                          "with sessions side by side (the official code)")
 
     training = parser.add_argument_group("training")
+    training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
+                          help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's way)")
     training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
     training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
     training.add_argument("--base_lr", type=number(float, 0), default=0.1, help="learning rate, >= 0")
@@ -186,6 +188,11 @@ def check_training_flags(options):
     if options.embedding == "shared" and options.fc_lr_x != 1:
         raise InputError(f"--fc_lr_x: found {options.fc_lr_x:g} with --embedding shared, expected 1; --emb_lr_x is that of the "
                          "shared matrix")
+    if options.batching == "parallel":
+        if options.shuffle or options.group_batches > 1:
+            raise InputError("--shuffle, --group_batches: found another order with --batching parallel, expected 0 and 1; sessions "
+                             "side by side are taken in order")
+        options.through_time = 0
     if options.carry_dropped and options.through_time:
         raise InputError("--carry_dropped: found 1 with --through_time 1, expected 0 or --through_time 0; scaled up from click to "
                          "click, the gradients would explode")

@@ -9,16 +9,15 @@ from net import dropout
 from utils import losses, native
 from utils.files import InputError
 from utils.losses import CHUNK_ROWS
-from utils.native_step import NativeStep
 from utils.optimizers import clip_by_global_norm
 from utils.sampling import PopularitySampler, tiled_negatives
-from utils.sessions import session_parallel_steps, training_batches
+from utils.trainer import Trainer
 
 NO_WEIGHT = 1e-20  # of a row in the softmax: too little to count, enough not to slow the products down as numbers near 1e-38 do
 
 
-class SampledTrainer:
-    """Batches and steps of sampled training, for `training.run_training`.
+class SampledTrainer(Trainer):
+    """Steps that score a sample of the items.
 
     Parameters
     ----------
@@ -26,8 +25,8 @@ class SampledTrainer:
     sessions : sessions.Sessions
     optimizer : optimizers.Adagrad or optimizers.Adam
     options : argparse.Namespace
-        The flags of train_sample_neg.py: batching, batch_size, shuffle, loss, negatives, in_batch, neg_size, sample_alpha,
-        logq, elu_param, bpreg, label_smoothing, candidate_dropout, grad_cap.
+        Those of Trainer, and loss, negatives, in_batch, neg_size, sample_alpha, logq,
+        elu_param, bpreg, label_smoothing, candidate_dropout, grad_cap.
 
     Raises
     ------
@@ -36,103 +35,44 @@ class SampledTrainer:
     """
 
     def __init__(self, network, sessions, optimizer, options):
-        self.network, self.sessions, self.optimizer, self.options = network, sessions, optimizer, options
+        is_merged = options.loss == "ce" and not options.label_smoothing and options.negatives == "shared"
+        super().__init__(network, sessions, optimizer, options, has_native_update=is_merged and not options.grad_cap)
         items = network.item_matrix.shape[0]
         self.support = np.bincount(sessions.items, minlength=items)
         self.log_support = np.log(np.maximum(self.support, 1)).astype(np.float32)
         self.place_of_item = np.empty(items, np.int64)  # room to work in
-        is_merged = options.loss == "ce" and not options.label_smoothing and options.negatives == "shared"
-        can_run = is_merged and not options.grad_cap and NativeStep.can_run(network, optimizer)
-        self.native_step = NativeStep(network, optimizer) if can_run else None
-        if options.in_batch and not options.neg_size and self._most_targets() < 2:
-            raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose targets "
-                             "are each other's negatives, or negatives that are drawn")
+        if not options.neg_size:
+            self.fewest_slots = 2  # a target alone has nothing to be compared with
+            if self._most_targets() < 2:
+                raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose "
+                                 "targets are each other's negatives, or negatives that are drawn")
 
     def batches(self, random):
-        """The batches of an epoch: Batch or ParallelStep, each to be given to `step`."""
-        options = self.options
+        """As `Trainer.batches`."""
         self.random = random
-        self.sampler = PopularitySampler(self.support, options.sample_alpha, options.neg_size, random)
-        if self.native_step:
-            self.native_step.start_epoch(random)
-        if options.batching == "sessions":
-            return training_batches(self.sessions, options.batch_size, random, bool(options.shuffle), options.group_batches)
-        self.states = None
-        fewest_slots = 1 if options.neg_size else 2  # a target alone has nothing to be compared with
-        return session_parallel_steps(self.sessions, options.batch_size, fewest_slots)
+        self.sampler = PopularitySampler(self.support, self.options.sample_alpha, self.options.neg_size, random)
+        return super().batches(random)
 
-    def step(self, batch):
-        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy."""
-        candidates = self._candidates(batch.targets)
+    def update(self, batch, scale):
+        """One update by Paddle's operations, its gradient times `scale`; the mean loss."""
+        candidates, rows = self._candidates(batch)
         if candidates.shape[-1] == 1:  # one target and nothing to compare it with: there is no gradient
             return 0.0
-        is_parallel = self.options.batching == "parallel"
-        rows_per_step = [len(batch.inputs)] if is_parallel else batch.rows_per_step
-        # The official code divides by the nominal number of slots also when fewer are left.
-        scale = len(batch.targets) / self.options.batch_size if is_parallel else 1.0
-        rows = self._merge(batch.inputs, candidates)
-        if self.native_step:
-            if is_parallel:
-                self.native_step.carry_states(batch)
-            return self._native_update(batch.inputs, rows_per_step, candidates, rows, scale)
-        if is_parallel:
-            self._carry_states(batch)
         item_rows, input_rows = _leaf(self.network.item_matrix, rows.items), _leaf(self.network.input_weights(), batch.inputs)
-        hidden = self.network.hidden_states(None, rows_per_step, input_rows, self.states if is_parallel else None)
+        hidden = self.network.hidden_states(None, batch.rows_per_step, input_rows, self.states)
         loss = self._loss(hidden, item_rows, candidates, rows, len(batch.targets))
-        self._update(loss * scale if scale != 1 else loss, item_rows, input_rows, rows)
+        self._update_weights(loss * scale if scale != 1 else loss, item_rows, input_rows, rows)
         return float(loss)
 
-    def set_rate(self, rate):
-        self.optimizer.rate = rate
-
-    def optimizer_state(self):
-        """By parameter and kind, as float32 arrays."""
-        return self.optimizer.state_arrays()
-
-    def _most_targets(self):
-        """The most targets that a step can have, where it matters: exact up to two."""
-        predictions, batch_size = np.maximum(self.sessions.lengths - 1, 0), self.options.batch_size
-        if self.options.batching == "parallel":
-            return min(np.count_nonzero(predictions), batch_size)
-        return predictions.max() if batch_size == 1 else predictions.sum()
-
-    def _carry_states(self, batch):
-        """Bring the layers' states from the slots of the step before to those of this one."""
-        if self.states is None:
-            self.states = [paddle.zeros([len(batch.inputs), units]) for units in self.network.settings.hid_size]
-            return
-        if batch.kept is not None:
-            kept = paddle.to_tensor(batch.kept)
-            self.states = [paddle.gather(state, kept) for state in self.states]
-        if batch.restarted is not None and batch.restarted.any():
-            goes_on = paddle.to_tensor(1 - batch.restarted[:, None].astype(np.float32))
-            self.states = [state * goes_on for state in self.states]
-
-    def _candidates(self, targets):
-        """The items to score: int64 [positions + neg_size], shared by all positions, or [positions, 1 + neg_size]."""
-        if self.options.negatives == "tiled":
-            return np.concatenate([targets[:, None], tiled_negatives(targets, self.options.neg_size, self.random)], axis=1)
-        return np.concatenate([targets, self.sampler.draw()]) if self.options.neg_size else targets
-
-    def _merge(self, inputs, candidates):
-        """Which rows of the item matrices this step needs."""
-        flat = candidates.ravel()
-        if self.network.settings.embedding == "shared":
-            items, index = distinct(np.concatenate([flat, inputs]), self.place_of_item)
-            input_items, input_index = items, index[len(flat):]
-        else:
-            items, index = distinct(flat, self.place_of_item)
-            input_items, input_index = distinct(inputs, self.place_of_item)
-        candidate_index = index[:len(flat)]
-        return Rows(items, candidate_index.reshape(candidates.shape), int(candidate_index.max()) + 1, input_items, input_index)
-
-    def _native_update(self, inputs, rows_per_step, candidates, rows, scale):
-        """One update by utils/native.py; the mean loss."""
-        step, targets = self.native_step, len(inputs)
+    def native_update(self, batch, scale):
+        """The same by utils/native.py."""
+        candidates, rows = self._candidates(batch)
+        if candidates.shape[-1] == 1:
+            return 0.0
+        step, targets = self.native_step, len(batch.targets)
         item_matrix = step.weights["item_matrix"]
         shift, own_shift, constant = self._merged_shift(candidates, rows, targets)
-        hidden = step.forward(inputs, rows_per_step)
+        hidden = step.forward(batch.inputs, batch.rows_per_step)
         item_rows = native.gather(item_matrix, rows.items, item_matrix.shape[1])
         losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(hidden, item_rows, rows.candidates[:targets], 0.0,
                                                                                shift, CHUNK_ROWS, own_shift)
@@ -146,6 +86,36 @@ class SampledTrainer:
         native.add_rows(gradients[step.embedding], inputs_gradient, rows.inputs)
         step.update(gradients, {"embedding": rows.input_items, "item_matrix": rows.items}, rows.candidate_count)
         return float(losses.mean(dtype=np.float64)) + constant
+
+    def _most_targets(self):
+        """The most targets that a step can have, where it matters: exact up to two."""
+        predictions, batch_size = np.maximum(self.sessions.lengths - 1, 0), self.options.batch_size
+        if self.is_parallel:
+            return min(np.count_nonzero(predictions), batch_size)
+        return predictions.max() if batch_size == 1 else predictions.sum()
+
+    def _candidates(self, batch):
+        """The items to score, and which rows of the item matrices they and the inputs need.
+
+        Returns
+        -------
+        int64 array [positions + neg_size], shared by all positions, or [positions, 1 + neg_size]
+        Rows
+        """
+        targets, inputs = batch.targets, batch.inputs
+        if self.options.negatives == "tiled":
+            candidates = np.concatenate([targets[:, None], tiled_negatives(targets, self.options.neg_size, self.random)], axis=1)
+        else:
+            candidates = np.concatenate([targets, self.sampler.draw()]) if self.options.neg_size else targets
+        flat = candidates.ravel()
+        if self.network.settings.embedding == "shared":
+            items, index = distinct(np.concatenate([flat, inputs]), self.place_of_item)
+            input_items, input_index = items, index[len(flat):]
+        else:
+            items, index = distinct(flat, self.place_of_item)
+            input_items, input_index = distinct(inputs, self.place_of_item)
+        places = index[:len(flat)].reshape(candidates.shape)
+        return candidates, Rows(items, places, int(places.max()) + 1, input_items, input_index)
 
     def _loss(self, hidden, item_rows, candidates, rows, targets):
         """The mean of the loss over all positions; the first `targets` of shared candidates are the positions' targets."""
@@ -215,7 +185,7 @@ class SampledTrainer:
         alpha[:targets] = 1
         return -self.options.logq * alpha * self.log_support[candidates]
 
-    def _update(self, loss, item_rows, input_rows, rows):
+    def _update_weights(self, loss, item_rows, input_rows, rows):
         """Gradients, and one step of the optimiser on the touched rows and on all other weights."""
         loss.backward()
         network, changes = self.network, []

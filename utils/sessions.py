@@ -261,6 +261,11 @@ class ParallelStep(NamedTuple):
     kept: np.ndarray
     restarted: np.ndarray
 
+    @property
+    def rows_per_step(self):
+        """As in Batch: all slots take part in the one step."""
+        return [len(self.inputs)]
+
 
 def session_parallel_steps(sessions, batch_size, fewest_slots=1):
     """Steps through all sessions, `batch_size` side by side, in the order of `sessions` (Hidasi et al., ICLR 2016, fig. 2).

@@ -17,10 +17,10 @@ from net import Network, NetworkSettings
 from utils import checkpoint, native
 from utils.files import InputError
 from utils.losses import chunk_rows
-from utils.native_step import NativeStep
 from utils.optimizers import Adagrad
 from utils.runlog import append_record, log, progress, warn
-from utils.sessions import cut_windows, read_conversion, read_sessions, training_batches
+from utils.sessions import cut_windows, read_conversion, read_sessions
+from utils.trainer import Trainer
 from utils.vocabulary import checksum, read_vocabulary
 
 
@@ -67,46 +67,33 @@ def network_settings(options):
                            through_time=bool(options.through_time), **{name: getattr(options, name) for name in names})
 
 
-class FullSoftmaxTrainer:
-    """Batches of whole sessions, the cross-entropy over all items, Adagrad in Paddle's form."""
+class FullSoftmaxTrainer(Trainer):
+    """Steps of the cross-entropy over all items, with Adagrad in Paddle's form. Parameters as of Trainer, and --base_lr."""
 
     def __init__(self, network, sessions, options):
-        self.network, self.sessions, self.options = network, sessions, options
-        self.optimizer = Adagrad(options.base_lr, epsilon_inside=False)
-        self.native_step = NativeStep(network, self.optimizer) if NativeStep.can_run(network, self.optimizer) else None
+        super().__init__(network, sessions, Adagrad(options.base_lr, epsilon_inside=False), options)
 
-    def batches(self, random):
-        if self.native_step:
-            self.native_step.start_epoch(random)
-        return training_batches(self.sessions, self.options.batch_size, random, bool(self.options.shuffle),
-                                self.options.group_batches)
-
-    def set_rate(self, rate):
-        self.optimizer.rate = rate
-
-    def step(self, batch):
-        """One update from one batch; its mean loss in nats."""
-        if self.native_step:
-            return self._native_update(batch)
-        loss = self.network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step)
-        loss.backward()
+    def update(self, batch, scale):
+        """One update by Paddle's operations, its gradient times `scale`; the mean loss in nats."""
+        network = self.network
+        loss = network.loss(paddle.to_tensor(batch.inputs), paddle.to_tensor(batch.targets), batch.rows_per_step, self.states)
+        (loss * scale).backward()
         self.optimizer.start_step()
-        for name, weight in self.network.named_parameters():
+        for name, weight in network.named_parameters():
             self.optimizer.update(name, weight, weight.grad)
             weight.clear_gradient(False)
         return float(loss)
 
-    def optimizer_state(self):
-        """By parameter and kind, as float32 arrays."""
-        return self.optimizer.state_arrays()
-
-    def _native_update(self, batch):
-        """One update by utils/native.py; the mean loss."""
-        step, settings = self.native_step, self.network.settings
-        hidden = step.forward(batch.inputs, batch.rows_per_step)
+    def native_update(self, batch, scale):
+        """The same by utils/native.py."""
+        step, smoothing = self.native_step, self.network.settings.label_smoothing
         item_matrix = step.weights["item_matrix"]
-        losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(
-            hidden, item_matrix, batch.targets, settings.label_smoothing, None, chunk_rows(item_matrix.shape[0]))
+        hidden = step.forward(batch.inputs, batch.rows_per_step)
+        losses, hidden_gradient, items_gradient = native.softmax_cross_entropy(hidden, item_matrix, batch.targets, smoothing, None,
+                                                                               chunk_rows(item_matrix.shape[0]))
+        if scale != 1:
+            hidden_gradient *= scale
+            items_gradient *= scale
         gradients, inputs_gradient = step.backward(hidden_gradient)
         gradients["item_matrix"] = items_gradient
         if step.embedding == "embedding":
