@@ -4,6 +4,8 @@
     vocab.txt               the items that the model knows
     metrics.jsonl           one record a line, appended
     epoch_N/                model.safetensors, optimizer.safetensors, and last of all state.json
+    last/                   the same of a run that was stopped, or may yet be, within an epoch
+    tensorboard/ visualdl/  the records for these programs, where they were asked for
 """
 
 import hashlib
@@ -20,6 +22,9 @@ from utils.files import InputError, sync_directory, write_atomically
 
 FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+LAST, LAST_BEFORE = "last", ".last.before"  # the second is there only while the first is replaced
+LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp"
+EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
 
 def start_run(model_dir, config, vocab_path, overwrite):
@@ -43,18 +48,20 @@ def start_run(model_dir, config, vocab_path, overwrite):
         raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
     if (model_dir / "config.json").exists():
         read_config(model_dir)
+        clean_up(model_dir)
     else:
         for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
             if path.exists():
                 raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put there, "
                                  "expected an empty directory, a model directory, or none")
-    if finished_epochs(model_dir) and not overwrite:
-        raise InputError(f"--model_dir: found the epochs of another run in {model_dir}, expected none; "
-                         "name another directory, or delete that run with --overwrite 1")
-    for epoch in finished_epochs(model_dir):  # first what makes an epoch count, so that a crash leaves no mixture
-        (epoch_directory(model_dir, epoch) / STATE).unlink()
-    for left in [*model_dir.glob("epoch_*"), *model_dir.glob(".epoch_*.tmp")]:
-        shutil.rmtree(left)
+    if holds_run(model_dir) and not overwrite:
+        raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
+                         "continue that run with --resume 1, or delete it with --overwrite 1")
+    for directory in [epoch_directory(model_dir, epoch) for epoch in finished_epochs(model_dir)] + [model_dir / LAST]:
+        (directory / STATE).unlink(missing_ok=True)  # first what makes them count, so that a crash leaves no mixture
+    for left in [*model_dir.glob("epoch_*"), *(model_dir / name for name in (LAST, *EVENT_DIRECTORIES))]:
+        if left.is_dir():
+            shutil.rmtree(left)
     (model_dir / "metrics.jsonl").unlink(missing_ok=True)
     with write_atomically(model_dir / "config.json") as file:
         json.dump({"format": FORMAT, **config}, file, indent=1)
@@ -75,10 +82,49 @@ def epoch_directory(model_dir, epoch):
     return Path(model_dir) / f"epoch_{epoch}"
 
 
+def holds_run(model_dir):
+    """Whether a run saved anything there."""
+    return bool(finished_epochs(model_dir)) or (Path(model_dir) / LAST / STATE).exists()
+
+
+def clean_up(model_dir):
+    """Remove what a run that was killed while it wrote has left; the directory last/ that it replaced comes back."""
+    for left in (path for pattern in LEFT_BY_A_CRASH for path in model_dir.glob(pattern)):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    before = model_dir / LAST_BEFORE
+    if before.exists() and not (model_dir / LAST).exists():
+        before.rename(model_dir / LAST)
+    shutil.rmtree(before, ignore_errors=True)
+
+
 def finished_epochs(model_dir):
     """Numbers of the epochs that are there whole, ascending."""
     found = [path.parent.name.removeprefix("epoch_") for path in Path(model_dir).glob(f"epoch_*/{STATE}")]
     return sorted(int(number) for number in found if number.isdecimal())
+
+
+def best_epoch(model_dir):
+    """The epoch that validation found best, as the newest epoch's state.json has it; None without validation.
+
+    Raises InputError where that epoch isn't there.
+    """
+    finished = finished_epochs(model_dir)
+    best = read_state(epoch_directory(model_dir, finished[-1])).get("best") if finished else None
+    if best is None:
+        return None
+    if best["epoch"] not in finished:
+        raise InputError(f"--model_dir: found no finished epoch {best['epoch']} in {model_dir}, which validation found best, "
+                         f"expected it, or the number of another (epochs there: {', '.join(map(str, finished))})")
+    return best["epoch"]
+
+
+def keep_epochs(model_dir, newest, best):
+    """Remove all epochs but the `newest` ones, a number, and the `best`, one's number or None."""
+    for epoch in finished_epochs(model_dir)[:-newest]:
+        if epoch != best:
+            gone = epoch_directory(model_dir, epoch)
+            gone = gone.rename(gone.with_name(f".{gone.name}.gone.tmp"))  # it disappears at once
+            shutil.rmtree(gone)
 
 
 def save_epoch(model_dir, epoch, weights, optimizer_state, state):
@@ -88,21 +134,41 @@ def save_epoch(model_dir, epoch, weights, optimizer_state, state):
     ----------
     model_dir : Path
     epoch : int
-    weights, optimizer_state : dict of str to float32 arrays
+    weights : dict of str to float32 arrays
+    optimizer_state : dict of str to arrays
     state : dict
         Goes to state.json, beside the files' sizes and checksums.
     """
-    target = epoch_directory(model_dir, epoch)
+    _save(epoch_directory(model_dir, epoch), weights, optimizer_state, {"epoch": epoch, **state})
+
+
+def save_last(model_dir, weights, optimizer_state, state):
+    """Write last/ as `save_epoch` writes an epoch; at every moment the one before or the new one is there whole."""
+    _save(model_dir / LAST, weights, optimizer_state, state)
+
+
+def remove_last(model_dir):
+    """Remove last/, which a finished epoch has made obsolete."""
+    if (model_dir / LAST).exists():
+        (model_dir / LAST / STATE).unlink(missing_ok=True)
+        shutil.rmtree(model_dir / LAST)
+
+
+def _save(target, weights, optimizer_state, state):
+    model_dir = target.parent
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=model_dir))
     try:
         contents = {MODEL: save(weights), OPTIMIZER: save(optimizer_state)}
         files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
-        contents[STATE] = json.dumps({"epoch": epoch, **state, "files": files}, indent=1).encode()
+        contents[STATE] = json.dumps({**state, "files": files}, indent=1).encode()
         for name, data in contents.items():
             with write_atomically(temporary / name, "wb") as file:
                 file.write(data)
         os.chmod(temporary, 0o777 & ~_umask_of(model_dir))
+        if target.name == LAST and target.exists():
+            target.rename(model_dir / LAST_BEFORE)
         os.rename(temporary, target)
+        shutil.rmtree(model_dir / LAST_BEFORE, ignore_errors=True)
         sync_directory(model_dir)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -130,30 +196,58 @@ def load_weights(model_dir, epoch, shapes):
     InputError
         A file is missing, truncated, changed, not safetensors, or not of this network.
     """
-    directory = epoch_directory(model_dir, epoch)
-    path = directory / MODEL
+    return _load_weights(epoch_directory(model_dir, epoch), shapes)
+
+
+def load_checkpoint(directory, shapes):
+    """What `save_epoch` or `save_last` wrote to a directory, checked as by `load_weights`.
+
+    Returns
+    -------
+    weights : dict of str to float32 arrays
+    optimizer_state : dict of str to arrays
+    state : dict
+    """
+    state = read_state(directory)
+    return _load_weights(directory, shapes), _load_arrays(directory, OPTIMIZER, state), state
+
+
+def read_state(directory):
+    """state.json of a checkpoint's directory, a dict."""
     state = _read_json(directory / STATE, str(directory), "a finished epoch")
+    if not isinstance(state, dict):
+        raise InputError(f"{directory / STATE}: found no JSON object, expected what train.py writes")
+    return state
+
+
+def _load_weights(directory, shapes):
+    weights = _load_arrays(directory, MODEL, read_state(directory))
+    found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
+    if found != {name: ("float32", shape) for name, shape in shapes.items()}:
+        raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, expected float32 of the shapes "
+                         f"{shapes} from config.json and vocab.txt")
+    return weights
+
+
+def _load_arrays(directory, name, state):
+    """The arrays of a safetensors file, by name, which must have the size and the checksum of state.json."""
+    path = directory / name
     try:
-        expected = state["files"][MODEL]
+        expected = state["files"][name]
         expected_bytes, expected_sum = expected["bytes"], expected["sha256"]
     except (KeyError, TypeError):
-        raise InputError(f"{directory / STATE}: found no checksum of {MODEL}, expected one") from None
+        raise InputError(f"{directory / STATE}: found no checksum of {name}, expected one") from None
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: found no file, expected the weights of epoch {epoch}") from None
+        raise InputError(f"{path}: found no file, expected the arrays of {directory.name}") from None
     if len(data) != expected_bytes or hashlib.sha256(data).hexdigest() != expected_sum:
         raise InputError(f"{path}: found {len(data)} bytes that don't match {STATE}, expected {expected_bytes} bytes "
                          f"with SHA-256 {expected_sum[:12]}...; the file was truncated or changed")
     try:
-        weights = load(data)
+        return load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
-    found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
-    if found != {name: ("float32", shape) for name, shape in shapes.items()}:
-        raise InputError(f"{path}: found weights of the types and shapes {found}, expected float32 of the shapes {shapes} "
-                         "from config.json and vocab.txt")
-    return weights
 
 
 def _read_json(path, flag, expected):

@@ -5,7 +5,7 @@ import paddle
 
 from utils.device import host_array, is_on_host
 from utils.files import InputError
-from utils.losses import chunk_rows, with_ones
+from utils.losses import chunk_rows, cross_entropy_of_scores, with_ones
 from utils.metrics import target_ranks
 from utils.runlog import progress
 from utils.sessions import evaluation_batches
@@ -13,7 +13,6 @@ from utils.sessions import evaluation_batches
 PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
 
 
-@paddle.no_grad()
 def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None):
     """Rank all items for each prediction by a network.
 
@@ -38,12 +37,34 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     InputError
         Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
     """
+    def ranks(scores, targets, positions):
+        return [_ranks(scores, targets, ties, None if sample is None else sample[positions])]
+
+    return _measure(network, sessions, batch_size, description, ranks)[0]
+
+
+def network_ranks_and_losses(network, sessions, batch_size, description="evaluation"):
+    """As `network_ranks`, and the cross-entropy of each prediction over all items in nats: two float64 arrays [predictions]."""
+    def ranks_and_losses(scores, targets, positions):
+        ranks = _ranks(scores, targets, "standard")
+        return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
+
+    return _measure(network, sessions, batch_size, description, ranks_and_losses)
+
+
+@paddle.no_grad()
+def _measure(network, sessions, batch_size, description, measure):
+    """What `measure` says of each prediction, float64 [figures, predictions].
+
+    It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in `sessions.items`,
+    int64 arrays [rows]; it returns a list of float arrays [rows].
+    """
     network.eval()
     for name, weight in network.named_parameters():
         require_finite(weight, f"weights {name}")
     require_finite(paddle.abs(network.item_matrix).sum(axis=1), "scores")  # these bound them, as hidden states are within ±1
     items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
-    ranks = np.zeros(len(sessions.items))
+    figures = None
     chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
     with progress(sessions.predictions, description) as bar:
         for batch in evaluation_batches(sessions, batch_size, PAD_ROWS):
@@ -52,12 +73,13 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
             for start in range(0, hidden.shape[0], chunk):
                 positions = batch.positions[start:start + chunk]
                 # The scores get no name, so that the next chunk takes the same memory, still in the cache.
-                found = _ranks(paddle.matmul(_padded(hidden[start:start + chunk]), items_by_unit),
-                               batch.targets[start:start + chunk], ties, None if sample is None else sample[positions])
+                found = np.stack(measure(paddle.matmul(_padded(hidden[start:start + chunk]), items_by_unit),
+                                         batch.targets[start:start + chunk], positions))
                 is_real = positions >= 0
-                ranks[positions[is_real]] = found[is_real]
+                figures = np.zeros([len(found), len(sessions.items)]) if figures is None else figures
+                figures[:, positions[is_real]] = found[:, is_real]
                 bar.update(int(is_real.sum()))
-    return ranks[_predicted(sessions)]
+    return figures[:, _predicted(sessions)]
 
 
 def require_finite(values, what):

@@ -4,6 +4,7 @@ Rows that a step doesn't touch keep their weights and their state as they are: s
 change only when the item is scored or clicked.
 """
 
+import numpy as np
 import paddle
 
 from utils import native
@@ -26,6 +27,13 @@ class RowOptimizer:
     def state_arrays(self):
         """The state by parameter and kind, as float32 arrays."""
         return {f"{name}.{kind}": value.numpy() for name, kinds in self.state.items() for kind, value in kinds.items()}
+
+    def restore(self, arrays):
+        """Put back what `state_arrays` returned."""
+        self.state = {}
+        for key, values in arrays.items():
+            name, kind = key.rsplit(".", 1)
+            self.state.setdefault(name, {})[kind] = paddle.to_tensor(values)
 
 
 class Adagrad(RowOptimizer):
@@ -93,6 +101,15 @@ class Adam(RowOptimizer):
     def start_step(self):
         """Called before the updates of a step."""
         self.steps += 1
+
+    def state_arrays(self):
+        """As of any optimiser, and the steps done as an int64 array [1]."""
+        return super().state_arrays() | {"steps": np.array([self.steps])}
+
+    def restore(self, arrays):
+        """Put back what `state_arrays` returned."""
+        super().restore({key: values for key, values in arrays.items() if key != "steps"})
+        self.steps = int(arrays["steps"][0])
 
     @paddle.no_grad()
     def update(self, name, weight, gradient, rows=None, rows_with_bias=None):

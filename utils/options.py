@@ -10,6 +10,7 @@ from pathlib import Path
 
 from utils.files import InputError, require_file
 
+WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}  # status 128 + the signal, as in a shell
 
 
@@ -124,6 +125,8 @@ def add_training_flags(parser):
     data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one a line, in the order of their indices")
     data.add_argument("--model_dir", default="model_recall20", help="directory to write")
     data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run that --model_dir holds")
+    data.add_argument("--resume", type=number(int, 0, 1), default=0,
+                      help="1: go on with the run that --model_dir holds, exactly as if it had never stopped; start one if there is none")
     data.add_argument("--max_length", type=number(int, 1), default=1000,
                       help="predictions in a session at most, >= 1; longer sessions are cut into windows")
 
@@ -167,6 +170,8 @@ def add_training_flags(parser):
                           "20: the reference, faster")
     training.add_argument("--seed", type=number(int, 0), default=1, help="of all random draws, >= 0")
     training.add_argument("--print_batch", type=number(int, 1), default=100, help="steps between two log lines, >= 1")
+    add_validation_flags(parser)
+    add_record_flags(parser)
     add_device_flags(parser)
 
     old = parser.add_argument_group("flags of the reference")
@@ -175,8 +180,39 @@ def add_training_flags(parser):
     old.add_argument("--is_local", type=int, default=1, help="accepted for old command lines, without effect")
 
 
+def add_validation_flags(parser):
+    """Flags of both trainers about the epochs: how they are judged, and which are kept."""
+    epochs = parser.add_argument_group("validation")
+    epochs.add_argument("--valid_dir", default="", help="directory of validation session files (or one file); empty: none")
+    epochs.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.0,
+                        help="share of the training sessions to validate with instead, the newest (the last lines), 0 to < 1")
+    epochs.add_argument("--watch", choices=WATCHED,
+                        help="figure of the validation by which the best epoch is found; default: recall@20")
+    epochs.add_argument("--patience", type=number(int, 0), default=0,
+                        help="epochs without a better one after which training stops, >= 1; 0: never")
+    epochs.add_argument("--keep", type=number(int, 0), default=0,
+                        help="newest epochs to keep, >= 1, the best one stays too; 0: all")
+
+
+def add_record_flags(parser):
+    """Flags of both trainers about what they write on the way."""
+    records = parser.add_argument_group("records")
+    records.add_argument("--save_seconds", type=number(float, 0), default=600.0,
+                         help="seconds between two savings within an epoch, to resume from, >= 0; 0: only when stopped")
+    records.add_argument("--tensorboard", type=number(int, 0, 1), default=0,
+                         help="1: figures of the epochs also for TensorBoard, in tensorboard/ of --model_dir")
+    records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, in visualdl/")
+
+
 def check_training_flags(options):
     """Refuse what single flags can't show to be wrong; fill in what depends on others."""
+    if options.resume and options.overwrite:
+        raise InputError("--resume: found 1 with --overwrite 1, expected one of them")
+    if options.valid_dir and options.valid_fraction:
+        raise InputError(f"--valid_fraction: found {options.valid_fraction:g} with --valid_dir, expected one of them")
+    if (options.patience or options.watch) and not (options.valid_dir or options.valid_fraction):
+        raise InputError("--patience, --watch: found one of them without validation, expected --valid_dir or --valid_fraction too")
+    options.watch = options.watch or WATCHED[0]
     if options.parallel or options.num_devices > 1:
         raise InputError("--parallel, --num_devices: found more than one device, expected --parallel 0 and --num_devices 1 "
                          "(training on several devices is not available yet)")

@@ -53,6 +53,10 @@ class SampledTrainer(Trainer):
         self.sampler = PopularitySampler(self.support, self.options.sample_alpha, self.options.neg_size, random)
         return super().batches(random)
 
+    def skip(self, batch):
+        """As `Trainer.skip`."""
+        self._draw(batch.targets)
+
     def update(self, batch, scale):
         """One update by Paddle's operations, its gradient times `scale`; the mean loss."""
         candidates, rows = self._candidates(batch)
@@ -102,11 +106,7 @@ class SampledTrainer(Trainer):
         int64 array [positions + neg_size], shared by all positions, or [positions, 1 + neg_size]
         Rows
         """
-        targets, inputs = batch.targets, batch.inputs
-        if self.options.negatives == "tiled":
-            candidates = np.concatenate([targets[:, None], tiled_negatives(targets, self.options.neg_size, self.random)], axis=1)
-        else:
-            candidates = np.concatenate([targets, self.sampler.draw()]) if self.options.neg_size else targets
+        inputs, candidates = batch.inputs, self._draw(batch.targets)
         flat = candidates.ravel()
         if self.network.settings.embedding == "shared":
             items, index = distinct(np.concatenate([flat, inputs]), self.place_of_item)
@@ -116,6 +116,12 @@ class SampledTrainer(Trainer):
             input_items, input_index = distinct(inputs, self.place_of_item)
         places = index[:len(flat)].reshape(candidates.shape)
         return candidates, Rows(items, places, int(places.max()) + 1, input_items, input_index)
+
+    def _draw(self, targets):
+        """The targets, and the negatives that a step draws: the candidates of `_candidates`."""
+        if self.options.negatives == "tiled":
+            return np.concatenate([targets[:, None], tiled_negatives(targets, self.options.neg_size, self.random)], axis=1)
+        return np.concatenate([targets, self.sampler.draw()]) if self.options.neg_size else targets
 
     def _loss(self, hidden, item_rows, candidates, rows, targets):
         """The mean of the loss over all positions; the first `targets` of shared candidates are the positions' targets."""

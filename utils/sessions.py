@@ -161,6 +161,14 @@ def _line_error(chunk, file, first_line, position, item_count):
                       f"expected item indices from 0 to {item_count - 1} separated by blanks")
 
 
+def choose(sessions, numbers):
+    """The sessions of these numbers, an int array, in that order."""
+    starts, lengths = sessions.offsets[numbers], sessions.lengths[numbers]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Sessions(sessions.items[source], offsets)
+
+
 def cut_windows(sessions, longest):
     """Cut sessions with more than `longest` predictions into windows of at most that many.
 

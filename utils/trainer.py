@@ -50,9 +50,30 @@ class Trainer:
     def set_rate(self, rate):
         self.optimizer.rate = rate
 
+    def skip(self, batch):
+        """Draw from the epoch's generator what `step` would, for a batch that was trained on before the run was stopped."""
+
     def optimizer_state(self):
         """By parameter and kind, as float32 arrays."""
         return self.optimizer.state_arrays()
+
+    def running_state(self):
+        """What else a step leaves to the next one of its epoch, as arrays: the running sessions' states, the key of the dropout."""
+        states = (self.native_step or self).states or []
+        arrays = {f"running.{layer}": np.array(state) for layer, state in enumerate(states)}
+        return arrays | ({"running.key": np.array([self.native_step.key % 2**64], np.uint64)} if self.native_step else {})
+
+    def restore(self, arrays):
+        """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`."""
+        running = {key: values for key, values in arrays.items() if key.startswith("running.")}
+        self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
+        if self.native_step and "running.key" in running:
+            self.native_step.key = int(running["running.key"][0])
+        states = [running[f"running.{layer}"] for layer in range(len(running)) if f"running.{layer}" in running]
+        if states and self.native_step:
+            self.native_step.states = states
+        elif states:
+            self.states = [paddle.to_tensor(state) for state in states]
 
     def carry_states(self, batch):
         """Bring the layers' states from the slots of the step before to those of a ParallelStep."""

@@ -2,7 +2,9 @@
 
 import math
 import platform
+import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,11 @@ from utils import checkpoint, native
 from utils.files import InputError
 from utils.losses import chunk_rows
 from utils.optimizers import Adagrad
-from utils.runlog import append_record, log, progress, warn
+from utils.resume import HeldSignals, Progress, commit, find_checkpoint, hold_directory, read_progress
+from utils.runlog import append_record, line_of, log, open_event_writers, progress as progress_bar, read_records, warn
 from utils.sessions import cut_windows, read_conversion, read_sessions
 from utils.trainer import Trainer
+from utils.validation import better_of, evenly_chosen, sessions_checksum, split_sessions, validation_figures
 from utils.vocabulary import checksum, read_vocabulary
 
 
@@ -32,8 +36,7 @@ def run_training(options, make_trainer):
     options : argparse.Namespace
         The flags of `options.add_training_flags`.
     make_trainer : function
-        Of network and sessions; what it returns has `batches(random)`, which yields an epoch's batches, `step(batch)`, which
-        updates the network and returns the mean loss, `optimizer_state()` and `set_rate(rate)`.
+        Of network and sessions; returns a trainer.Trainer.
 
     Raises
     ------
@@ -41,22 +44,40 @@ def run_training(options, make_trainer):
         For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
     item_count, vocab_sha256 = _read_vocabulary(options.vocab_path)
-    read_conversion(options.train_dir, vocab_sha256, "--train_dir")
-    sessions, cut = cut_windows(read_sessions(options.train_dir, item_count, "--train_dir"), options.max_length)
-    if not sessions.predictions:
-        raise InputError(f"--train_dir: found no session of two clicks in {options.train_dir}, expected at least one")
-    log(f"sessions:{len(sessions.lengths)} events:{len(sessions.items)} items:{item_count} predictions:{sessions.predictions}")
-    if cut:
-        log(f"cut into windows of {options.max_length} predictions: {cut} sessions (--max_length)")
-
+    training, validation, data = _read_sessions(options, item_count, vocab_sha256)
     settings = network_settings(options)
-    data = {"sessions": len(sessions.lengths), "events": len(sessions.items), "items": item_count, "vocab_sha256": vocab_sha256}
-    config = {"network": settings.as_dict(), "data": data, "versions": versions(), "options": vars(options)}
+    config = {"script": Path(sys.argv[0]).name, "network": settings.as_dict(), "data": data, "versions": versions(),
+              "options": vars(options)}
     model_dir = Path(options.model_dir)
     network = Network(item_count, settings, options.seed)  # first, lest one too large for the memory costs an older run
-    trainer = make_trainer(network, sessions)
-    checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
-    _train_epochs(network, trainer, sessions.predictions, model_dir, options)
+    trainer = make_trainer(network, training)
+    event_writers = open_event_writers(model_dir, options)
+    with hold_directory(model_dir):
+        start_from = None
+        if options.resume and (model_dir / "config.json").exists():
+            start_from = find_checkpoint(model_dir, config)
+        if start_from is None:
+            checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
+        _Run(model_dir, network, trainer, validation, event_writers, options).train(start_from)
+
+
+def _read_sessions(options, item_count, vocab_sha256):
+    """The sessions to train on, those to validate with or None, and what config.json says of them."""
+    read_conversion(options.train_dir, vocab_sha256, "--train_dir")
+    whole = read_sessions(options.train_dir, item_count, "--train_dir")
+    training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, options)
+    training, cut = cut_windows(training, options.max_length)
+    if not training.predictions:
+        raise InputError(f"--train_dir: found no session of two clicks in {options.train_dir}, expected at least one")
+    data = {"sessions": len(training.lengths), "events": len(training.items), "items": item_count, "vocab_sha256": vocab_sha256,
+            "sessions_sha256": sessions_checksum(whole), "validation_sha256": sessions_checksum(validation)}
+    log(f"sessions:{data['sessions']} events:{data['events']} items:{item_count} predictions:{training.predictions}")
+    if cut:
+        log(f"cut into windows of {options.max_length} predictions: {cut} sessions (--max_length)")
+    if validation:
+        log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
+            f"unknown_clicks_left_out:{left_out}")
+    return training, validation, data
 
 
 def network_settings(options):
@@ -111,7 +132,7 @@ def named_weights(network):
 def versions():
     """What the figures of a run may depend on besides its settings."""
     return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
-            "machine": platform.machine()}
+            "machine": platform.machine(), "commit": commit()}
 
 
 def _read_vocabulary(path):
@@ -122,46 +143,162 @@ def _read_vocabulary(path):
     return item_count, checksum(path)
 
 
-def _train_epochs(network, trainer, predictions, model_dir, options):
-    for epoch in range(1, options.pass_num + 1):
-        log(f"epoch_{epoch} start")
-        figures = _train_epoch(network, trainer, predictions, epoch, options)
+class _Run:
+    """The epochs of a run, from the first or from where a run before it stopped."""
+
+    def __init__(self, model_dir, network, trainer, validation, event_writers, options):
+        self.model_dir, self.network, self.trainer, self.options = model_dir, network, trainer, options
+        self.event_writers, self.validation = event_writers, validation
+        self.predictions = trainer.sessions.predictions
+        if validation:
+            self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
+        self.good = None  # the directory of the last checkpoint
+
+    def train(self, start_from=None):
+        """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`."""
+        progress, arrays = Progress(), {}
+        if start_from:
+            progress, arrays = self._load(start_from)
+        with HeldSignals() as self.signals:
+            while progress.epoch <= self.options.pass_num and not self._is_patience_over(progress):
+                figures = self._train_epoch(progress, arrays)
+                progress, arrays = self._finish_epoch(progress, figures), {}
+                if self.signals.received:
+                    self.signals.raise_stop()
+        if progress.best:
+            log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
+        log("finish training")
+
+    def _is_patience_over(self, progress):
+        """Whether training stops early, which a log line then says."""
+        best, patience = progress.best, self.options.patience
+        if not patience or not best or progress.epoch - 1 - best["epoch"] < patience:
+            return False
+        log(f"no better {best['watched']} than {best['value']:.4f} of epoch {best['epoch']} in {patience} epochs: stopped early")
+        return True
+
+    def _train_epoch(self, progress, arrays):
+        """One pass over all sessions, or the rest of it; the epoch's figures as a dict."""
+        options, trainer, epoch = self.options, self.trainer, progress.epoch
+        if not progress.num_steps:
+            log(f"epoch_{epoch} start")
+        self.network.train()
+        steps = options.step_num if getattr(options, "enable_ce", False) else None
+        batches = islice(trainer.batches(_epoch_generator(options.seed, epoch)), steps)
+        for batch in islice(batches, progress.num_steps):
+            trainer.skip(batch)
+        if arrays:
+            trainer.restore(arrays)
+        began = saved = time.monotonic()
+        seconds_before = progress.seconds
+        with progress_bar(self.predictions, f"epoch {epoch}", progress.predictions) as bar:
+            for batch in batches:
+                self._train_step(progress, batch)
+                now = time.monotonic()
+                progress.seconds = seconds_before + now - began
+                bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
+                bar.update(len(batch.targets))
+                if self.signals.received:
+                    self._save_last(progress)
+                    self.signals.raise_stop()
+                if options.save_seconds and now - saved >= options.save_seconds:
+                    self._save_last(progress)
+                    saved = time.monotonic()
+        self._require_finite(progress)
+        figures = {"num_steps": progress.num_steps, "time_cost": progress.seconds, "loss": progress.loss_sum / progress.predictions,
+                   "predictions": progress.predictions, "predictions_per_second": progress.predictions / progress.seconds,
+                   "peak_memory_mib": _peak_memory()}
         log(f"epoch:{epoch} num_steps:{figures['num_steps']} time_cost(s):{figures['time_cost']:f} "
             f"loss:{figures['loss']:.4f} predictions/s:{figures['predictions_per_second']:.0f}")
-        checkpoint.save_epoch(model_dir, epoch, named_weights(network), trainer.optimizer_state(), figures)
-        append_record(model_dir, {"event": "epoch", "epoch": epoch, **figures})
-        log(f"model saved in {checkpoint.epoch_directory(model_dir, epoch)}")
-    log("finish training")
+        return figures | (self._validate(progress) if self.validation else {})
 
+    def _train_step(self, progress, batch):
+        """One update, counted in `progress`."""
+        options, epoch = self.options, progress.epoch
+        self.trainer.set_rate(_rate(options, (epoch - 1 + progress.predictions / self.predictions) / options.pass_num))
+        progress.num_steps += 1
+        _seed_step(options.seed, epoch, progress.num_steps)
+        loss = self.trainer.step(batch)
+        if not math.isfinite(loss):
+            raise self._not_finite(f"a loss of {loss} in", progress)
+        progress.recent.append(loss)
+        progress.predictions += len(batch.targets)
+        progress.loss_sum += loss * len(batch.targets)
+        if progress.num_steps % options.print_batch == 0:
+            log(f"step:{progress.num_steps} ppl:{perplexity(np.mean(progress.recent)):.3f}")
+            progress.recent.clear()
 
-def _train_epoch(network, trainer, predictions, epoch, options):
-    """One pass over all sessions; its figures as a dict."""
-    network.train()
-    began, step, done, total, recent = time.perf_counter(), 0, 0, 0.0, []
-    with progress(predictions, f"epoch {epoch}") as bar:
-        for batch in trainer.batches(_seed_epoch(options.seed, epoch)):
-            trainer.set_rate(_rate(options, (epoch - 1 + done / predictions) / options.pass_num))
-            step += 1
-            loss = trainer.step(batch)
-            if not math.isfinite(loss):
-                raise InputError(f"--base_lr {options.base_lr:g}: found a loss of {loss} in step {step} of epoch {epoch}, "
-                                 "expected a number; lower the learning rate (epochs before this one are saved)")
-            recent.append(loss)
-            done += len(batch.targets)
-            total += loss * len(batch.targets)
-            bar.update(len(batch.targets))
-            if step % options.print_batch == 0:
-                log(f"step:{step} ppl:{perplexity(np.mean(recent)):.3f}")
-                recent.clear()
-            if getattr(options, "enable_ce", False) and step == options.step_num:
-                break
-    for name, weight in network.named_parameters():
-        if not bool(paddle.isfinite(weight).all()):
-            raise InputError(f"--base_lr {options.base_lr:g}: found {name} no longer finite after step {step} of epoch {epoch}, "
-                             "expected numbers; lower the learning rate (epochs before this one are saved)")
-    seconds = time.perf_counter() - began
-    return {"num_steps": step, "time_cost": seconds, "loss": total / done, "predictions": done,
-            "predictions_per_second": done / seconds, "peak_memory_mib": _peak_memory()}
+    def _validate(self, progress):
+        """The figures of the validation; stopped here, the run resumes from the end of the epoch's last step."""
+        began = time.monotonic()
+        self.signals.release()
+        try:
+            if self.signals.received:
+                self.signals.raise_stop()
+            figures = validation_figures(self.network, self.validation, self.training_sample)
+        except BaseException:
+            self._save_last(progress)
+            raise
+        self.signals.hold()
+        seconds = time.monotonic() - began
+        log(f"epoch:{progress.epoch} validation {line_of(figures)} time_cost(s):{seconds:.2f}")
+        return {**figures, "validation_time_cost": seconds}
+
+    def _finish_epoch(self, progress, figures):
+        """Save and record the epoch; the Progress of the next one."""
+        epoch, best = progress.epoch, progress.best
+        if self.validation:
+            best = better_of(best, epoch, figures, self.options.watch)
+        checkpoint.save_epoch(self.model_dir, epoch, named_weights(self.network), self.trainer.optimizer_state(),
+                              {**figures, "best": best})
+        checkpoint.remove_last(self.model_dir)
+        self._record({"event": "epoch", "epoch": epoch, **figures})
+        self.good = checkpoint.epoch_directory(self.model_dir, epoch)
+        log(f"model saved in {self.good}")
+        if self.options.keep:
+            checkpoint.keep_epochs(self.model_dir, self.options.keep, best and best["epoch"])
+        return Progress(epoch=epoch + 1, best=best)
+
+    def _record(self, record):
+        append_record(self.model_dir, record)
+        for write in self.event_writers:
+            write(record)
+
+    def _save_last(self, progress):
+        """Save the run as it is within an epoch."""
+        self._require_finite(progress)
+        checkpoint.save_last(self.model_dir, named_weights(self.network),
+                             {**self.trainer.optimizer_state(), **self.trainer.running_state()}, {"progress": progress.as_dict()})
+        self.good = self.model_dir / checkpoint.LAST
+
+    def _load(self, directory):
+        """The run as it was saved in `directory`: its Progress, and what the trainer restores later."""
+        parameters = dict(self.network.named_parameters())
+        shapes = {name: list(weight.shape) for name, weight in parameters.items()}
+        weights, arrays, state = checkpoint.load_checkpoint(directory, shapes)
+        for name, values in weights.items():
+            paddle.assign(paddle.to_tensor(values), parameters[name])  # in its place, where NativeStep sees it too
+        progress, self.good = read_progress(directory), directory
+        if directory.name != checkpoint.LAST:
+            self._record_if_missing(state)
+        append_record(self.model_dir, {"event": "resume", "epoch": progress.epoch, "step": progress.num_steps, **versions()})
+        log(f"resumed from {directory}: epoch {progress.epoch}, {progress.num_steps} steps of it done")
+        return progress, arrays
+
+    def _record_if_missing(self, state):
+        """Record the epoch that this state.json is of, where the run was killed between saving and recording it."""
+        recorded = {record.get("epoch") for record in read_records(self.model_dir) if record.get("event") == "epoch"}
+        if state["epoch"] not in recorded:
+            self._record({"event": "epoch", **{name: value for name, value in state.items() if name not in ("best", "files")}})
+
+    def _require_finite(self, progress):
+        for name, weight in self.network.named_parameters():
+            if not bool(paddle.isfinite(weight).all()):
+                raise self._not_finite(f"{name} no longer finite after", progress)
+
+    def _not_finite(self, found, progress):
+        return InputError(f"--base_lr {self.options.base_lr:g}: found {found} step {progress.num_steps} of epoch {progress.epoch}, "
+                          f"expected a number; lower the learning rate (last good checkpoint: {self.good or 'none yet'})")
 
 
 def _rate(options, share_done):
@@ -179,8 +316,11 @@ def perplexity(loss):
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def _seed_epoch(seed, epoch):
-    """Seed Paddle's draws (dropout) for this epoch; returns the generator for the rest (order of the batches, negatives)."""
-    sequence = np.random.SeedSequence([seed, epoch])
-    paddle.seed(int(sequence.generate_state(1)[0]))
-    return np.random.default_rng(sequence)
+def _epoch_generator(seed, epoch):
+    """The generator of what an epoch draws: the order of the batches, negatives, the seed of utils/native.py's dropout."""
+    return np.random.default_rng(np.random.SeedSequence([seed, epoch]))
+
+
+def _seed_step(seed, epoch, step):
+    """Seed what a step draws from Paddle's own generator, dropout, so that a step doesn't depend on those before it."""
+    paddle.seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
