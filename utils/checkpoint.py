@@ -48,12 +48,12 @@ def start_run(model_dir, config, vocab_path, overwrite):
         raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
     if (model_dir / "config.json").exists():
         read_config(model_dir)
-        clean_up(model_dir)
     else:
         for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
             if path.exists():
                 raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put there, "
                                  "expected an empty directory, a model directory, or none")
+    clean_up(model_dir)
     if holds_run(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
                          "continue that run with --resume 1, or delete it with --overwrite 1")

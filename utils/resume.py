@@ -145,7 +145,7 @@ def require_same_run(model_dir, then, now):
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{model_dir / 'config.json'}: found no complete settings of a run, expected those of train.py") from None
     if found:
-        raise InputError(f"--resume 1: found other data or settings than those of the run in {model_dir}: {', '.join(found)}; "
+        raise InputError(f"--resume 1: found other data or settings than the run in {model_dir}: {', '.join(found)}; "
                          "expected the same")
     if elsewhere:
         warn(f"resumed where things differ ({', '.join(elsewhere)}): figures may differ from those of an uninterrupted run")

@@ -65,7 +65,10 @@ def append_record(model_dir, record):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
                     line = "\n" + line
-            file.write(line.encode())
+            data = line.encode()
+            written = file.write(data)
+            if written < len(data):  # the disk is full: this one then says so
+                file.write(data[written:])
     except OSError as error:
         error.filename = str(path)
         raise

@@ -159,6 +159,7 @@ class _Run:
         progress, arrays = Progress(), {}
         if start_from:
             progress, arrays = self._load(start_from)
+            self._remove_old_epochs(progress.best)  # where the run before was killed as it came to that
         with HeldSignals() as self.signals:
             while progress.epoch <= self.options.pass_num and not self._is_patience_over(progress):
                 figures = self._train_epoch(progress, arrays)
@@ -199,7 +200,7 @@ class _Run:
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
                 bar.update(len(batch.targets))
                 if self.signals.received:
-                    self._save_last(progress)
+                    self._save_stopped(progress)
                     self.signals.raise_stop()
                 if options.save_seconds and now - saved >= options.save_seconds:
                     self._save_last(progress)
@@ -237,7 +238,7 @@ class _Run:
                 self.signals.raise_stop()
             figures = validation_figures(self.network, self.validation, self.training_sample)
         except BaseException:
-            self._save_last(progress)
+            self._save_stopped(progress)
             raise
         self.signals.hold()
         seconds = time.monotonic() - began
@@ -255,9 +256,13 @@ class _Run:
         self._record({"event": "epoch", "epoch": epoch, **figures})
         self.good = checkpoint.epoch_directory(self.model_dir, epoch)
         log(f"model saved in {self.good}")
+        self._remove_old_epochs(best)
+        return Progress(epoch=epoch + 1, best=best)
+
+    def _remove_old_epochs(self, best):
+        """Do what --keep says."""
         if self.options.keep:
             checkpoint.keep_epochs(self.model_dir, self.options.keep, best and best["epoch"])
-        return Progress(epoch=epoch + 1, best=best)
 
     def _record(self, record):
         append_record(self.model_dir, record)
@@ -270,6 +275,11 @@ class _Run:
         checkpoint.save_last(self.model_dir, named_weights(self.network),
                              {**self.trainer.optimizer_state(), **self.trainer.running_state()}, {"progress": progress.as_dict()})
         self.good = self.model_dir / checkpoint.LAST
+
+    def _save_stopped(self, progress):
+        """`_save_last`, and a line that says so."""
+        self._save_last(progress)
+        log(f"stopped in epoch {progress.epoch} after step {progress.num_steps}, saved in {self.good}: --resume 1 goes on from there")
 
     def _load(self, directory):
         """The run as it was saved in `directory`: its Progress, and what the trainer restores later."""
