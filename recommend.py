@@ -36,7 +36,7 @@ def parse_arguments():
     parser.add_argument("--sessions", metavar="FILE", default="",
                         help="text file of item ids, one session a line, instead of the arguments; - for standard input")
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
-    parser.add_argument("--epoch", type=number(int, 0), default=0, help="which one, >= 1; 0: the last")
+    parser.add_argument("--epoch", type=number(int, 0), default=0, help="which one, >= 1; 0: the best of the validation, or the last where there was none")
     parser.add_argument("--topk", type=number(int, 1), default=20, help="items to recommend, >= 1")
     parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0,
                         help="1: leave out the items of the session itself, 0: don't, as in infer.py")

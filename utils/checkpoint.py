@@ -112,9 +112,10 @@ def best_epoch(model_dir):
     best = read_state(epoch_directory(model_dir, finished[-1])).get("best") if finished else None
     if best is None:
         return None
-    if best["epoch"] not in finished:
-        raise InputError(f"--model_dir: found no finished epoch {best['epoch']} in {model_dir}, which validation found best, "
-                         f"expected it, or the number of another (epochs there: {', '.join(map(str, finished))})")
+    if not isinstance(best, dict) or best.get("epoch") not in finished:
+        raise InputError(f"--model_dir: found no finished epoch in {model_dir} that is the best of the validation as the state.json of "
+                         f"epoch_{finished[-1]} has it, expected one, or the number of another (epochs there: "
+                         f"{', '.join(map(str, finished))})")
     return best["epoch"]
 
 

@@ -29,7 +29,8 @@ def run_inference(options):
     """
     model_dir = Path(options.model_dir)
     config = checkpoint.read_config(model_dir)
-    epochs = epochs_to_evaluate(checkpoint.finished_epochs(model_dir), options)
+    best = None if options.epochs_given else checkpoint.best_epoch(model_dir)
+    epochs = [best] if best else epochs_to_evaluate(checkpoint.finished_epochs(model_dir), options)
     item_count = read_items(model_dir, config, options)
     record = read_conversion(options.test_dir, checksum(model_dir / "vocab.txt"), "--test_dir")
     sessions = read_sessions(options.test_dir, item_count, "--test_dir")
@@ -39,6 +40,8 @@ def run_inference(options):
     log(f"test:{options.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} items:{item_count} "
         f"unknown_clicks_left_out:{unknown} ties:{options.ties}" + f" sampled:{options.sampled}" * bool(options.sampled))
 
+    if best:
+        log(f"epoch:{best} the best of the validation; --start_index and --last_index choose others")
     if options.sampled:
         warn(f"--sampled {options.sampled}: ranks among sampled items flatter every model and can turn their order around "
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")

@@ -244,8 +244,9 @@ def add_inference_flags(parser):
     from utils.metrics import TIES  # brings NumPy, which scripts without these flags start faster without
     parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
-    parser.add_argument("--start_index", type=number(int, 1), default=1, help="first epoch, >= 1")
-    parser.add_argument("--last_index", type=number(int, 1), default=10, help="last epoch, >= 1")
+    parser.add_argument("--start_index", type=number(int, 1), help="first epoch, >= 1; default: 1, and with neither of the two the "
+                        "best epoch alone where the training had a validation")
+    parser.add_argument("--last_index", type=number(int, 1), help="last epoch, >= 1; default: 10")
     parser.add_argument("--topk", type=cutoffs, default=[20], help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
     parser.add_argument("--ties", choices=TIES, default="standard",
                         help="rank of a target whose score others have too: best, worst or middle of theirs")
@@ -258,6 +259,8 @@ def add_inference_flags(parser):
 
 def check_inference_flags(options):
     """Refuse what single flags can't show to be wrong."""
+    options.epochs_given = bool(options.start_index or options.last_index)
+    options.start_index, options.last_index = options.start_index or 1, options.last_index or 10
     if options.start_index > options.last_index:
         raise InputError(f"--start_index: found {options.start_index}, expected at most --last_index {options.last_index}")
     return options

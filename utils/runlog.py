@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -74,35 +75,51 @@ def append_record(model_dir, record):
         raise
 
 
-def open_event_writers(model_dir, options):
-    """What --tensorboard and --visualdl ask for: a list of functions that take a record of an epoch and write its numbers.
+def import_event_writers(options):
+    """What --tensorboard and --visualdl ask for, a list of functions.
 
-    Raises InputError where the package is missing.
+    Each takes the model directory, opens the event file there, and returns a function that writes the numbers of an epoch's
+    record, a dict. Raises InputError where the package is missing.
     """
-    writers = []
-    if options.tensorboard:
+    wanted = [("tensorboard", options.tensorboard, _import_tensorboard), ("visualdl", options.visualdl, _import_visualdl)]
+    openers = []
+    for name, is_wanted, load in wanted:
         try:
-            from tensorboard.summary import Writer
+            openers += [load()] if is_wanted else []
         except ImportError as error:
-            raise _missing_package("tensorboard", error) from None
-        board = Writer(str(model_dir / "tensorboard"))
-        writers.append(lambda record: (_write_scalars(board.add_scalar, record), board.flush()))
-    if options.visualdl:
-        try:
-            from visualdl import LogWriter
-        except ImportError as error:
-            raise _missing_package("visualdl", error) from None
-        visual = LogWriter(logdir=str(model_dir / "visualdl"))
-        add = lambda name, value, epoch: visual.add_scalar(tag=name, value=value, step=epoch)
-        writers.append(lambda record: (_write_scalars(add, record), visual._get_file_writer().flush()))
-    return writers
+            raise InputError(f"--{name} 1: found no package {name} that works here ({error}), expected one; pip install {name}") from None
+    return openers
 
 
-def _write_scalars(add, record):
-    for name, value in record.items():
-        if name not in ("epoch", "time") and isinstance(value, (int, float)):
-            add(name.replace("@", "_at_"), value, record["epoch"])
+def _import_tensorboard():
+    from tensorboard.summary import Writer
+
+    def open_events(model_dir):
+        threading.excepthook = lambda failed: None  # of the writer's own thread, whose errors come back from flush
+        writer = Writer(str(model_dir / "tensorboard"))
+
+        def write(record):
+            for name, value in _scalars(record):
+                writer.add_scalar(name, value, record["epoch"])
+            writer.flush()
+        return write
+    return open_events
 
 
-def _missing_package(name, error):
-    return InputError(f"--{name} 1: found no package {name} ({error}), expected it; pip install {name}")
+def _import_visualdl():
+    from visualdl import LogWriter
+
+    def open_events(model_dir):
+        def write(record):
+            # VisualDL shows one file of a directory, so all epochs go to the same; each closes it, and so is complete.
+            with LogWriter(logdir=str(model_dir / "visualdl"), file_name="vdlrecords.training.log") as writer:
+                for name, value in _scalars(record):
+                    writer.add_scalar(tag=name, value=value, step=record["epoch"])
+        return write
+    return open_events
+
+
+def _scalars(record):
+    """The figures of a record as pairs of name and number; @ is not allowed in names there."""
+    return [(name.replace("@", "_at_"), value) for name, value in record.items()
+            if name != "epoch" and isinstance(value, (int, float))]

@@ -193,7 +193,7 @@ def load_scorer(model_dir, epoch=None):
     ----------
     model_dir : str or Path
     epoch : int, optional
-        By default the last that is finished.
+        By default the best of the validation, without validation the last that is finished.
 
     Returns
     -------
@@ -220,14 +220,14 @@ def load_scorer(model_dir, epoch=None):
 
 
 def choose_epoch(model_dir, epoch=None):
-    """The number of the epoch asked for, by default of the last; InputError where it isn't there or not finished."""
+    """The number of the epoch asked for, by default of the best or the last; InputError where it isn't there or not finished."""
     finished = checkpoint.finished_epochs(model_dir)
     if not finished:
         raise InputError(f"--model_dir: found no finished epoch in {model_dir}, expected at least one")
     if epoch is not None and epoch not in finished:
         there = ", ".join(map(str, finished))
         raise InputError(f"--epoch: found no finished epoch {epoch} in {model_dir}, expected one of {there}")
-    return finished[-1] if epoch is None else epoch
+    return epoch or checkpoint.best_epoch(model_dir) or finished[-1]
 
 
 def read_items(model_dir, config):

@@ -21,7 +21,7 @@ from utils.files import InputError
 from utils.losses import chunk_rows
 from utils.optimizers import Adagrad
 from utils.resume import HeldSignals, Progress, commit, find_checkpoint, hold_directory, read_progress
-from utils.runlog import append_record, line_of, log, open_event_writers, progress as progress_bar, read_records, warn
+from utils.runlog import append_record, import_event_writers, line_of, log, progress as progress_bar, read_records, warn
 from utils.sessions import cut_windows, read_conversion, read_sessions
 from utils.trainer import Trainer
 from utils.validation import better_of, evenly_chosen, sessions_checksum, split_sessions, validation_figures
@@ -51,13 +51,14 @@ def run_training(options, make_trainer):
     model_dir = Path(options.model_dir)
     network = Network(item_count, settings, options.seed)  # first, lest one too large for the memory costs an older run
     trainer = make_trainer(network, training)
-    event_writers = open_event_writers(model_dir, options)
+    event_files = import_event_writers(options)
     with hold_directory(model_dir):
         start_from = None
         if options.resume and (model_dir / "config.json").exists():
             start_from = find_checkpoint(model_dir, config)
         if start_from is None:
             checkpoint.start_run(model_dir, config, options.vocab_path, bool(options.overwrite))
+        event_writers = [open_events(model_dir) for open_events in event_files]
         _Run(model_dir, network, trainer, validation, event_writers, options).train(start_from)
 
 

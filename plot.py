@@ -1,0 +1,71 @@
+"""Curves and comparison of one or several runs, as pictures and as one page of HTML.
+
+    python plot.py model_output
+    python plot.py model_a model_b --test_dir test_data --output plots
+
+Reads config.json and metrics.jsonl of model directories. Writes curves.png: loss, recall and MRR by epoch and by seconds of
+training, where a validation or infer.py has found them; and report.html, which needs no other file: the same curves, the
+last figures, and a table of the settings that differ. With --test_dir also breakdown.png: recall by position in the session,
+by session length and by popularity of the item. With --projector_items also projector/, for `tensorboard --logdir`: the
+vectors of the items and their ids. Needs no Paddle.
+"""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: where processors are busy, its threads wait for each other
+
+from utils.breakdown import GROUPINGS, recall_by_group, run_ranks
+from utils.files import InputError, write_atomically
+from utils.options import Parser, number, run
+from utils.runs import read_run, setting_differences
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR", help="model directories, as train.py writes")
+    parser.add_argument("--output", default="plots", help="directory to write to, made where it is missing")
+    parser.add_argument("--topk", type=number(int, 1), default=20, help="cut-off k of recall@k and MRR@k, >= 1")
+    parser.add_argument("--test_dir", default="", help="test sessions for the breakdown of the recall, by each run's best or last "
+                        "epoch; empty: none")
+    parser.add_argument("--projector_items", type=number(int, 0), default=0,
+                        help="how many items' vectors to export for TensorBoard's projector, the most frequent first; 0: none")
+    options = parser.parse_args()
+    if len({Path(path).resolve() for path in options.model_dirs}) < len(options.model_dirs):
+        raise InputError("MODEL_DIR: found the same directory twice, expected different ones")
+    return options
+
+
+def main():
+    options = parse_arguments()
+    runs = [read_run(path) for path in options.model_dirs]
+    from utils import plots  # slow to import: only for arguments that are right
+
+    output, pages = Path(options.output), []
+    curves = lambda theme: plots.curves(runs, options.topk, theme)
+    save(output / "curves.png", plots.as_png(curves))
+    pages.append(("Curves", curves))
+    if options.test_dir:
+        ranks = {run.name: run_ranks(run, options.test_dir) for run in runs}
+        groups = {name: [recall_by_group(found, grouping, options.topk) for found in ranks.values()]
+                  for name, grouping in GROUPINGS.items()}
+        breakdown = lambda theme: plots.breakdown(groups, list(ranks), options.topk, theme)
+        save(output / "breakdown.png", plots.as_png(breakdown))
+        pages.append((f"recall@{options.topk} in {options.test_dir}", breakdown))
+    page = plots.page(runs, setting_differences(runs), pages, options.topk)
+    save(output / "report.html", page.encode())
+    if options.projector_items:
+        from utils.projector import export_items
+        for run in runs:
+            print(f"written: {export_items(run, output / 'projector' / run.name, options.projector_items)}")
+
+
+def save(path, data):
+    """Write a file, and say so."""
+    with write_atomically(path, "wb") as file:
+        file.write(data)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    run(main)

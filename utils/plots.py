@@ -1,0 +1,191 @@
+"""Pictures of runs, for light and dark surroundings, and the page of HTML that holds them."""
+
+import base64
+import html
+import io
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from utils.runs import settings
+
+MARKERS = "osD^vP*X"
+PAGE_STYLE = """
+:root { color-scheme: light dark; --text: #1f2328; --paper: #ffffff; --line: #d1d9e0; --band: #f6f8fa; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --paper: #15191f; --line: #3d444d; --band: #1f252d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--paper); max-width: 1200px; margin: 2rem auto;
+  padding: 0 1rem; }
+img { width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border: 1px solid var(--line); padding: .3rem .7rem; text-align: left; overflow-wrap: anywhere; }
+td.number { text-align: right; }
+th { background: var(--band); }
+details { margin: .5rem 0; }
+"""
+
+
+class Theme(NamedTuple):
+    """Colours of a picture: paper, text, grid, and one for each run."""
+
+    paper: str
+    text: str
+    grid: str
+    runs: tuple
+
+
+# Told apart also by those who see no red or green (after Okabe and Ito, 2008), and bright enough for their paper.
+LIGHT = Theme("#ffffff", "#1f2328", "#d1d9e0", ("#0072b2", "#d55e00", "#009e73", "#a5518a", "#8a6d00", "#4a4a4a"))
+DARK = Theme("#15191f", "#e6edf3", "#3d444d", ("#56b4e9", "#ff8c42", "#2fd6a3", "#e6a0cc", "#f0e442", "#c9c9c9"))
+
+
+def curves(runs, topk, theme):
+    """Loss, recall and MRR of runs.Run's, above by epoch, below by seconds of training: a Figure."""
+    figure = Figure(figsize=(12, 6.6), facecolor=theme.paper, layout="constrained")
+    axes = figure.subplots(2, 3, sharey="col")
+    for row, (across, label) in enumerate((("epoch", "epoch"), ("seconds", "seconds of training"))):
+        for axis, title in zip(axes[row], ("loss", f"recall@{topk}", f"MRR@{topk}")):
+            _dress(axis, theme, label, title)
+            if across == "epoch":
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for number, run in enumerate(runs):
+            _draw_run(axes[row], run, across, topk, theme, number)
+    for column, name in enumerate(("loss", "recall", "MRR")):
+        if not axes[0, column].lines:
+            for axis in axes[:, column]:
+                axis.text(0.5, 0.5, f"no {name}: neither validation\nnor infer.py at this cut-off", ha="center", va="center",
+                          color=theme.text, transform=axis.transAxes)
+    _legend(figure, [run.name for run in runs], theme, [("training, or test by infer.py", "-"), ("validation", "--")])
+    return figure
+
+
+def _draw_run(axes, run, across, topk, theme, number):
+    """The lines of a run in the axes of loss, recall and MRR."""
+    where = {record["epoch"]: record[across] for record in run.epochs}
+    lines = [(0, "loss", "-", run.epochs), (0, "valid_loss", "--", run.epochs)]
+    for column, name in ((1, f"recall@{topk}"), (2, f"mrr@{topk}")):
+        lines += [(column, name, "--", run.epochs), (column, name, "-", [run.tests[epoch] for epoch in sorted(run.tests)])]
+    for column, name, style, records in lines:
+        points = [(where[record["epoch"]], record[name]) for record in records if name in record and record["epoch"] in where]
+        if points:
+            axes[column].plot(*zip(*points), style, color=_colour(theme, number), marker=MARKERS[number % len(MARKERS)], markersize=4,
+                              linewidth=1.6, markerfacecolor=theme.paper if style == "--" else None)
+
+
+def breakdown(groups, names, topk, theme):
+    """Recall by group of the predictions, with its 95 % interval: a Figure.
+
+    Parameters
+    ----------
+    groups : dict of str to lists of lists of breakdown.Group
+        By what they are grouped by; of each run.
+    names : list of str
+        The runs'.
+    """
+    figure = Figure(figsize=(12, 4.2), facecolor=theme.paper, layout="constrained")
+    axes = figure.subplots(1, len(groups), sharey=True)
+    for axis, (title, of_runs) in zip(axes, groups.items()):
+        _dress(axis, theme, title, f"recall@{topk}" if axis is axes[0] else "")
+        labels = [group.name for group in of_runs[0]]
+        for number, of_run in enumerate(of_runs):
+            shift = (number - (len(of_runs) - 1) / 2) * 0.12  # so that intervals don't hide each other
+            axis.errorbar([place + shift for place in range(len(of_run))], [group.recall for group in of_run],
+                          yerr=[1.96 * group.error for group in of_run], color=_colour(theme, number), linewidth=1.4, capsize=2,
+                          marker=MARKERS[number % len(MARKERS)], markersize=4)
+        shares = [group.predictions / sum(group.predictions for group in of_runs[0]) for group in of_runs[0]]
+        axis.set_xticks(range(len(labels)), [f"{label}\n{100 * share:.2g} %" for label, share in zip(labels, shares)], fontsize=8)
+        axis.set_ylim(0, 1)
+    _legend(figure, names, theme, [], "Second line of each label: its share of the predictions. Bars: 95 % intervals.")
+    return figure
+
+
+def as_png(draw):
+    """The picture that `draw`, a function of a Theme, makes, as bytes; on white paper, which shows in any surroundings."""
+    return _saved(draw(LIGHT), "png", dpi=150)
+
+
+def page(runs, differences, pictures, topk):
+    """One page of HTML that needs no other file.
+
+    Parameters
+    ----------
+    runs : list of runs.Run
+    differences : dict of str to list of str
+        As `runs.setting_differences` returns them.
+    pictures : list of pairs of a title and a function of a Theme
+    topk : int
+    """
+    names = [run.name for run in runs]
+    parts = [f"<h1>{_text(', '.join(names))}</h1>", "<h2>Figures</h2>", _table(_summary_head(topk), [_summary(run, topk) for run in runs])]
+    for title, draw in pictures:
+        light, dark = (base64.b64encode(_saved(draw(theme), "svg")).decode() for theme in (LIGHT, DARK))
+        parts.append(f'<h2>{_text(title)}</h2>\n<picture><source media="(prefers-color-scheme: dark)" '
+                     f'srcset="data:image/svg+xml;base64,{dark}"><img alt="{_text(title)}" '
+                     f'src="data:image/svg+xml;base64,{light}"></picture>')
+    if len(runs) > 1:
+        parts += ["<h2>Settings that differ</h2>", _table(["", *names], [[name, *values] for name, values in differences.items()])]
+    parts.append("<h2>All settings</h2>")
+    for run in runs:
+        parts.append(f"<details><summary>{_text(run.name)}</summary>{_table(['', ''], list(settings(run).items()))}</details>")
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{_text(', '.join(names))}</title><style>{PAGE_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n")
+
+
+def _summary_head(topk):
+    figures = f"recall@{topk}", f"MRR@{topk}"
+    return ["run", "epochs", "seconds of training", "loss", "best epoch", *(f"validation {name}" for name in figures),
+            *(f"test {name}" for name in figures)]
+
+
+def _summary(run, topk):
+    """The run's line in the table of figures: those of its best epoch, or of the last where none was found best."""
+    from utils.scorer import choose_epoch
+    last, names = run.epochs[-1], (f"recall@{topk}", f"mrr@{topk}")
+    shown = choose_epoch(run.model_dir)
+    validated = next((record for record in run.epochs if record["epoch"] == shown), {})
+    figures = [f"{record[name]:.4f}" if name in record else "-" for record in (validated, run.tests.get(shown, {})) for name in names]
+    return [run.name, str(last["epoch"]), f"{last['seconds']:.1f}", f"{last['loss']:.4f}", str(shown), *figures]
+
+
+def _table(head, rows):
+    line = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+    return '<div class="wide"><table>' + line("th", head) + "".join(line("td", row) for row in rows) + "</table></div>"
+
+
+def _text(value):
+    return html.escape(str(value))
+
+
+def _dress(axis, theme, label, title):
+    axis.set_facecolor(theme.paper)
+    axis.set_xlabel(label, color=theme.text)
+    axis.set_title(title, color=theme.text, fontsize=11)
+    axis.tick_params(colors=theme.text, labelsize=9)
+    axis.grid(color=theme.grid, linewidth=0.7)
+    axis.set_axisbelow(True)
+    for side, spine in axis.spines.items():
+        spine.set_color(theme.grid)
+        spine.set_visible(side in ("left", "bottom"))
+
+
+def _legend(figure, names, theme, styles, note=""):
+    lines = [Line2D([], [], color=_colour(theme, number), marker=MARKERS[number % len(MARKERS)], markersize=5, label=name)
+             for number, name in enumerate(names)]
+    lines += [Line2D([], [], color=theme.text, linestyle=style, label=what) for what, style in styles]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6), frameon=False, labelcolor=theme.text, fontsize=9,
+                  title=note or None, title_fontproperties={"size": 9}).get_title().set_color(theme.text)
+
+
+def _colour(theme, number):
+    return theme.runs[number % len(theme.runs)]
+
+
+def _saved(figure, kind, **options):
+    """A Figure as the bytes of a file; the same picture gives the same bytes."""
+    data = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "gru4rec"}):
+        figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None, **options)
+    return data.getvalue()
