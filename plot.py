@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: where proce
 from utils.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.files import InputError, write_atomically
 from utils.options import Parser, number, run
-from utils.runs import read_run, setting_differences
+from utils.runs import read_runs, setting_differences
 
 
 def parse_arguments():
@@ -38,7 +38,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    runs = [read_run(path) for path in options.model_dirs]
+    runs = read_runs(options.model_dirs)
     from utils import plots  # slow to import: only for arguments that are right
 
     output, pages = Path(options.output), []

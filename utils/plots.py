@@ -21,8 +21,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var
 img { width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border: 1px solid var(--line); padding: .3rem .7rem; text-align: left; overflow-wrap: anywhere; }
-td.number { text-align: right; }
+th, td { border: 1px solid var(--line); padding: .3rem .7rem; text-align: left; max-width: 24rem; overflow-wrap: break-word; }
 th { background: var(--band); }
 details { margin: .5rem 0; }
 """
@@ -48,7 +47,7 @@ def curves(runs, topk, theme):
     axes = figure.subplots(2, 3, sharey="col")
     for row, (across, label) in enumerate((("epoch", "epoch"), ("seconds", "seconds of training"))):
         for axis, title in zip(axes[row], ("loss", f"recall@{topk}", f"MRR@{topk}")):
-            _dress(axis, theme, label, title)
+            _dress(axis, theme, label, title if row == 0 else "")
             if across == "epoch":
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, run in enumerate(runs):
@@ -58,7 +57,8 @@ def curves(runs, topk, theme):
             for axis in axes[:, column]:
                 axis.text(0.5, 0.5, f"no {name}: neither validation\nnor infer.py at this cut-off", ha="center", va="center",
                           color=theme.text, transform=axis.transAxes)
-    _legend(figure, [run.name for run in runs], theme, [("training, or test by infer.py", "-"), ("validation", "--")])
+    _legend(figure, [run.name for run in runs], theme, [("training, or test by infer.py", "-"), ("validation", "--")],
+            "A star marks the best epoch of the validation." if any(run.best for run in runs) else "")
     return figure
 
 
@@ -73,6 +73,10 @@ def _draw_run(axes, run, across, topk, theme, number):
         if points:
             axes[column].plot(*zip(*points), style, color=_colour(theme, number), marker=MARKERS[number % len(MARKERS)], markersize=4,
                               linewidth=1.6, markerfacecolor=theme.paper if style == "--" else None)
+        best = [point for point in points if style == "--" and run.best and point[0] == where.get(run.best)]
+        if best:
+            axes[column].plot(*best[0], "*", color=_colour(theme, number), markersize=13, markeredgecolor=theme.text, markeredgewidth=0.6,
+                              zorder=3)
 
 
 def breakdown(groups, names, topk, theme):
@@ -88,7 +92,7 @@ def breakdown(groups, names, topk, theme):
     figure = Figure(figsize=(12, 4.2), facecolor=theme.paper, layout="constrained")
     axes = figure.subplots(1, len(groups), sharey=True)
     for axis, (title, of_runs) in zip(axes, groups.items()):
-        _dress(axis, theme, title, f"recall@{topk}" if axis is axes[0] else "")
+        _dress(axis, theme, title, "")
         labels = [group.name for group in of_runs[0]]
         for number, of_run in enumerate(of_runs):
             shift = (number - (len(of_runs) - 1) / 2) * 0.12  # so that intervals don't hide each other
@@ -97,7 +101,7 @@ def breakdown(groups, names, topk, theme):
                           marker=MARKERS[number % len(MARKERS)], markersize=4)
         shares = [group.predictions / sum(group.predictions for group in of_runs[0]) for group in of_runs[0]]
         axis.set_xticks(range(len(labels)), [f"{label}\n{100 * share:.2g} %" for label, share in zip(labels, shares)], fontsize=8)
-        axis.set_ylim(0, 1)
+    axes[0].set_ylabel(f"recall@{topk}", color=theme.text)
     _legend(figure, names, theme, [], "Second line of each label: its share of the predictions. Bars: 95 % intervals.")
     return figure
 
@@ -136,15 +140,14 @@ def page(runs, differences, pictures, topk):
 
 def _summary_head(topk):
     figures = f"recall@{topk}", f"MRR@{topk}"
-    return ["run", "epochs", "seconds of training", "loss", "best epoch", *(f"validation {name}" for name in figures),
+    return ["run", "epochs", "seconds of training", "loss", "best or last epoch", *(f"validation {name}" for name in figures),
             *(f"test {name}" for name in figures)]
 
 
 def _summary(run, topk):
     """The run's line in the table of figures: those of its best epoch, or of the last where none was found best."""
-    from utils.scorer import choose_epoch
     last, names = run.epochs[-1], (f"recall@{topk}", f"mrr@{topk}")
-    shown = choose_epoch(run.model_dir)
+    shown = run.best or last["epoch"]
     validated = next((record for record in run.epochs if record["epoch"] == shown), {})
     figures = [f"{record[name]:.4f}" if name in record else "-" for record in (validated, run.tests.get(shown, {})) for name in names]
     return [run.name, str(last["epoch"]), f"{last['seconds']:.1f}", f"{last['loss']:.4f}", str(shown), *figures]

@@ -14,11 +14,12 @@ NO_SETTINGS = {"model_dir", "overwrite", "resume", "config"}  # flags that say n
 class Run:
     """A run as its model directory tells it.
 
-    name : str, the directory's own, or the path where another run has the same
+    name : str, of the directory
     model_dir : Path
     config : dict, config.json
     epochs : list of dict, the records of its epochs in order, each once; `seconds` is the time of training up to its end
     tests : dict of int to dict, by epoch the last figures that infer.py recorded among all items
+    best : int or None, the epoch that validation found best
     """
 
     name: str
@@ -26,9 +27,18 @@ class Run:
     config: dict
     epochs: list
     tests: dict
+    best: int
 
 
-def read_run(path):
+def read_runs(paths):
+    """The Runs in model directories, a list; those of the same name are named with the directories above them."""
+    depth, parts = 1, [Path(path).resolve().parts[1:] for path in paths]
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return [read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]
+
+
+def read_run(path, name):
     """The Run in a model directory; InputError where there is none, or none with an epoch."""
     model_dir = Path(path)
     config, epochs, tests = checkpoint.read_config(model_dir), {}, {}
@@ -45,7 +55,7 @@ def read_run(path):
     for epoch in sorted(epochs):
         seconds += epochs[epoch]["time_cost"]
         records.append({**epochs[epoch], "seconds": seconds})
-    return Run(model_dir.resolve().name, model_dir, config, records, tests)
+    return Run(name, model_dir, config, records, tests, checkpoint.best_epoch(model_dir))
 
 
 def settings(run):

@@ -1,0 +1,144 @@
+"""plot.py as a user runs it, and the figures behind its pictures."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from conftest import assert_one_line_error, assert_worked, run_script
+from utils.breakdown import COUNTS, GROUPINGS, Ranks, by_count, by_share, recall_by_group, run_ranks
+from utils.runs import read_runs, setting_differences
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def models(tiny_data, tmp_path, run_here):
+    """Two model directories of the same name, the first with validation and with figures of the test."""
+    train = lambda place, *more: assert_worked(run_here(
+        "train.py", "--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--model_dir", place / "model",
+        "--threads", 1, "--pass_num", 3, "--batch_size", 10, *more))
+    train(tmp_path / "a", "--valid_fraction", 0.2, "--hid_size", 8)
+    train(tmp_path / "b", "--hid_size", "6,4")
+    assert_worked(run_here("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "a/model", "--start_index", 1,
+                           "--last_index", 3))
+    return [tmp_path / "a/model", tmp_path / "b/model"]
+
+
+def picture_size(path):
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def cells_of(page):
+    """The texts of the table cells and summaries of a page that any parser can read."""
+    class Cells(HTMLParser):
+        found, inside = [], False
+
+        def handle_starttag(self, tag, attributes):
+            self.inside = tag in ("td", "th", "summary")
+
+        def handle_data(self, data):
+            self.found += [data] if self.inside else []
+
+    parser = Cells()
+    parser.feed(page)
+    return parser.found
+
+
+def test_pictures_and_page(models, tiny_data, tmp_path):
+    process = assert_worked(run_script("plot.py", *models, "--test_dir", tiny_data / "test_data", "--output", "plots", "--projector_items", 10,
+                                       cwd=tmp_path))
+    output = tmp_path / "plots"
+    assert re.findall(r"written: (\S+)", process.stdout) == [
+        "plots/curves.png", "plots/breakdown.png", "plots/report.html", "plots/projector/a/model", "plots/projector/b/model"]
+    for name in ("curves.png", "breakdown.png"):
+        assert picture_size(output / name)[0] == 1800
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/svg+xml;base64,") == 4 and page.count("(prefers-color-scheme: dark)") == 3
+    assert not re.search(r"""(src|href|srcset)=["'](?!data:)|@import|url\(""", page)  # it needs nothing else
+    cells = cells_of(page)
+    place = cells.index("--hid_size")
+    assert cells[place + 1:place + 3] == ["8", "6,4"] and "a/model" in cells and "--seed" in cells[cells.index("a/model"):]
+    assert "--seed" not in cells[place:cells.index("a/model", place)]  # among those that differ
+    assert [len(line.split("\t")) for line in (output / "projector/b/model/tensors.tsv").read_text().splitlines()] == [4] * 10
+    assert (output / "projector/a/model/metadata.tsv").read_text().split() == [f"item_{number}" for number in range(10)]
+
+
+def test_one_run_without_any_figures_but_the_loss(models, tmp_path, run_here):
+    assert_worked(run_here("plot.py", models[1], "--output", tmp_path / "plots"))
+    page = (tmp_path / "plots/report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "plots/breakdown.png").exists() and "Settings that differ" not in page
+
+
+def test_the_same_runs_give_the_same_files(models, tmp_path, run_here):
+    for name in ("first", "again"):
+        assert_worked(run_here("plot.py", *models, "--output", tmp_path / name))
+    for name in ("curves.png", "report.html"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_names_and_settings_can_not_break_the_page(models, tmp_path, run_here):
+    model_dir = shutil.copytree(models[0], tmp_path / "<script>alert(1)<")
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config["options"]["train_dir"] = "<b>&\"'"
+    (model_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert_worked(run_here("plot.py", model_dir, "--output", tmp_path / "plots"))
+    page = (tmp_path / "plots/report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
+
+
+def test_runs_are_read_as_they_were_recorded(models):
+    first, second = read_runs(models)
+    assert (first.name, second.name) == ("a/model", "b/model")
+    assert [record["epoch"] for record in first.epochs] == [1, 2, 3] and sorted(first.tests) == [1, 2, 3] and not second.tests
+    seconds = np.cumsum([record["time_cost"] for record in first.epochs])
+    assert [record["seconds"] for record in first.epochs] == pytest.approx(seconds.tolist())
+    assert first.best in (1, 2, 3) and second.best is None
+    differences = setting_differences([first, second])
+    assert differences["--hid_size"] == ["8", "6,4"] and differences["--valid_fraction"] == ["0.2", "0.0"]
+    assert "--seed" not in differences and "--model_dir" not in differences
+    assert setting_differences([first, first]) == {}
+
+
+def test_the_breakdown_is_that_of_infers_ranks(models, tiny_data):
+    """Ranks by NumPy are those by Paddle, and the groups together give the recall that infer.py recorded."""
+    run = read_runs(models[:1])[0]
+    found = run_ranks(run, tiny_data / "test_data")
+    assert np.mean(found.ranks <= 20) == pytest.approx(run.tests[run.best]["recall@20"], abs=1e-9)
+    sessions = [line.split() for line in (tiny_data / "test_data/test.txt").read_text().splitlines()]
+    assert found.lengths.tolist() == [len(session) for session in sessions for _ in session[1:]]
+    assert found.positions.tolist() == [place for session in sessions for place in range(1, len(session))]
+    assert found.shares.tolist() == pytest.approx([(int(item) + 1) / 36 for session in sessions for item in session[1:]])
+    for grouping in GROUPINGS.values():
+        groups = recall_by_group(found, grouping, 20)
+        hits = sum(group.recall * group.predictions for group in groups)
+        assert sum(group.predictions for group in groups) == len(found.ranks) and hits == pytest.approx(np.sum(found.ranks <= 20))
+
+
+def test_groups():
+    numbers, labels = by_count(np.array([1, 5, 6, 7, 8, 15, 16, 900]))
+    assert [labels[number] for number in numbers] == ["1", "5", "6–7", "6–7", "8–10", "11–15", "> 15", "> 15"] and len(labels) == len(COUNTS) + 1
+    numbers, labels = by_share(np.array([0.001, 0.01, 0.02, 0.5, 0.51, 1.0]))
+    assert [labels[number] for number in numbers] == ["0–1 %", "0–1 %", "1–5 %", "20–50 %", "50–100 %", "50–100 %"]
+    found = Ranks(np.array([1.0, 30.0, 2.0]), np.array([1, 1, 2]), np.array([3, 3, 3]), np.ones(3))
+    first, second = recall_by_group(found, GROUPINGS["clicks seen before"], 20)
+    assert first[:3] == ("1", 2, 0.5) and first.error == pytest.approx(np.sqrt(0.125)) and second[:3] == ("2", 1, 1.0)
+
+
+@pytest.mark.parametrize("name", ["nothing", "no_records", "no_sessions"])
+def test_wrong_input_ends_in_one_line(models, tmp_path, run_here, name):
+    arguments, fragment = {"nothing": ([tmp_path / "nowhere"], "config.json"), "no_records": ([models[1]], "metrics.jsonl"),
+                           "no_sessions": ([models[0], "--test_dir", "nowhere"], "--test_dir")}[name]
+    if name == "no_records":
+        (models[1] / "metrics.jsonl").unlink()
+    assert_one_line_error(run_here("plot.py", *arguments, "--output", tmp_path / "plots"), fragment)
+    assert not (tmp_path / "plots/report.html").exists()
+
+
+def test_the_same_directory_twice_is_refused(models, run_here):
+    assert_one_line_error(run_here("plot.py", models[0], f"{models[0]}/../model"), "MODEL_DIR", "twice")
