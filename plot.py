@@ -56,8 +56,8 @@ def main():
     save(output / "report.html", page.encode())
     if options.projector_items:
         from utils.projector import export_items
-        for run in runs:
-            print(f"written: {export_items(run, output / 'projector' / run.name, options.projector_items)}")
+        export_items(runs, output / "projector", options.projector_items)
+        print(f"written: {output / 'projector'}")
 
 
 def save(path, data):

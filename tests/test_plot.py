@@ -55,7 +55,7 @@ def test_pictures_and_page(models, tiny_data, tmp_path):
                                        cwd=tmp_path))
     output = tmp_path / "plots"
     assert re.findall(r"written: (\S+)", process.stdout) == [
-        "plots/curves.png", "plots/breakdown.png", "plots/report.html", "plots/projector/a/model", "plots/projector/b/model"]
+        "plots/curves.png", "plots/breakdown.png", "plots/report.html", "plots/projector"]
     for name in ("curves.png", "breakdown.png"):
         assert picture_size(output / name)[0] == 1800
     page = (output / "report.html").read_text(encoding="utf-8")
@@ -67,6 +67,8 @@ def test_pictures_and_page(models, tiny_data, tmp_path):
     assert "--seed" not in cells[place:cells.index("a/model", place)]  # among those that differ
     assert [len(line.split("\t")) for line in (output / "projector/b/model/tensors.tsv").read_text().splitlines()] == [4] * 10
     assert (output / "projector/a/model/metadata.tsv").read_text().split() == [f"item_{number}" for number in range(10)]
+    config = (output / "projector/projector_config.pbtxt").read_text()
+    assert re.findall(r'_path: "(.*)"', config) == [f"{run}/model/{name}.tsv" for run in "ab" for name in ("tensors", "metadata")]
 
 
 def test_one_run_without_any_figures_but_the_loss(models, tmp_path, run_here):
