@@ -212,6 +212,11 @@ def test_a_second_run_in_the_same_directory_is_refused(tiny_data, tmp_path, star
             pass
 
 
+def test_a_file_in_the_place_of_the_directory_is_refused(tiny_data, tmp_path, run_here):
+    (tmp_path / "model").write_text("precious", encoding="utf-8")
+    assert_one_line_error(run_here("train.py", *flags(tiny_data, tmp_path / "model")), "--model_dir", "found the file")
+
+
 @pytest.fixture
 def stopped(tiny_data, tmp_path, run_here, stop_after_steps):
     """A model directory with a finished epoch and a part of the second."""
@@ -306,6 +311,31 @@ def test_a_full_disk_loses_nothing(tiny_data, stopped, tmp_path, run_here, size)
     assert_worked(run_here("train.py", *flags(tiny_data, stopped, "--resume", 1)))
     assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "whole")))
     assert result(stopped) == result(tmp_path / "whole")
+
+
+FILL = """
+mount -t tmpfs -o size=20k tmpfs "$1"; mkdir "$1/model"
+for size in 20k 36k 44k 52k 68k 10m; do
+  mount -o remount,size=$size "$1"
+  "${@:3}" >/dev/null; echo "status $?"
+done
+cp -r "$1/model" "$2"
+"""
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode if shutil.which("unshare") else True,
+                    reason="this system lets no user mount a file system")
+def test_a_disk_that_fills_again_and_again_loses_nothing(tiny_data, tmp_path, run_here):
+    (tmp_path / "disk").mkdir()
+    more = ["--resume", 1, "--save_seconds", 1e-9]
+    command = [sys.executable, ROOT / "train.py", *flags(tiny_data, tmp_path / "disk/model", *more)]
+    process = subprocess.run(["unshare", "-rm", "bash", "-c", FILL, "bash", *map(str, [tmp_path / "disk", tmp_path / "model", *command])],
+                             capture_output=True, text=True, timeout=120)
+    *full, last = process.stdout.split("\n")[:-1]
+    assert full.count("status 2") >= 3 and last == "status 0", process
+    assert process.stderr.count("\n") == process.stderr.count("No space left on device") == full.count("status 2"), process.stderr
+    assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "whole")))
+    assert result(tmp_path / "model") == result(tmp_path / "whole")
 
 
 def test_a_record_that_the_disk_had_no_room_for_comes_back(tiny_data, tmp_path, run_here):

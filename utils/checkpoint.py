@@ -44,8 +44,6 @@ def start_run(model_dir, config, vocab_path, overwrite):
     InputError
         There is a run already and `overwrite` is false, or what is there is no run of ours: that is never deleted.
     """
-    if model_dir.exists() and not model_dir.is_dir():
-        raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
     if (model_dir / "config.json").exists():
         read_config(model_dir)
     else:

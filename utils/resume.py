@@ -81,6 +81,8 @@ def hold_directory(model_dir):
 
     The lock is the system's, on the directory itself: it leaves no file, and none after a crash.
     """
+    if model_dir.exists() and not model_dir.is_dir():
+        raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
     model_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(model_dir, os.O_RDONLY) if fcntl else None
     try:

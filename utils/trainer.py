@@ -69,7 +69,7 @@ class Trainer:
         self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
         if self.native_step and "running.key" in running:
             self.native_step.key = int(running["running.key"][0])
-        states = [running[f"running.{layer}"] for layer in range(len(running)) if f"running.{layer}" in running]
+        states = [np.array(running[f"running.{layer}"]) for layer in range(len(running)) if f"running.{layer}" in running]
         if states and self.native_step:
             self.native_step.states = states
         elif states:
