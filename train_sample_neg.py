@@ -24,7 +24,7 @@ def parse_arguments():
     parser = Parser(__doc__)
     add_training_flags(parser)
     parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4, base_lr=0.15,
-                        lr_end=0.1, pass_num=8)
+                        pass_num=8)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES,
                          help="default: ce with this project's settings; bpr or ce alone: the reference's")
