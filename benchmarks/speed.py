@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,7 +244,7 @@ def profile(name, part, options):
             yield batch
 
     step = native_step.NativeStep
-    drawing = timed(type(trainer), "_candidates", "drawing") if hasattr(trainer, "_candidates") else timed(trainer, "set_rate", "drawing")
+    drawing = timed(type(trainer), "_candidates", "drawing") if hasattr(trainer, "_candidates") else nullcontext()
     with drawing, timed(step, "forward", "forward"), timed(native, "softmax_cross_entropy", "loss"), \
             timed(step, "backward", "backward"), timed(step, "update", "optimiser"):
         began, steps = time.perf_counter(), 0
