@@ -23,7 +23,7 @@ SETTINGS = Path(__file__).resolve().parent / "settings"
 def parse_arguments():
     parser = Parser(__doc__)
     add_training_flags(parser)
-    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batch_size=64, hid_dropout=0.4, lr_end=0.05,
+    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4, base_lr=0.15,
                         pass_num=8)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES,
@@ -31,9 +31,9 @@ def parse_arguments():
     sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared",
                          help="shared by all predictions, or of each its own")
     sampled.add_argument("--in_batch", type=number(int, 0, 1),
-                         help="shared: 1: the targets of a batch are negatives of each other too (the paper), 0: drawn ones alone, "
-                         "since with whole sessions a click's negatives would be the clicks to come; default: 1 with --batching "
-                         "parallel or --neg_size 0, else 0")
+                         help="shared: 1: the targets of a batch are negatives of each other too (the paper), 0: drawn ones alone; "
+                         "default: 1 with --batching parallel or --neg_size 0, else 0, since of whole sessions a click's negatives "
+                         "would be the clicks to come")
     sampled.add_argument("--neg_size", type=number(int, 0), default=2048,
                          help="negatives drawn: a step (shared) or a prediction (tiled)")
     sampled.add_argument("--sample_alpha", type=number(float, 0, 10), default=0.5,
@@ -49,15 +49,13 @@ def parse_arguments():
                          help="tiled: dropout on the candidates' rows, 0 to < 1")
     sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
                          help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
-    sampled.add_argument("--momentum", type=number(float, 0, below=1), help="of official and adagrad, 0 to < 1; default: 0.2, adam: 0")
+    sampled.add_argument("--momentum", type=number(float, 0, below=1), default=0.0, help="of official and adagrad, 0 to < 1")
     sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0,
                          help="largest norm of all gradients together; 0: no limit")
     given = parser.parse_with_config()
     if given.loss in ("bpr", "ce") and not given.config:
         given = parser.parse_with_config(["--config", str(SETTINGS / f"reference_{given.loss}.json"), *sys.argv[1:]])
     given.loss = given.loss or "ce"
-    if given.momentum is None:
-        given.momentum = 0.0 if given.optimizer == "adam" else 0.2
     if given.in_batch is None:
         given.in_batch = int(given.negatives == "shared" and (given.batching == "parallel" or given.neg_size == 0))
     if given.logq is None:
@@ -74,7 +72,7 @@ def check(options):
     if options.negatives == "tiled" and options.in_batch:
         raise InputError("--in_batch: found 1 with --negatives tiled, expected 0; those come from the batch anyway")
     if options.negatives == "tiled" and options.batching == "parallel":
-        raise InputError("--negatives: found tiled with --batching parallel, expected shared")
+        raise InputError("--negatives: found tiled with --batching parallel, expected shared, or --batching sessions")
     if options.negatives == "tiled" and options.logq:
         raise InputError(f"--logq: found {options.logq:g} with --negatives tiled, expected 0; the correction is for shared "
                          "negatives")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from utils import sessions as session_module
+from utils import session_cache, sessions as session_module
 from utils.files import InputError
-from utils.sessions import (session_parallel_steps, CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion,
-                            read_sessions, session_files, training_batches)
+from utils.sessions import (CONVERSION, Sessions, cut_windows, evaluation_batches, list_sessions, pack, read_conversion,
+                            read_sessions, session_files, session_parallel_steps, training_batches)
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
 
@@ -232,6 +232,57 @@ def test_packs_as_a_slow_plain_version_does(lists, minimum_rows, data):
     assert sorted(sessions_of(batch)) == expected_rows(sessions, numbers)
     lengths = sorted((len(lists[number]) - 1 for number in numbers), reverse=True)
     assert batch.rows_per_step == [max(minimum_rows, sum(length > step for length in lengths)) for step in range(lengths[0])]
+
+
+# The copy beside the text
+
+@pytest.fixture
+def session_text(tmp_path, monkeypatch):
+    """A directory of two session files of which a copy is worth keeping."""
+    monkeypatch.setattr(session_cache, "WORTH_KEEPING", 1)
+    (tmp_path / "a.txt").write_text("1 2 3\n4 5\n", encoding="utf-8")
+    (tmp_path / "b.txt").write_text("6 7\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_sessions_are_read_once(session_text, monkeypatch):
+    first = read_sessions(session_text, 9, "--train_dir")
+    assert (session_text / session_cache.NAME).exists()
+    monkeypatch.setattr(session_module, "_parse_chunk", lambda *arguments: pytest.fail("the text was read again"))
+    again = read_sessions(session_text, 9, "--train_dir")
+    assert as_lists(again) == as_lists(first) == [[1, 2, 3], [4, 5], [6, 7]]
+    assert again.items.dtype == first.items.dtype and again.offsets.dtype == first.offsets.dtype
+
+
+def test_changed_text_counts_and_not_its_copy(session_text):
+    read_sessions(session_text, 9, "--train_dir")
+    (session_text / "b.txt").write_text("7 6\n", encoding="utf-8")
+    assert as_lists(read_sessions(session_text, 9, "--train_dir"))[-1] == [7, 6]
+    (session_text / "b.txt").unlink()
+    assert as_lists(read_sessions(session_text, 9, "--train_dir")) == [[1, 2, 3], [4, 5]]
+    assert as_lists(read_sessions(session_text / "a.txt", 9, "--train_dir")) == [[1, 2, 3], [4, 5]]
+
+
+def test_a_copy_with_items_that_the_vocabulary_lacks_is_no_excuse(session_text):
+    read_sessions(session_text, 9, "--train_dir")
+    with pytest.raises(InputError, match="b.txt:1: found '7', expected item indices from 0 to 6"):
+        read_sessions(session_text, 7, "--train_dir")
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_a_broken_copy_is_made_anew(session_text, content):
+    (session_text / session_cache.NAME).write_bytes(content)
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+    assert len((session_text / session_cache.NAME).read_bytes()) > 100
+
+
+def test_where_no_copy_can_be_written_there_is_none(session_text, monkeypatch):
+    (session_text / session_cache.NAME).mkdir()
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+    def no_space(*arguments):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(session_cache, "write_atomically", no_space)
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
 
 
 # Batches

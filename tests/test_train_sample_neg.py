@@ -26,10 +26,13 @@ VARIANTS = {
     "official bpr-max": ["--config", ROOT / "settings/official_bpr_max.json", "--batch_size", 8],
     "top1": ["--loss", "top1", "--logq", 0],
     "top1-max": ["--loss", "top1-max", "--logq", 0],
-    "bpr-max in whole sessions": ["--loss", "bpr-max", "--logq", 0, "--batch_size", 8],
+    "bpr-max in whole sessions": ["--batching", "sessions", "--loss", "bpr-max", "--logq", 0, "--batch_size", 8],
     "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam", "--base_lr", 0.01,
                                  "--batch_size", 8],
     "no embedding, two layers": ["--embedding", "none", "--hid_size", "8,6", "--reset_gate", "before", "--grad_cap", 1],
+    "whole sessions, drawn negatives alone": ["--batching", "sessions", "--batch_size", 8],
+    "whole sessions, targets as negatives": ["--batching", "sessions", "--batch_size", 8, "--in_batch", 1, "--group_batches", 5],
+    "dropped states carried": ["--batching", "sessions", "--batch_size", 8, "--through_time", 0, "--carry_dropped", 1],
     "targets only, parallel": ["--neg_size", 0, "--batching", "parallel", "--batch_size", 8, "--momentum", 0.2, "--hid_size", "6,8"],
 }
 
@@ -100,10 +103,10 @@ def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
     (["--loss", "hinge"], ["--loss", "hinge"]),
     (["--negatives", "tiled", "--neg_size", 0], ["--neg_size"]),
     (["--negatives", "tiled", "--batching", "parallel", "--logq", 0], ["--negatives"]),
-    (["--negatives", "tiled", "--logq", 1], ["--logq"]),
+    (["--negatives", "tiled", "--batching", "sessions", "--logq", 1], ["--logq"]),
     (["--candidate_dropout", 0.1], ["--candidate_dropout"]),
     (["--loss", "top1", "--label_smoothing", 0.1], ["--label_smoothing"]),
-    (["--carry_dropped", 1], ["--carry_dropped", "--through_time 0"]),
+    (["--batching", "sessions", "--carry_dropped", 1], ["--carry_dropped", "--through_time 0"]),
     (["--neg_size", 0, "--in_batch", 0], ["--neg_size", "--in_batch 1"]),
     (["--negatives", "tiled", "--in_batch", 1], ["--in_batch"]),
     (["--fc_lr_x", 2], ["--fc_lr_x"]),
@@ -133,8 +136,9 @@ def test_flags_beside_a_config_win(tiny_data, tmp_path):
     assert options["pass_num"] == 1 and options["neg_size"] == 16 and options["momentum"] == 0.2 and options["loss"] == "ce"
 
 
-@pytest.mark.parametrize("more, logq", [([], 1), (["--loss", "bpr-max"], 0), (["--negatives", "tiled"], 0), (["--logq", 0.5], 0.5),
-                                        (["--loss", "top1", "--logq", 1], 1)])
+@pytest.mark.parametrize("more, logq", [
+    ([], 1), (["--loss", "bpr-max"], 0), (["--negatives", "tiled", "--batching", "sessions"], 0), (["--logq", 0.5], 0.5),
+    (["--loss", "top1", "--logq", 1], 1)])
 def test_the_correction_is_by_default_that_of_cross_entropy_alone(tiny_data, tmp_path, more, logq):
     assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 1, *more)))
     assert json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]["logq"] == logq

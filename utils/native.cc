@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -16,9 +17,15 @@ extern "C" void cblas_sgemm(int order, int transpose_a, int transpose_b, int row
 namespace {
 
 using Numbers = std::vector<float>;
-using Room = std::unique_ptr<float[]>;  // not filled with zeros first
+// Room for numbers, not filled with zeros first, and aligned, since MKL rounds by where numbers lie.
+using Room = std::unique_ptr<float[], void (*)(void*)>;
 
-Room room(int64_t size) { return Room(new float[size]); }
+Room room(int64_t size) {
+  const size_t bytes = (size * sizeof(float) / 64 + 1) * 64;
+  void* memory = std::aligned_alloc(64, bytes);
+  if (!memory) std::abort();
+  return Room((float*)memory, std::free);
+}
 
 // c = a b + beta c, where `a` [rows, inner] and `b` [inner, columns] may be stored transposed.
 void product(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, const float* a, int64_t a_stride,
@@ -155,7 +162,8 @@ void gru_backward(const float* states_gradient, const float* states, const float
   for (int64_t step = 0; step < steps; ++step) clicks += rows_per_step[step];
   const Room products_gradient = room(reset_after ? clicks * gates : 0), befores = room(clicks * units);
   const Room through_reset = room(reset_after ? 0 : rows_per_step[0] * units);
-  Numbers later(rows_per_step[0] * units, 0.0f);
+  const Room later = room(rows_per_step[0] * units);
+  std::fill(later.get(), later.get() + rows_per_step[0] * units, 0.0f);
   int64_t end = clicks;
   for (int64_t step = steps - 1; step >= 0; --step) {
     const int64_t rows = rows_per_step[step], start = end - rows;
@@ -167,7 +175,7 @@ void gru_backward(const float* states_gradient, const float* states, const float
       const int64_t click = start + row;
       const float *reset = saved + click * 4 * units, *update = reset + units, *third = update + units, *candidate = third + units;
       const float *h = before + row * units, *from_loss = states_gradient + click * units;
-      float *gradient = later.data() + row * units, *in = inputs_gradient + click * gates;
+      float *gradient = later.get() + row * units, *in = inputs_gradient + click * gates;
       for (int64_t j = 0; j < units; ++j) {
         gradient[j] = through_time ? gradient[j] + from_loss[j] : from_loss[j];
         in[2 * units + j] = gradient[j] * (1 - update[j]) * (1 - candidate[j] * candidate[j]);
@@ -188,7 +196,7 @@ void gru_backward(const float* states_gradient, const float* states, const float
               through_reset.get(), units);
       for (int64_t row = 0; row < rows; ++row) {
         const float *reset = saved + (start + row) * 4 * units, *h = before + row * units, *back = through_reset.get() + row * units;
-        float *gradient = later.data() + row * units, *in = step_gradients + row * gates;
+        float *gradient = later.get() + row * units, *in = step_gradients + row * gates;
         for (int64_t j = 0; j < units; ++j) {
           in[j] = back[j] * h[j] * reset[j] * (1 - reset[j]);
           gradient[j] += back[j] * reset[j];
@@ -196,7 +204,7 @@ void gru_backward(const float* states_gradient, const float* states, const float
       }
     }
     if (step && through_time)
-      product(false, true, rows, units, reset_after ? gates : 2 * units, step_gradients, gates, weight, gates, 1, later.data(), units);
+      product(false, true, rows, units, reset_after ? gates : 2 * units, step_gradients, gates, weight, gates, 1, later.get(), units);
     end = start;
   }
   const float* gradients = reset_after ? products_gradient.get() : inputs_gradient;

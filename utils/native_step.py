@@ -42,10 +42,10 @@ class NativeStep:
     def carry_states(self, batch):
         """Bring the layers' states from the slots of the step before to those of a sessions.ParallelStep."""
         if self.states is None:
-            self.states = [np.zeros((len(batch.inputs), units), np.float32) for units in self.settings.hid_size]
+            self.states = [_zeros((len(batch.inputs), units)) for units in self.settings.hid_size]
             return
         if batch.kept is not None:
-            self.states = [state[batch.kept] for state in self.states]
+            self.states = [_copied(state[batch.kept]) for state in self.states]
         if batch.restarted is not None:
             for state in self.states:
                 state[batch.restarted] = 0
@@ -60,17 +60,17 @@ class NativeStep:
         for layer, units in enumerate(settings.hid_size):
             layer_inputs, fc = values, self._fc(layer)
             gates = values if fc is None else native.linear_forward(values, weights[f"{fc}.weight"], weights[f"{fc}.bias"])
-            before = self.states[layer] if self.states else np.zeros((rows_per_step[0], units), np.float32)
+            before = self.states[layer] if self.states else _zeros((rows_per_step[0], units))
             carried_share = settings.hid_dropout if settings.carry_dropped else 0.0
             states, saved = native.gru_forward(gates, weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"], before,
                                                rows_per_step, settings.reset_after, carried_share, self.key + layer + 1)
             self.saved.append((layer_inputs, states, saved, before))
             values = states
             if settings.hid_dropout and not settings.carry_dropped:
-                values = states.copy()
+                values = _copied(states)
                 self._drop(values, settings.hid_dropout, layer + 1)
             if self.states:
-                self.states[layer] = states[-rows_per_step[-1]:].copy()
+                self.states[layer] = _copied(states[-rows_per_step[-1]:])
         return values
 
     def backward(self, gradient):
@@ -106,3 +106,15 @@ class NativeStep:
     def _drop(self, values, share, place):
         if share:
             native.dropout(values, share, self.key + place)
+
+
+def _copied(values):
+    copy = native.empty(values.shape)
+    copy[...] = values
+    return copy
+
+
+def _zeros(shape):
+    zeros = native.empty(shape)
+    zeros.fill(0)
+    return zeros

@@ -141,7 +141,7 @@ def add_training_flags(parser):
     network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
                          help="weights start from U(-x, x), 0 <= x <= 10; 0: Glorot's range of each matrix")
     network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help="dropout on the embedding, 0 to < 1")
-    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.5,
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.45,
                          help="dropout on each GRU layer's output, 0 to < 1")
 
     network.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
@@ -156,7 +156,7 @@ def add_training_flags(parser):
     training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions a step, >= 1")
     training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
     training.add_argument("--base_lr", type=number(float, 0), default=0.1, help="learning rate, >= 0")
-    training.add_argument("--lr_end", type=number(float, 0), default=0.3,
+    training.add_argument("--lr_end", type=number(float, 0), default=0.1,
                           help="share of the learning rate at the end of the last epoch, >= 0; it changes linearly")
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
         training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0,

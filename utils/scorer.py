@@ -206,6 +206,12 @@ def load_scorer(model_dir, epoch=None):
     InputError
         No model directory, no such epoch, or files that are truncated, changed, or not of this network.
     """
+    settings, weights, item_ids = load_model(model_dir, epoch)
+    return Scorer(settings, weights), item_ids
+
+
+def load_model(model_dir, epoch=None):
+    """The `SETTINGS` of a model directory, the weights of an epoch, and the item ids; arguments and errors of `load_scorer`."""
     config = checkpoint.read_config(model_dir)
     epoch = choose_epoch(model_dir, epoch)
     item_ids, item_count = read_items(model_dir, config)
@@ -216,7 +222,7 @@ def load_scorer(model_dir, epoch=None):
         if not max(values.max(), -values.min()) < LARGEST:
             raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a model that "
                              "was trained without overflow")
-    return Scorer(settings, weights), item_ids
+    return settings, weights, item_ids
 
 
 def choose_epoch(model_dir, epoch=None):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils import session_cache
 from utils.files import InputError
 
 CONVERSION = "text2paddle.json"  # what text2paddle.py records beside the sessions that it wrote
@@ -96,6 +97,8 @@ def read_conversion(path, vocab_sha256, flag):
 def read_sessions(path, item_count, flag):
     """Read session text: one session a line, item indices in time order separated by blanks.
 
+    A copy beside large files saves reading them again (session_cache.py).
+
     Parameters
     ----------
     path : str or Path
@@ -114,8 +117,13 @@ def read_sessions(path, item_count, flag):
     InputError
         Nothing there, no session in the files, a character that no index has, an index out of range.
     """
+    files = session_files(path, flag)
+    description = session_cache.describe(files)
+    kept = session_cache.load(files, description)
+    if kept and kept[0].max() < item_count:
+        return Sessions(*kept)
     items, lengths = [], []
-    for file in session_files(path, flag):
+    for file in files:
         first_line = 1
         with open(file, "rb") as stream:
             while chunk := stream.read(CHUNK_BYTES):
@@ -128,7 +136,9 @@ def read_sessions(path, item_count, flag):
     lengths = lengths[lengths > 0]  # an empty line is no session
     if not len(lengths):
         raise InputError(f"{flag}: found no session in {path}, expected lines of item indices")
-    return Sessions(np.concatenate(items), np.concatenate([[0], np.cumsum(lengths)]))
+    sessions = Sessions(np.concatenate(items), np.concatenate([[0], np.cumsum(lengths)]))
+    session_cache.store(files, description, *sessions)
+    return sessions
 
 
 def _parse_chunk(chunk, file, first_line, item_count):
