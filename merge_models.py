@@ -23,7 +23,7 @@ SAME = "embedding", "reset_after"
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL_DIR", help="model directories of the same vocab.txt, at least two")
-    parser.add_argument("--epoch", type=number(int, 0), default=0, help="of each, >= 1; 0: its last")
+    parser.add_argument("--epoch", type=number(int, 0), default=0, help="of each, >= 1; 0: the best of its validation, or its last")
     parser.add_argument("--model_dir", required=True, help="directory to write")
     parser.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run that --model_dir holds")
     options = parser.parse_args()

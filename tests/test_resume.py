@@ -1,5 +1,6 @@
 """Stopping and resuming: a run that was interrupted anywhere ends as if it never had been, and nothing saved is lost."""
 
+import errno
 import json
 import os
 import random
@@ -15,9 +16,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
-from utils import checkpoint
+from utils import checkpoint, resume
 from utils.files import InputError
-from utils.resume import hold_directory
+from utils.options import STOPPED
+from utils.resume import HeldSignals, hold_directory
 
 SAME_FIGURES = "epoch", "num_steps", "loss", "predictions", "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 TRAINED = checkpoint.MODEL, checkpoint.OPTIMIZER
@@ -88,6 +90,33 @@ def test_stopped_and_resumed_equals_uninterrupted(tiny_data, tmp_path, run_here,
         assert process.returncode == 143 and process.stderr == f"{script}: terminated\n", process
     assert stops >= 3 and result(tmp_path / "stopped") == result(tmp_path / "whole")
     assert not (tmp_path / "stopped/last").exists() and not list((tmp_path / "stopped").glob(".*"))
+
+
+def test_stopped_within_the_validation(tiny_data, tmp_path, run_here, monkeypatch):
+    """The epoch's steps are done then: what is resumed is the validation."""
+    from utils import training
+    assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "whole")))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validation_figures", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+        process = run_here("train.py", *flags(tiny_data, tmp_path / "stopped"))
+    assert process.returncode == 143 and not checkpoint.finished_epochs(tmp_path / "stopped")
+    process = assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "stopped", "--resume", 1)))
+    assert "step:" not in process.stdout[:process.stdout.index("epoch_2 start")]
+    assert result(tmp_path / "stopped") == result(tmp_path / "whole")
+
+
+def test_a_second_signal_comes_through_at_once():
+    before = {number: signal.getsignal(number) for number in STOPPED}
+    with HeldSignals() as held:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert held.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert before == {number: signal.getsignal(number) for number in STOPPED}
+    with HeldSignals() as held:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            held.raise_stop()
 
 
 # Killed
@@ -210,6 +239,15 @@ def test_a_second_run_in_the_same_directory_is_refused(tiny_data, tmp_path, star
     with hold_directory(tmp_path / "model"), pytest.raises(InputError, match="another run"):
         with hold_directory(tmp_path / "model"):
             pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(resume.fcntl, "flock", no_locks)
+    with hold_directory(tmp_path / "model"):
+        assert (tmp_path / "model").is_dir()
+    assert "can't be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tiny_data, tmp_path, run_here):

@@ -39,6 +39,10 @@ class NativeStep:
         """
         self.key, self.states = int(random.bit_generator.seed_seq.generate_state(1, np.uint64)[0]), None
 
+    def restore(self, key, states):
+        """Go on within an epoch, with the `key` and the `states`, a list of arrays, empty for none, that another NativeStep had."""
+        self.key, self.states = key, [_copied(state) for state in states] or None
+
     def carry_states(self, batch):
         """Bring the layers' states from the slots of the step before to those of a sessions.ParallelStep."""
         if self.states is None:

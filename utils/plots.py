@@ -52,11 +52,11 @@ def curves(runs, topk, theme):
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, run in enumerate(runs):
             _draw_run(axes[row], run, across, topk, theme, number)
-    for column, name in enumerate(("loss", "recall", "MRR")):
-        if not axes[0, column].lines:
-            for axis in axes[:, column]:
-                axis.text(0.5, 0.5, f"no {name}: neither validation\nnor infer.py at this cut-off", ha="center", va="center",
-                          color=theme.text, transform=axis.transAxes)
+    for axis in axes.flat:
+        if not axis.lines:
+            axis.xaxis.set_visible(False), axis.yaxis.set_visible(False)
+            axis.text(0.5, 0.5, f"none recorded with k = {topk}:\ntrain with --valid_fraction,\nor run infer.py", ha="center", va="center",
+                      color=theme.text, transform=axis.transAxes)
     _legend(figure, [run.name for run in runs], theme, [("training, or test by infer.py", "-"), ("validation", "--")],
             "A star marks the best epoch of the validation." if any(run.best for run in runs) else "")
     return figure

@@ -9,6 +9,8 @@ from utils.runlog import read_records
 
 NO_SETTINGS = {"model_dir", "overwrite", "resume", "config"}  # flags that say nothing of how a run trains
 
+CHECKSUM_DIGITS = 64  # of SHA-256; the first twelve tell
+
 
 @dataclass
 class Run:
@@ -78,4 +80,6 @@ def setting_differences(runs):
 def _as_text(value):
     if isinstance(value, list):
         return ",".join(map(str, value))
+    if isinstance(value, str) and len(value) == CHECKSUM_DIGITS:
+        return f"{value[:12]}..."
     return "-" if value is None else str(value)

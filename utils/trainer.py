@@ -67,11 +67,9 @@ class Trainer:
         """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`."""
         running = {key: values for key, values in arrays.items() if key.startswith("running.")}
         self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
+        states = [running[f"running.{layer}"] for layer in range(len(running)) if f"running.{layer}" in running]
         if self.native_step and "running.key" in running:
-            self.native_step.key = int(running["running.key"][0])
-        states = [np.array(running[f"running.{layer}"]) for layer in range(len(running)) if f"running.{layer}" in running]
-        if states and self.native_step:
-            self.native_step.states = states
+            self.native_step.restore(int(running["running.key"][0]), states)
         elif states:
             self.states = [paddle.to_tensor(state) for state in states]
 
