@@ -12,8 +12,6 @@ from conftest import assert_one_line_error, assert_worked, run_script
 from utils.breakdown import COUNTS, GROUPINGS, Ranks, by_count, by_share, recall_by_group, run_ranks
 from utils.runs import read_runs, setting_differences
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture
 def models(tiny_data, tmp_path, run_here):
