@@ -60,9 +60,10 @@ def main():
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
         import uvicorn
 
+        from utils.http_protocol import LimitedProtocol
         from utils.http_requests import log_settings
         uvicorn.run("serve:application", factory=True, host=options.host, port=options.port, log_config=log_settings("INFO"),
-                    workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop", http="httptools",
+                    workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop", http=LimitedProtocol,
                     server_header=False, timeout_graceful_shutdown=30)
 
 
