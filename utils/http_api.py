@@ -127,8 +127,8 @@ class Api:
             else:
                 session = await self.store.click(asked.session_id, asked.item_id)
                 clicks, question = session.clicks, Question(session.clicks, asked.k)
-                if session.kept_and_covered >= 0:
-                    question = question._replace(covered=session.kept_and_covered, model=session.model, state=session.state)
+                if session.covered_of_kept >= 0:
+                    question = question._replace(covered=session.covered_of_kept, model=session.model, state=session.state)
             question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
             answer, = await self.ask([question])
             if session and answer.state:
@@ -227,11 +227,8 @@ async def read_sessions(request):
 
 def read_query(request, kind):
     """The query of a GET as one of the `messages`."""
-    query = request.scope["query_string"]
-    if len(query) > messages.MAX_QUERY_BYTES:
-        raise Refused(422, "query", f"found {len(query)} bytes, expected {messages.MAX_QUERY_BYTES} at most")
     try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
+        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
         raise Refused(400, "query", "found bytes that are not UTF-8, expected text") from None
     values = {}

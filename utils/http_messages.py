@@ -6,11 +6,11 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_BODY_BYTES = 1 << 20
-MAX_QUERY_BYTES = 32 << 10
-MAX_SESSIONS, MAX_CLICKS, MAX_K, MAX_IDS, MAX_ID_LENGTH = 64, 200, 1000, 10_000, 256
+MAX_SESSIONS, MAX_CLICKS, MAX_K, MAX_IDS, MAX_QUERY_IDS, MAX_ID_LENGTH = 64, 200, 1000, 10_000, 100, 256
 
 ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, description="An item id, as in vocab.txt.")]
 ItemIds = Annotated[list[ItemId], Meta(max_length=MAX_IDS)]
+FewItemIds = Annotated[list[ItemId], Meta(max_length=MAX_QUERY_IDS)]
 Session = Annotated[list[ItemId], Meta(max_length=MAX_CLICKS, description="The item ids of a session's clicks in time order.")]
 K = Annotated[int, Meta(ge=1, le=MAX_K, description="How many items to recommend.")]
 ExcludeSeen = Annotated[bool, Meta(description="Leave out the items of the session itself.")]
@@ -35,8 +35,8 @@ class Click(Struct, forbid_unknown_fields=True):
                                        "and what was remembered is deleted.")] = False
     k: K = 20
     exclude_seen: ExcludeSeen = False
-    exclude: Annotated[ItemIds, Meta(description="Item ids to leave out.")] = []
-    allow: Annotated[ItemIds, Meta(description="Item ids to choose from; without it, all.")] | UnsetType = UNSET
+    exclude: Annotated[FewItemIds, Meta(description="Item ids to leave out.")] = []
+    allow: Annotated[FewItemIds, Meta(description="Item ids to choose from; without it, all.")] | UnsetType = UNSET
 
 
 class LikeItem(Struct, forbid_unknown_fields=True):
@@ -123,10 +123,11 @@ class Refusal(Struct):
     request_id: str
 
 
-BAD_REQUEST = {400: "The request can't be read.", 405: "Another method is expected."}
+BAD_REQUEST = {400: "The request can't be read.", 405: "Another method is expected.", 408: "The request didn't come in time.",
+               431: "Path, query and headers are too large."}
 BAD_QUERY = BAD_REQUEST | {422: "A parameter is missing, unknown, or outside its limits.", 429: "Too many requests of this client.",
                            503: "No model yet, too many requests wait, or the session store doesn't answer."}
-BAD_BODY = BAD_QUERY | {408: "The body didn't come in time.", 413: "The body is too large.", 415: "The body is no JSON.",
+BAD_BODY = BAD_QUERY | {413: "The body is too large.", 415: "The body is no JSON.",
                         422: "The body says what the schema doesn't allow."}
 ROUTES = [  # path, method, what it does, body, query, reply, other replies
     ("/v1/recommend", "post", "The next items of whole sessions", SessionsToAnswer, None, Answers, BAD_BODY),

@@ -41,7 +41,7 @@ class LiveSession(NamedTuple):
     state: bytes = b""
 
     @property
-    def kept_and_covered(self):
+    def covered_of_kept(self):
         """How many of `clicks` the state covers; negative where clicks between it and them are lost."""
         return len(self.clicks) - (self.count - self.covered)
 
