@@ -13,11 +13,13 @@ the environment variable SERVE_FLAGS.
 
 import os
 import shlex
+import socket
 import sys
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers fill the cores
 
+from utils.files import InputError
 from utils.options import Parser, number, run
 
 FLAGS = "SERVE_FLAGS"  # of the environment, for workers
@@ -51,6 +53,11 @@ def parse_arguments(arguments=None):
 
 def main():
     options = parse_arguments()
+    try:
+        socket.create_server((options.host, options.port)).close()
+    except OSError as error:
+        raise InputError(f"--host, --port: found {options.host}:{options.port} not free ({error.strerror or error}), expected an "
+                         "address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
     ServedModel(options.model_dir, options.epoch or None, options.item_matrix)
     from utils.session_store import new_machine_store

@@ -62,7 +62,8 @@ class Api:
             Route("/livez", self.is_alive), Route("/readyz", self.is_ready),
             Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),
             Route("/v1/similar", self.similar), Route("/v1/items", self.items),
-        ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone})
+        ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
+                               Exception: refuse_failed})
 
     @asynccontextmanager
     async def lifespan(self, application):
@@ -293,3 +294,8 @@ async def refuse_route(request, error):
 async def refuse_gone(request, error):
     """A client that went away before its body was whole; nobody reads this, but the log."""
     return await refuse(request, Refused(400, "body", "found the connection closed, expected the rest of the body"))
+
+
+async def refuse_failed(request, error):
+    """A failure of ours: the client learns no more than where to look."""
+    return await refuse(request, Refused(500, "server", "the request failed; the server's log says why by its request_id"))

@@ -1,4 +1,4 @@
-"""What every request goes through: an id, a line in the log, its share in the metrics, and a reply in JSON if all else fails."""
+"""What every request goes through: it gets an id, a line in the log, and its share in the metrics."""
 
 import json
 import logging
@@ -7,10 +7,8 @@ import re
 import time
 import traceback
 
-import msgspec
-
 from utils import serving_metrics as metrics
-from utils.http_messages import ROUTES, Problem, Refusal
+from utils.http_messages import ROUTES
 
 PATHS = {"/", "/metrics", "/openapi.json"} | {path for path, *_ in ROUTES}
 METHODS = {"GET", "HEAD", "POST"}
@@ -18,7 +16,6 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 logger = logging.getLogger("gru4rec.request")
-encode = msgspec.json.Encoder().encode
 
 
 class JsonLines(logging.Formatter):
@@ -66,10 +63,8 @@ class Requests:
         failure = None
         try:
             await self.application(scope, receive, send_with_id)
-        except Exception as error:  # of ours: what a request can cause was answered before
+        except Exception as error:  # answered already; the framework raises it again to be logged
             failure = error
-            if not status:
-                await _send_failure(scope, send_with_id)
         finally:
             seconds = time.perf_counter() - began
             path = scope["path"] if scope["path"] in PATHS else "other"
@@ -80,10 +75,3 @@ class Requests:
                     "request_id": scope["request_id"], "method": method, "route": path, "status": status,
                     "ms": round(1000 * seconds, 3), **scope["log"]})
 
-
-async def _send_failure(scope, send):
-    body = encode(Refusal(Problem(500, "server", "the request failed; the server's log says why by its request_id"),
-                          scope["request_id"]))
-    await send({"type": "http.response.start", "status": 500, "headers": [
-        (b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
-    await send({"type": "http.response.body", "body": body})
