@@ -13,6 +13,7 @@ the environment variable SERVE_FLAGS.
 
 import os
 import shlex
+import signal
 import socket
 import sys
 import tempfile
@@ -69,6 +70,8 @@ def main():
 
         from utils.http_protocol import LimitedProtocol
         from utils.http_requests import log_settings
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, lambda *_: None)  # uvicorn raises it again after stopping, as asked; that is no failure
         uvicorn.run("serve:application", factory=True, host=options.host, port=options.port, log_config=log_settings("INFO"),
                     workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop", http=LimitedProtocol,
                     server_header=False, timeout_graceful_shutdown=30)

@@ -71,6 +71,8 @@ def test_what_is_no_request(sent):
 
 def test_a_head_that_is_too_large():
     assert_refused(talk(b"GET / HTTP/1.1\r\n", *[b"x: " + b"y" * 8000 + b"\r\n"] * 10, pause=0.005), 431)
+    assert_refused(talk(b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n"), 431)
+    assert_refused(talk(POST.replace(b"host", b"y" * 70_000 + b": 1\r\nhost") + b"x" * 200_000), 431)
 
 
 def test_a_head_that_is_too_slow(monkeypatch):

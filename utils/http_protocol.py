@@ -28,18 +28,26 @@ class LimitedProtocol(HttpToolsProtocol):
             self.head_bytes += len(data)
         super().data_received(data)
         if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.refuse(431, "head", f"found more than {MAX_HEAD_BYTES} bytes, expected fewer")
+            self.refuse_head()
         elif self.head_bytes and self.head_timer is None and not self.transport.is_closing():
             self.head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def on_headers_complete(self):
-        self.head_bytes, self.is_in_body = 0, True
+        read, self.head_bytes, self.is_in_body = self.head_bytes, 0, True
         self._stop_timer()
-        super().on_headers_complete()
+        if read > MAX_HEAD_BYTES and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            self.refuse_head()
+        else:  # what was read beyond that belongs to the body
+            super().on_headers_complete()
+
+    def on_body(self, body):
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self):
         self.is_in_body = False
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
 
     def send_400_response(self, message):
         self.refuse(400, "head", "found no HTTP/1.1 request, expected one")
@@ -51,6 +59,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
                              f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
         self.transport.close()
+
+    def refuse_head(self):
+        self.refuse(431, "head", f"found more than {MAX_HEAD_BYTES} bytes, expected fewer")
 
     def _head_is_late(self):
         self.refuse(408, "head", f"found no end of it after {HEAD_SECONDS:g} seconds, expected one")
