@@ -42,7 +42,7 @@ def parse_arguments(arguments=None):
     sessions = parser.add_argument_group("live sessions")
     sessions.add_argument("--session_store", default="", help="redis://HOST:PORT/0 to remember them in Redis; empty: on this machine")
     sessions.add_argument("--session_ttl", type=number(float, 1), default=1800.0, help="seconds after its last click to forget one, >= 1")
-    sessions.add_argument("--max_sessions", type=number(int, 1), default=1_000_000, help="remembered at most, >= 1; the oldest goes first")
+    sessions.add_argument("--max_sessions", type=number(int, 1), default=500_000, help="remembered at most, >= 1; the oldest goes first")
     limits = parser.add_argument_group("limits of each worker")
     limits.add_argument("--max_batch", type=number(int, 1, 1024), default=64, help="sessions in one product, 1 to 1024")
     limits.add_argument("--max_queue", type=number(int, 64), default=512, help="sessions that may wait, >= 64; more get status 503")

@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from conftest import ROOT
-from utils import session_store
 from utils.session_store import LiveSession, MachineStore, RedisStore, StoreError, new_machine_store, open_store
 
 IDS = ["a", "a b", "\0", "ü\n", "{x}", "x" * 128, "1"]
@@ -97,9 +96,7 @@ def test_sessions_expire_after_their_last_click(with_store):
     assert with_store(wait, ttl=0.5) == (1, LiveSession(["1", "2", "3"], 3), LiveSession(["2"], 1))
 
 
-def test_the_session_longest_without_a_click_makes_room(with_store, monkeypatch):
-    monkeypatch.setattr(session_store, "SWEEP_EVERY", 1)
-
+def test_the_session_longest_without_a_click_makes_room(with_store):
     async def crowd(store):
         for name in "abc":
             await store.click(name, "1")
@@ -109,15 +106,17 @@ def test_the_session_longest_without_a_click_makes_room(with_store, monkeypatch)
     assert with_store(crowd, max_sessions=3) == (3, [2, 3])
 
 
-def test_there_are_hardly_more_sessions_than_may_be_between_two_sweeps(tmp_path):
-    async def many():
-        store = MachineStore(str(tmp_path / "store"), 60, 10, 5)
+def test_there_are_never_more_sessions_than_may_be(with_store):
+    async def many(store):
         sizes = []
-        for number in range(500):
-            await store.click(str(number), "x")
+        for number in range(40):
+            await store.click(str(number % 25), "x")
+            if number % 7 == 0:
+                await store.forget(str(number))
             sizes.append(await store.size())
-        return max(sizes)
-    assert asyncio.run(many()) <= 10 + session_store.SWEEP_EVERY
+        return sizes
+    sizes = with_store(many, max_sessions=10)
+    assert max(sizes) == 10 and sizes[:4] == [0, 1, 2, 3]
 
 
 def test_clicks_of_several_workers_are_never_lost(tmp_path):

@@ -13,15 +13,16 @@ import sqlite3
 import tempfile
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 SHARED_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 1 << 30
 BUSY_SECONDS = 2.0
 REDIS_SECONDS = 1.0
-SWEEP_EVERY = 100  # clicks between two looks for sessions that have expired, or are too many
 
 
 class LiveSession(NamedTuple):
@@ -57,8 +58,9 @@ def open_store(url, ttl, max_sessions, max_clicks):
 
 
 def new_machine_store():
-    """A path for a `MachineStore`, in memory where the system allows it; it is deleted when this process ends."""
-    directory = tempfile.mkdtemp(prefix="gru4rec_sessions_", dir=SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None)
+    """A path for a `MachineStore`, in memory where the system has room there; it is deleted when this process ends."""
+    in_memory = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
+    directory = tempfile.mkdtemp(prefix="gru4rec_sessions_", dir=SHARED_MEMORY if in_memory else None)
     weakref.finalize(new_machine_store, _remove_in, os.getpid(), directory)  # also runs at exit
     return str(Path(directory) / "sessions.sqlite")
 
@@ -82,75 +84,85 @@ class MachineStore:
     def __init__(self, path, ttl, max_sessions, max_clicks):
         self.ttl, self.max_sessions, self.max_clicks = ttl, max_sessions, max_clicks
         self.database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self.database.execute("PRAGMA journal_mode = WAL")
-        self.database.execute("PRAGMA synchronous = OFF")  # it needn't outlive the machine
-        self.database.execute("CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, touched REAL, clicks BLOB, count INTEGER, "
-                              "covered INTEGER, model TEXT, state BLOB) WITHOUT ROWID")
-        self.database.execute("CREATE INDEX IF NOT EXISTS by_touched ON sessions (touched)")
-        self.clicks_to_sweep = 0
+        self.execute = self.database.execute
+        self.execute("PRAGMA journal_mode = WAL")
+        self.execute("PRAGMA synchronous = OFF")  # it needn't outlive the machine
+        with self._transaction():
+            self.execute("CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, touched REAL, clicks BLOB, count INTEGER, "
+                         "covered INTEGER, model TEXT, state BLOB) WITHOUT ROWID")
+            self.execute("CREATE INDEX IF NOT EXISTS by_touched ON sessions (touched)")
+            self.execute("CREATE TABLE IF NOT EXISTS size (sessions INTEGER)")  # counting a million rows takes 20 ms
+            self.execute("INSERT INTO size SELECT 0 WHERE NOT EXISTS (SELECT * FROM size)")
 
     async def click(self, session_id, item_id):
         """Add a click; the LiveSession with it."""
-        now = time.time()
-        try:
-            self.database.execute("BEGIN IMMEDIATE")
-            try:
-                row = self.database.execute("SELECT clicks, count, covered, model, state FROM sessions WHERE id = ? AND touched > ?",
-                                            (session_id, now - self.ttl)).fetchone()
-                before = LiveSession(msgspec.json.decode(row[0]), *row[1:]) if row else LiveSession([])
-                session = before._replace(clicks=[*before.clicks, item_id][-self.max_clicks:], count=before.count + 1)
-                self.database.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)",
-                                      (session_id, now, msgspec.json.encode(session.clicks), *session[1:]))
-                self._sweep(now)
-            except BaseException:
-                self.database.execute("ROLLBACK")
-                raise
-            self.database.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise StoreError(f"session store: {error}") from error
+        with self._transaction():
+            now = time.time()
+            row = self.execute("SELECT touched, clicks, count, covered, model, state FROM sessions WHERE id = ?",
+                               (session_id,)).fetchone()
+            before = LiveSession(msgspec.json.decode(row[1]), *row[2:]) if row and row[0] > now - self.ttl else LiveSession([])
+            session = before._replace(clicks=[*before.clicks, item_id][-self.max_clicks:], count=before.count + 1)
+            self.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?)",
+                         (session_id, now, msgspec.json.encode(session.clicks), *session[1:]))
+            if not row:
+                self.execute("UPDATE size SET sessions = sessions + 1")
+                self._make_room(now)
         return session
 
     async def save(self, session_id, covered, model, state):
         """Keep a state that covers the first `covered` clicks, unless one of this model that covers more is there."""
-        with _as_store_error():
-            self.database.execute("UPDATE sessions SET covered = ?1, model = ?2, state = ?3 "
-                                  "WHERE id = ?4 AND count >= ?1 AND (model != ?2 OR covered < ?1)", (covered, model, state, session_id))
+        with self._transaction():
+            self.execute("UPDATE sessions SET covered = ?1, model = ?2, state = ?3 WHERE id = ?4 AND count >= ?1 "
+                         "AND (model != ?2 OR covered < ?1)", (covered, model, state, session_id))
 
     async def forget(self, session_id):
         """Delete all that is known of a session."""
         with _as_store_error():
-            if self.database.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone():
-                self.database.execute("DELETE FROM sessions WHERE id = ?", (session_id,))
+            is_there = self.execute("SELECT 1 FROM sessions WHERE id = ?", (session_id,)).fetchone()
+        if is_there:
+            with self._transaction():
+                self._delete("id = ?", session_id)
 
     async def size(self):
         """The number of sessions that have not expired."""
-        with _as_store_error():
-            return self.database.execute("SELECT count(*) FROM sessions WHERE touched > ?", (time.time() - self.ttl,)).fetchone()[0]
+        with self._transaction():
+            return self._make_room(time.time())
 
     async def close(self):
         self.database.close()
 
-    def _sweep(self, now):
-        """Delete what has expired, and the oldest where there are too many."""
-        self.clicks_to_sweep -= 1
-        if self.clicks_to_sweep > 0:
-            return
-        self.clicks_to_sweep = SWEEP_EVERY
-        self.database.execute("DELETE FROM sessions WHERE touched <= ?", (now - self.ttl,))
-        too_many = self.database.execute("SELECT count(*) FROM sessions").fetchone()[0] - self.max_sessions
-        if too_many > 0:
-            self.database.execute("DELETE FROM sessions WHERE id IN (SELECT id FROM sessions ORDER BY touched LIMIT ?)", (too_many,))
+    def _make_room(self, now):
+        """Delete what has expired, and the oldest where there are too many; how many are left."""
+        self._delete("touched <= ?", now - self.ttl)
+        sessions, = self.execute("SELECT sessions FROM size").fetchone()
+        if sessions > self.max_sessions:
+            self._delete("id IN (SELECT id FROM sessions ORDER BY touched LIMIT ?)", sessions - self.max_sessions)
+        return min(sessions, self.max_sessions)
+
+    def _delete(self, which, value):
+        deleted = self.execute(f"DELETE FROM sessions WHERE {which}", (value,)).rowcount
+        if deleted:
+            self.execute("UPDATE size SET sessions = sessions - ?", (deleted,))
+
+    @contextmanager
+    def _transaction(self):
+        """All of the block's changes or none; other workers wait meanwhile."""
+        with _as_store_error():
+            self.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.execute("ROLLBACK")
+                raise
+            self.execute("COMMIT")
 
 
-class _as_store_error:
-    """A context in which the database's errors become StoreError."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, sqlite3.Error):
-            raise StoreError(f"session store: {error}") from error
+@contextmanager
+def _as_store_error():
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreError(f"session store: {error}") from error
 
 
 # All of a session's keys and the index of sessions by the time of their last click change in one step. KEYS: the index, then
@@ -189,10 +201,11 @@ class RedisStore:
         import redis.asyncio as redis  # only this store needs it
         from redis.backoff import NoBackoff
         from redis.asyncio.retry import Retry
+        # A connection that Redis has closed is no error. (A click that times out isn't sent again: it may have counted.)
+        retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         self.errors = (redis.RedisError, OSError, TimeoutError)
         self.limits = (ttl, max_sessions, max_clicks, self.PREFIX)
-        self.redis = redis.Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS,
-                                          retry=Retry(NoBackoff(), 1))  # a connection that Redis closed is no error
+        self.redis = redis.Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS, retry=retry)
         self.click_script, self.save_script = map(self.redis.register_script, (CLICK, SAVE))
 
     async def click(self, session_id, item_id):
