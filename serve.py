@@ -87,6 +87,7 @@ def application():
 
     from utils.http_requests import log_settings
     logging.config.dictConfig(log_settings("INFO" if options.log == "all" else "WARNING"))
+    sys.setswitchinterval(0.0005)  # seconds that a thread loading a model may hold up requests, ten times less than by default
     from utils.http_api import create_application
     return create_application(options)
 
