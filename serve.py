@@ -29,23 +29,28 @@ FLAGS = "SERVE_FLAGS"  # of the environment, for workers
 def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
-    parser.add_argument("--epoch", type=number(int, 0), default=0, help="which one, >= 1; 0: the last, also when a new one comes")
+    parser.add_argument("--epoch", type=number(int, 0), default=0,
+                        help="which one, >= 1; 0: the last, also when a new one comes")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine")
     parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen at, 1 to 65535")
     parser.add_argument("--workers", type=number(int, 0, 256), default=0, help="processes, at most 256; 0: one per core")
     parser.add_argument("--item_matrix", choices=("float32", "int8"), default="float32",
-                        help="int8: find candidates by rounded numbers, then score them exactly; faster for many items (needs numkong)")
+                        help="int8: find candidates by rounded numbers, then score them exactly; faster for many items")
     parser.add_argument("--reload_seconds", type=number(float, 0.1), default=5.0,
                         help="seconds between two looks for a new model, >= 0.1")
     parser.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
                         help="seconds to serve on after SIGTERM while /readyz says 503, 0 to 3600")
     sessions = parser.add_argument_group("live sessions")
-    sessions.add_argument("--session_store", default="", help="redis://HOST:PORT/0 to remember them in Redis; empty: on this machine")
-    sessions.add_argument("--session_ttl", type=number(float, 1), default=1800.0, help="seconds after its last click to forget one, >= 1")
-    sessions.add_argument("--max_sessions", type=number(int, 1), default=500_000, help="remembered at most, >= 1; the oldest goes first")
+    sessions.add_argument("--session_store", default="",
+                          help="redis://HOST:PORT/0 to remember them in Redis; empty: on this machine")
+    sessions.add_argument("--session_ttl", type=number(float, 1), default=1800.0,
+                          help="seconds after its last click to forget one, >= 1")
+    sessions.add_argument("--max_sessions", type=number(int, 1), default=500_000,
+                          help="remembered at most, >= 1; the oldest goes first")
     limits = parser.add_argument_group("limits of each worker")
     limits.add_argument("--max_batch", type=number(int, 1, 1024), default=64, help="sessions in one product, 1 to 1024")
-    limits.add_argument("--max_queue", type=number(int, 64), default=512, help="sessions that may wait, >= 64; more get status 503")
+    limits.add_argument("--max_queue", type=number(int, 64), default=512,
+                        help="sessions that may wait, >= 64; more get status 503")
     limits.add_argument("--client_rate", type=number(float, 0), default=0.0,
                         help="requests a second of one client address, above it status 429; 0: no limit")
     parser.add_argument("--log", choices=("all", "errors"), default="all", help="which requests get a line of JSON on stderr")
@@ -57,8 +62,8 @@ def main():
     try:
         socket.create_server((options.host, options.port)).close()
     except OSError as error:
-        raise InputError(f"--host, --port: found {options.host}:{options.port} not free ({error.strerror or error}), expected an "
-                         "address to listen at") from None
+        raise InputError(f"--host, --port: found {options.host}:{options.port} not free ({error.strerror or error}), "
+                         "expected an address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
     ServedModel(options.model_dir, options.epoch or None, options.item_matrix)
     from utils.session_store import new_machine_store
@@ -73,7 +78,8 @@ def main():
         for number in signal.SIGINT, signal.SIGTERM:
             signal.signal(number, lambda *_: None)  # uvicorn raises it again after stopping, as asked; that is no failure
         uvicorn.run("serve:application", factory=True, host=options.host, port=options.port, log_config=log_settings("INFO"),
-                    workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop", http=LimitedProtocol,
+                    workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop",
+                    http=LimitedProtocol,
                     server_header=False, timeout_graceful_shutdown=30)
 
 

@@ -25,20 +25,22 @@ def parse_arguments():
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
     parser.add_argument("--test_dir", default="test_data", help="test sessions, as for infer.py")
     parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended, 1 to 1000")
-    parser.add_argument("--predictions", type=number(int, 1), default=20_000, help="the first so many of the test sessions, >= 1")
+    parser.add_argument("--predictions", type=number(int, 1), default=20_000,
+                        help="the first so many of the test sessions, >= 1")
     return parser.parse_args()
 
 
 def main():
     options = parse_arguments()
     models = {matrix: ServedModel(options.model_dir, item_matrix=matrix) for matrix in ("float32", "int8")}
-    prefixes, targets = predictions(read_sessions(options.test_dir, len(models["int8"].item_ids), "--test_dir"), options.predictions)
+    sessions = read_sessions(options.test_dir, len(models["int8"].item_ids), "--test_dir")
+    prefixes, targets = predictions(sessions, options.predictions)
     best = {matrix: best_items(model, prefixes, options.k) for matrix, model in models.items()}
     print(f"{len(models['int8'].item_ids)} items, {models['int8'].scorer.hid_size[-1]} units, {len(targets)} predictions")
     for matrix, (found, seconds) in best.items():
         ranks = [np.flatnonzero(items == target) for items, target in zip(found, targets)]
-        print(f"{matrix:8} recall@{options.k}:{np.mean([len(rank) for rank in ranks]):.4f} "
-              f"mrr@{options.k}:{np.mean([1 / (rank[0] + 1) if len(rank) else 0 for rank in ranks]):.4f} {1000 * seconds:.3f} ms each")
+        recall, mrr = np.mean([len(rank) for rank in ranks]), np.mean([1 / (rank[0] + 1) if len(rank) else 0 for rank in ranks])
+        print(f"{matrix:8} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1000 * seconds:.3f} ms each")
     whole, rounded = (found for found, _ in best.values())
     shared = sum(len(np.intersect1d(one, other)) for one, other in zip(whole, rounded))
     print(f"of the {options.k} best items int8 finds {shared / sum(map(len, whole)):.4%}; the same lists in the same order: "

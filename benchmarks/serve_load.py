@@ -44,15 +44,19 @@ PREPARED = 2000  # different requests
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--server", choices=("serve", "flask"), default="serve", help="serve.py, or benchmarks/serve_flask.py on gunicorn")
+    parser.add_argument("--server", choices=("serve", "flask"), default="serve",
+                        help="serve.py, or benchmarks/serve_flask.py on gunicorn")
     parser.add_argument("--serve_flags", default="", help="further flags of serve.py, in one text")
-    parser.add_argument("--workers", type=number(int, 1), default=len(os.sched_getaffinity(0)), help="processes of the server, >= 1")
+    parser.add_argument("--workers", type=number(int, 1), default=len(os.sched_getaffinity(0)),
+                        help="processes of the server, >= 1")
     parser.add_argument("--form", choices=("post", "get"), default="post", help="whole sessions, or clicks of live sessions")
     parser.add_argument("--items", type=number(int, 100), default=37483, help="items of the model, >= 100")
     parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units of the model, >= 1")
-    parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500], help="requests a second, such as 500,1000")
+    parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
+                        help="requests a second, such as 500,1000")
     parser.add_argument("--seconds", type=number(float, 1), default=10.0, help="length of each rate, >= 1")
-    parser.add_argument("--connections", type=number(int, 1, 900), default=32, help="kept open, 1 to 900; further requests wait for one")
+    parser.add_argument("--connections", type=number(int, 1, 900), default=32,
+                        help="kept open, 1 to 900; further requests wait for one")
     parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session, 1 to 200")
     parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend, 1 to 1000")
     parser.add_argument("--seed", type=number(int, 0), default=1, help="of weights, sessions and arrival times, >= 0")
@@ -70,11 +74,12 @@ def main():
         try:
             wait_until_ready(server, port, log)
             requests = prepared_requests(options, random)
+            clicks = options.clicks if options.form == "post" else 1
             print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, {options.server} with {options.workers} workers, "
-                  f"{options.items} items, {options.hid_size} units, {options.form} of {options.clicks if options.form == 'post' else 1} "
-                  f"clicks, {options.k} items asked for {options.serve_flags}")
-            print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}{'server':>9}{'generator':>11}"
-                  f"{'others':>8}")
+                  f"{options.items} items, {options.hid_size} units, {options.form} of {clicks} clicks, "
+                  f"{options.k} items asked for {options.serve_flags}")
+            print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
+                  f"{'server':>9}{'generator':>11}{'others':>8}")
             with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
                 # select() alone waits for microseconds; the others round a wait up to a millisecond
                 generator = Generator(port, options.connections, requests)
@@ -94,7 +99,8 @@ def make_model(model_dir, items, units, random):
     vocabulary = model_dir.parent / "vocab.txt"
     vocabulary.write_text("".join(f"{item}\n" for item in range(items)), encoding="utf-8")
     settings = {"hid_size": [units], "emb_size": units, "embedding": "shared", "reset_after": True}
-    checkpoint.start_run(model_dir, {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}, vocabulary, overwrite=False)
+    checkpoint.start_run(model_dir, {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}, vocabulary,
+                         overwrite=False)
     weights = {name: random.standard_normal(shape, np.float32) * np.float32(2 / np.sqrt(units))
                for name, shape in weight_shapes(settings, items).items()}
     checkpoint.save_epoch(model_dir, 1, weights, {"none": np.zeros(1, np.float32)}, {})
@@ -103,10 +109,10 @@ def make_model(model_dir, items, units, random):
 def server_command(options, model_dir, port):
     """How to start the server, a list of words."""
     if options.server == "serve":
-        return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers", str(options.workers),
-                *shlex.split(options.serve_flags)]
-    return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8", "--workers",
-            str(options.workers), "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
+        return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers",
+                str(options.workers), *shlex.split(options.serve_flags)]
+    return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
+            "--workers", str(options.workers), "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
 
 
 def free_port():
@@ -133,12 +139,12 @@ def prepared_requests(options, random):
     """The bytes of `PREPARED` requests, a list. Items are drawn as shops' visitors do, the first ones most often."""
     clicks = (options.items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
     if options.form == "get":  # a session's clicks come one after the other, between those of others
-        live = [f"/v1/recommend?session_id=load-{row % (PREPARED // options.clicks)}&item_id={item}&user_consent=true&k={options.k}"
-                for row, item in enumerate(clicks[:, 0])]
+        live = [f"/v1/recommend?session_id=load-{row % (PREPARED // options.clicks)}&item_id={item}&user_consent=true"
+                f"&k={options.k}" for row, item in enumerate(clicks[:, 0])]
         return [f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode() for path in live]
     bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
-    return [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-            f"{body}".encode() for body in bodies]
+    return [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
 
 
 class Generator:
@@ -209,7 +215,7 @@ class Connection(asyncio.Protocol):
             if self in self.generator.free:
                 self.generator.free.remove(self)
         else:
-            self.generator.done.set_exception(InputError("found a connection that the server closed before its answer, expected one"))
+            self.generator.done.set_exception(InputError("found a connection closed by the server, expected an answer"))
 
 
 def cores_used(server):
@@ -235,13 +241,13 @@ def print_line(rate, found, used):
     latencies, failures, seconds = found
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99]) * 1000
     server, generator, others = np.array(used) / seconds
-    print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}{failures:8}{server:9.2f}"
-          f"{generator:11.2f}{max(others, 0):8.2f}", flush=True)
+    print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}{failures:8}"
+          f"{server:9.2f}{generator:11.2f}{max(others, 0):8.2f}", flush=True)
 
 
 def processor():
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

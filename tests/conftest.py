@@ -67,7 +67,8 @@ def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embe
         model_dir.mkdir(parents=True)
         vocabulary = model_dir / "vocab.new"
         vocabulary.write_text("".join(f"item_{item}\n" for item in range(items)), encoding="utf-8")
-        checkpoint.start_run(model_dir, {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}, vocabulary, False)
+        config = {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}
+        checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
         vocabulary.unlink()
     random = np.random.default_rng(seed)
     weights = {name: random.normal(0, 0.7, shape).astype(np.float32) for name, shape in weight_shapes(settings, items).items()}

@@ -13,7 +13,8 @@ from utils.scorer import load_scorer, top_k
 from utils.sessions import Sessions
 
 ITEMS = 50
-FORMS = [dict(hid_size=(8,)), dict(hid_size=(5, 8), embedding="separate", reset_after=False), dict(hid_size=(6,), embedding="none")]
+FORMS = [dict(hid_size=(8,)), dict(hid_size=(5, 8), embedding="separate", reset_after=False),
+         dict(hid_size=(6,), embedding="none")]
 IDS = st.integers(0, ITEMS + 5).map("item_{}".format)  # the last ones are unknown
 QUESTIONS = st.builds(Question, st.lists(IDS, max_size=6), st.integers(1, 60), st.lists(IDS, max_size=5),
                       st.none() | st.lists(IDS, max_size=8))
@@ -80,7 +81,8 @@ def test_a_state_of_another_model_is_not_used(model):
 
 
 def test_nothing_to_answer(model):
-    for question in Question([], 5), Question(["unknown"], 5), Question(["item_1"], 5, allowed=[]), Question(["item_1"], 5, allowed=["?"]):
+    for question in (Question([], 5), Question(["unknown"], 5), Question(["item_1"], 5, allowed=[]),
+                     Question(["item_1"], 5, allowed=["?"])):
         found, = answer(model, [question])
         assert found.item_ids == [] and found.scores == []
     assert answer(model, [Question(["unknown"], 5)])[0].state == b""

@@ -1,4 +1,4 @@
-"""utils/http_api.py within this process: what a running server seldom shows, such as no model, a full queue, a failing store."""
+"""utils/http_api.py within this process: what a running server seldom shows, such as no model or a full queue."""
 
 import asyncio
 import json
@@ -51,7 +51,8 @@ def refusal(response, status):
 
 def test_without_a_model_it_is_alive_but_not_ready(with_client):
     async def ask(client, api):
-        return [await client.get("/livez"), await client.get("/readyz"), await client.post("/v1/recommend", json=ASKED), await client.get(LIVE)]
+        return [await client.get("/livez"), await client.get("/readyz"), await client.post("/v1/recommend", json=ASKED),
+                await client.get(LIVE)]
     alive, *others = with_client(ask, model=False)
     assert alive.status_code == 200
     for response in others:
@@ -107,7 +108,8 @@ def test_a_store_that_fails(with_client, method):
 
     async def ask(client, api):
         setattr(api.store, method, fail)
-        return await client.get(LIVE.replace("true", "false" if method == "forget" else "true")), await client.post("/v1/recommend", json=ASKED)
+        path = LIVE.replace("true", "false") if method == "forget" else LIVE
+        return await client.get(path), await client.post("/v1/recommend", json=ASKED)
     live, whole = with_client(ask)
     assert refusal(live, 503)["message"] == "session store: gone" and whole.status_code == 200
 
@@ -169,9 +171,12 @@ def test_any_query_is_read_or_refused(text):
 
 @pytest.mark.parametrize("text, expected", [
     ("", {}), ("&k=7", {"k": 7}), ("&user_consent=true&exclude_seen=false", {"user_consent": True, "exclude_seen": False}),
-    ("&exclude=x&exclude=y%20z&allow=", None), ("&exclude=x&exclude=y%20z", {"exclude": ["x", "y z"]}), ("&allow=q", {"allow": ["q"]}),
-    ("&k=0", None), ("&k=1001", None), ("&k=1.0", None), ("&k=%2B1", None), ("&k=", None), ("&k=1&k=1", None), ("&k=9999999999999", None),
-    ("&user_consent=yes", None), ("&user_consent=True", None), ("&user_consent=1", None), ("&what=1", None), ("&item_id=c", None)])
+    ("&exclude=x&exclude=y%20z&allow=", None), ("&exclude=x&exclude=y%20z", {"exclude": ["x", "y z"]}),
+    ("&allow=q", {"allow": ["q"]}),
+    ("&k=0", None), ("&k=1001", None), ("&k=1.0", None), ("&k=%2B1", None), ("&k=", None), ("&k=1&k=1", None),
+    ("&k=9999999999999", None),
+    ("&user_consent=yes", None), ("&user_consent=True", None), ("&user_consent=1", None), ("&what=1", None),
+    ("&item_id=c", None)])
 def test_queries(text, expected):
     query = Query("session_id=a&item_id=b%C3%BC" + text)
     if expected is None:

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import write_random_model
 from utils.files import InputError
-from utils.int8_items import to_int8
+from utils.int8_items import candidates_of_rows, to_int8
 from utils.model_reload import ServedModel
 from utils.scorer import top_k_of_rows
 
@@ -57,6 +57,17 @@ def test_excluded_items_are_not_among_the_best(models):
     assert not np.intersect1d(first[0][0], second[0][0]).size
     np.testing.assert_array_equal(first[1][0], second[1][0])
     assert [len(items) for items, _ in rounded.best(states, 5, [range(ITEMS), range(ITEMS - 2)])] == [0, 2]
+
+
+@pytest.mark.parametrize("items", [1, 100, 1023, 1024, 5000])
+@pytest.mark.parametrize("wanted", [1, 50, 2000])
+def test_candidates_hold_the_best(items, wanted):
+    random = np.random.default_rng(items)
+    scores = random.integers(0, 500, (3, items)).astype(np.float32)  # many are equal
+    scores[random.random(scores.shape) < 0.1] = -np.inf
+    for row, found in zip(scores, candidates_of_rows(scores.copy(), wanted)):
+        best = np.argsort(-row, kind="stable")[:wanted]
+        assert set(best[row[best] > -np.inf]) <= set(found) and (row[found] > -np.inf).all() and (np.diff(found) > 0).all()
 
 
 def test_rounding():

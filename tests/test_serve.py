@@ -31,9 +31,11 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         # a new connection for each request, so that any worker may answer
         self.client = httpx.Client(base_url=self.url, headers={"connection": "close"}, timeout=30)
-        command = [sys.executable, str(ROOT / "serve.py"), "--model_dir", self.model_dir, "--port", port, "--workers", 2, *flags]
+        command = [sys.executable, str(ROOT / "serve.py"), "--model_dir", self.model_dir, "--port", port, "--workers", 2,
+                   *flags]
         with open(self.log_path, "w") as log:
-            self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env={"PATH": "", "TMPDIR": str(directory)})
+            self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log,
+                                            env={"PATH": "", "TMPDIR": str(directory)})
         self.wait_for(lambda: self.workers_with_model() == 2)
 
     def workers_with_model(self, name="model/epoch_1"):
@@ -105,7 +107,8 @@ def test_answers_equal_those_of_recommend(server, tmp_path):
     path = tmp_path / "sessions.txt"
     path.write_text("".join(" ".join(session) + "\n" for session in sessions))
     process = run_script("recommend.py", "--model_dir", server.model_dir, "--sessions", path, "--format", "json", "--topk", 20)
-    expected = [{name: values for name, values in json.loads(line).items() if name != "session"} for line in process.stdout.splitlines()]
+    records = [json.loads(line) for line in process.stdout.splitlines()]
+    expected = [{"items": record["items"], "scores": record["scores"]} for record in records]
     assert len(expected) == 1000
     with httpx.Client(base_url=server.url) as client:
         alone = [client.post("/v1/recommend", json={"sessions": [session]}).json()["answers"][0] for session in sessions]
@@ -124,11 +127,12 @@ def test_live_sessions_equal_whole_ones_whichever_worker_answers(server, own_ser
     for position in range(12):  # all sessions side by side, a click of each in turn
         for number, session in enumerate(sessions):
             if position < len(session):
-                found = server.get("/v1/recommend", session_id=f"{store}-{number}", item_id=session[position], user_consent="true").json()
+                found = server.get("/v1/recommend", session_id=f"{store}-{number}", item_id=session[position],
+                                   user_consent="true").json()
                 expected, = server.recommend([session[:position + 1]])
                 assert {name: found[name] for name in expected} == expected and found["clicks"] == position + 1
-    processes = {line["process"] for line in server.log_lines() if line.get("method") == "GET" and line["route"] == "/v1/recommend"}
-    assert len(processes) == 2
+    asked = [line for line in server.log_lines() if line.get("method") == "GET" and line["route"] == "/v1/recommend"]
+    assert len({line["process"] for line in asked}) == 2
     assert server.metrics()["gru4rec_stored_sessions"] == len(sessions)
 
 
@@ -163,7 +167,8 @@ def test_requests_choose_what_is_recommended(server):
     allowed = server.recommend([["item_1", "item_2"]], allow=["item_9", "item_3", "unknown", "item_1"], exclude_seen=True)[0]
     assert allowed["items"] == left({"item_9", "item_3"})
     np.testing.assert_allclose(allowed["scores"], [scores[item_id] for item_id in allowed["items"]], atol=2e-6)
-    live = server.get("/v1/recommend", session_id="x", item_id="item_1", allow=["item_9", "item_3"], exclude="item_3", k=5).json()
+    live = server.get("/v1/recommend", session_id="x", item_id="item_1", allow=["item_9", "item_3"], exclude="item_3",
+                      k=5).json()
     assert live["items"] == ["item_9"]
 
 
@@ -203,8 +208,10 @@ JSON = {"content-type": "application/json"}
     ("POST", "/v1/recommend", 413, "body", {"content": b" " * 1_100_000, "headers": JSON}),
     ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}"}),
     ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {"content-type": "text/plain"}}),
-    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {"content-type": "application/json; charset=latin-1"}}),
-    ("POST", "/v1/recommend", 415, "header.content-encoding", {"content": b"{}", "headers": JSON | {"content-encoding": "gzip"}}),
+    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {
+        "content-type": "application/json; charset=latin-1"}}),
+    ("POST", "/v1/recommend", 415, "header.content-encoding",
+     {"content": b"{}", "headers": JSON | {"content-encoding": "gzip"}}),
     ("POST", "/v1/recommend", 422, "body", {"json": []}),
     ("POST", "/v1/recommend", 422, "body", {"json": {}}),
     ("POST", "/v1/recommend", 422, "body", {"json": {"sessions": [["a"]], "topk": 3}}),
@@ -227,7 +234,8 @@ JSON = {"content-type": "application/json"}
     ("GET", "/v1/items", 431, "head", {"headers": {"x": "y" * 70_000}}),
     ("GET", "/v1/similar?item_id=unknown", 404, "query.item_id", {}),
     ("GET", "/v2", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}), ("GET", "/%2e%2e/serve.py", 404, "path", {}),
-    ("PUT", "/v1/recommend", 405, "method", {}), ("POST", "/v1/similar", 405, "method", {})], ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "")
+    ("PUT", "/v1/recommend", 405, "method", {}), ("POST", "/v1/similar", 405, "method", {})],
+    ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "")
 def test_refusals(server, method, path, status, where, more):
     response = server.client.request(method, path, **more)
     assert response.status_code == status and response.headers["content-type"] == "application/json", response.text
@@ -253,7 +261,8 @@ def test_metrics_are_those_of_both_workers(server):
     def counted():
         samples = server.metrics()
         return [samples.get(f'gru4rec_{name}', 0) for name in (
-            'requests_total{method="POST",route="/v1/recommend",status="200"}', 'requests_total{method="POST",route="/v1/recommend",status="422"}',
+            'requests_total{method="POST",route="/v1/recommend",status="200"}',
+            'requests_total{method="POST",route="/v1/recommend",status="422"}',
             'request_seconds_count{method="POST",route="/v1/recommend"}', 'unknown_items_total', 'batch_size_sum')]
     before = counted()
     for _ in range(40):
@@ -312,7 +321,8 @@ def test_a_new_model_without_a_lost_request_and_a_broken_one_refused(own_server)
         write_random_model(server.model_dir, seed=1, items=ITEMS, hid_size=(16,), epoch=2)
         server.wait_for(lambda: server.workers_with_model("model/epoch_2") == 2)
         swapped = len(load.responses)
-        broken = write_random_model(server.model_dir.parent / "broken", seed=2, items=ITEMS, hid_size=(16,), epoch=3) / "epoch_3"
+        broken = write_random_model(server.model_dir.parent / "broken", seed=2, items=ITEMS, hid_size=(16,),
+                                    epoch=3) / "epoch_3"
         (broken / "model.safetensors").write_bytes(b"broken")
         shutil.move(broken, server.model_dir / "epoch_3")
         server.wait_for(lambda: server.metrics().get('gru4rec_reloads_total{result="refused"}') == 2)
@@ -321,7 +331,7 @@ def test_a_new_model_without_a_lost_request_and_a_broken_one_refused(own_server)
     assert load.models() == {"model/epoch_1", "model/epoch_2"}
     assert {response.json()["model"]["name"] for response in load.responses[swapped + 8:]} == {"model/epoch_2"}
     live = server.get("/v1/recommend", session_id="s", item_id="item_2", user_consent="true").json()
-    assert live["scores"] == server.recommend([["item_1", "item_2"]])[0]["scores"], "a live session is replayed by the new model"
+    assert live["scores"] == server.recommend([["item_1", "item_2"]])[0]["scores"], "live sessions are replayed"
     assert [line["level"] for line in server.log_lines() if line["message"] == "model refused"] == ["error"] * 2
 
 
@@ -357,8 +367,10 @@ def test_help_explains_itself():
 
 
 @pytest.mark.parametrize("flags, fragments", [
-    (["--model_dir", "nowhere"], ["--model_dir", "nowhere"]), (["--port", "0"], ["--port", "'0'"]), (["--workers", "x"], ["--workers"]),
-    (["--epoch", "3"], ["--epoch", "no finished epoch 3"]), (["--item_matrix", "int4"], ["--item_matrix"]), (["--what"], ["--what"])], ids=str)
+    (["--model_dir", "nowhere"], ["--model_dir", "nowhere"]), (["--port", "0"], ["--port", "'0'"]),
+    (["--workers", "x"], ["--workers"]),
+    (["--epoch", "3"], ["--epoch", "no finished epoch 3"]), (["--item_matrix", "int4"], ["--item_matrix"]),
+    (["--what"], ["--what"])], ids=str)
 def test_wrong_flags(server, flags, fragments):
     flags = ["--model_dir", server.model_dir, "--port", free_port(), *flags]
     assert_one_line_error(run_script("serve.py", *flags), *fragments)
@@ -366,7 +378,8 @@ def test_wrong_flags(server, flags, fragments):
 
 def test_a_broken_model_and_a_taken_port(server, tmp_path):
     port = server.url.rpartition(":")[2]
-    assert_one_line_error(run_script("serve.py", "--model_dir", server.model_dir, "--port", port), "--host, --port", port, "not free")
+    assert_one_line_error(run_script("serve.py", "--model_dir", server.model_dir, "--port", port), "--host, --port", port,
+                          "not free")
     model = write_random_model(tmp_path / "model")
     (model / "epoch_1" / "model.safetensors").write_bytes(b"")
     assert_one_line_error(run_script("serve.py", "--model_dir", model, "--port", free_port()), "truncated or changed")
@@ -385,7 +398,8 @@ def test_no_paddle_is_loaded(server):
 
 def test_the_page_needs_nothing_from_elsewhere(server):
     response = server.get("/")
-    assert response.headers["content-type"].startswith("text/html") and "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
     assert not re.search(r"https?:|//[a-z]|@import|url\(", response.text)
 
 
@@ -393,8 +407,9 @@ def test_the_page_needs_nothing_from_elsewhere(server):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_in_a_browser(server, tmp_path, scheme):
     picture = tmp_path / "page.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000",
-             "--window-size=1000,800", "--blink-settings=preferredColorScheme=" + str(int(scheme == "light")),
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+             "--virtual-time-budget=5000", "--window-size=1000,800",
+             f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
              f"--screenshot={picture}", "--dump-dom", f"{server.url}/?click=item_1&click=item_2&click=nothing"]
     process = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120)
     shown = re.search(r'<ol id="next".*?</ol>', process.stdout, re.DOTALL)[0]

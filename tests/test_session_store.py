@@ -57,7 +57,8 @@ def test_a_state_replaces_one_that_covers_less_or_is_another_models(with_store):
         for item in "abc":
             await store.click("s", item)
         found = []
-        for covered, model, state in [(2, "m", b"2"), (1, "m", b"1"), (3, "m", b"3"), (4, "m", b"4"), (2, "n", b"n2"), (2, "n", b"again")]:
+        for covered, model, state in [(2, "m", b"2"), (1, "m", b"1"), (3, "m", b"3"), (4, "m", b"4"), (2, "n", b"n2"),
+                                      (2, "n", b"again")]:
             await store.save("s", covered, model, state)
             session = await store.click("s", "d") if covered == 4 else None
             found.append(session)

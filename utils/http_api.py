@@ -67,7 +67,8 @@ class Api:
 
     @asynccontextmanager
     async def lifespan(self, application):
-        self.store = open_store(self.options.session_store, self.options.session_ttl, self.options.max_sessions, messages.MAX_CLICKS)
+        self.store = open_store(self.options.session_store, self.options.session_ttl, self.options.max_sessions,
+                                messages.MAX_CLICKS)
         watcher = asyncio.create_task(self.slot.watch(self.options.reload_seconds))
         if self.options.drain_seconds:
             self._drain_before_stopping()
@@ -97,8 +98,8 @@ class Api:
         try:
             return await self.batcher.ask(questions)
         except QueueFull:
-            raise Refused(503, "server", f"found {len(self.batcher.waiting)} sessions waiting, expected room for {len(questions)} more "
-                          f"within {self.options.max_queue}", 1) from None
+            raise Refused(503, "server", f"found {len(self.batcher.waiting)} sessions waiting, expected room for "
+                          f"{len(questions)} more within {self.options.max_queue}", 1) from None
 
     # What clients ask
 
@@ -204,7 +205,7 @@ async def read_sessions(request):
     """The body of a POST as messages.SessionsToAnswer."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     if kind.strip().lower() != "application/json" or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
-        raise Refused(415, "header.content-type", f"found {request.headers.get('content-type', '')[:40]!r}, expected application/json")
+        raise Refused(415, "header.content-type", f"found {kind[:40]!r} {parameters[:40]!r}, expected application/json")
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(415, "header.content-encoding", "found a compressed body, expected it as it is")
     body = bytearray()
@@ -286,7 +287,8 @@ async def refuse(request, refused):
 async def refuse_route(request, error):
     """What the framework refuses: paths and methods that are not there."""
     where = "method" if error.status_code == 405 else "path"
-    response = await refuse(request, Refused(error.status_code, where, f"{request.method} {request.url.path[:80]}: {error.detail}"))
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    response = await refuse(request, Refused(error.status_code, where, message))
     response.headers.update(error.headers or {})
     return response
 

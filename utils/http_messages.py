@@ -31,8 +31,8 @@ class Click(Struct, forbid_unknown_fields=True):
 
     session_id: Annotated[str, Meta(min_length=1, max_length=128, description="Any text that names the session.")]
     item_id: ItemId
-    user_consent: Annotated[bool, Meta(description="Whether the server may remember the session. Without it, only this click counts, "
-                                       "and what was remembered is deleted.")] = False
+    user_consent: Annotated[bool, Meta(description="Whether the server may remember the session. Without it, only this click "
+                                                   "counts, and what was remembered is deleted.")] = False
     k: K = 20
     exclude_seen: ExcludeSeen = False
     exclude: Annotated[FewItemIds, Meta(description="Item ids to leave out.")] = []
@@ -125,17 +125,20 @@ class Refusal(Struct):
 
 BAD_REQUEST = {400: "The request can't be read.", 405: "Another method is expected.", 408: "The request didn't come in time.",
                431: "Path, query and headers are too large."}
-BAD_QUERY = BAD_REQUEST | {422: "A parameter is missing, unknown, or outside its limits.", 429: "Too many requests of this client.",
+BAD_QUERY = BAD_REQUEST | {422: "A parameter is missing, unknown, or outside its limits.",
+                           429: "Too many requests of this client.",
                            503: "No model yet, too many requests wait, or the session store doesn't answer."}
 BAD_BODY = BAD_QUERY | {413: "The body is too large.", 415: "The body is no JSON.",
                         422: "The body says what the schema doesn't allow."}
 ROUTES = [  # path, method, what it does, body, query, reply, other replies
     ("/v1/recommend", "post", "The next items of whole sessions", SessionsToAnswer, None, Answers, BAD_BODY),
     ("/v1/recommend", "get", "The next items of a live session", None, Click, LiveAnswer, BAD_QUERY),
-    ("/v1/similar", "get", "Items like one", None, LikeItem, SimilarItems, BAD_QUERY | {404: "The model doesn't know the item."}),
+    ("/v1/similar", "get", "Items like one", None, LikeItem, SimilarItems,
+     BAD_QUERY | {404: "The model doesn't know the item."}),
     ("/v1/items", "get", "Items that the model knows", None, ItemSearch, FoundItems, BAD_QUERY),
     ("/livez", "get", "Is the process alive?", None, None, Health, BAD_REQUEST),
-    ("/readyz", "get", "Can it answer now?", None, None, Health, BAD_REQUEST | {503: "It loads its model, or is about to stop."}),
+    ("/readyz", "get", "Can it answer now?", None, None, Health,
+     BAD_REQUEST | {503: "It loads its model, or is about to stop."}),
 ]
 
 
@@ -161,5 +164,5 @@ def openapi():
                 {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": parameter}
                 for name, parameter in schema["properties"].items()]
         paths.setdefault(path, {})[method] = operation
-    return {"openapi": "3.1.0", "info": {"title": "GRU4REC", "version": "1", "description": "The next click of anonymous sessions."},
-            "paths": paths, "components": {"schemas": schemas}}
+    about = {"title": "GRU4REC", "version": "1", "description": "The next click of anonymous sessions."}
+    return {"openapi": "3.1.0", "info": about, "paths": paths, "components": {"schemas": schemas}}

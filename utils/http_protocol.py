@@ -1,4 +1,6 @@
-"""The web server's HTTP/1.1 with limits on a request's head, which an application never sees, and refusals in JSON there too."""
+"""The web server's HTTP/1.1, with limits on a request's head, which no application sees, and refusals in JSON there too."""
+
+from itertools import chain
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -35,7 +37,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self):
         read, self.head_bytes, self.is_in_body = self.head_bytes, 0, True
         self._stop_timer()
-        if read > MAX_HEAD_BYTES and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+        if read > MAX_HEAD_BYTES and len(self.url) + sum(map(len, chain(*self.headers))) > MAX_HEAD_BYTES:
             self.refuse_head()
         else:  # what was read beyond that belongs to the body
             super().on_headers_complete()

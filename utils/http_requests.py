@@ -1,11 +1,12 @@
 """What every request goes through: it gets an id, a line in the log, and its share in the metrics."""
 
-import json
 import logging
 import os
 import re
 import time
 import traceback
+
+import msgspec
 
 from utils import serving_metrics as metrics
 from utils.http_messages import ROUTES
@@ -27,7 +28,7 @@ class JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return json.dumps(line, default=str)
+        return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def log_settings(level):

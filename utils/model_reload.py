@@ -60,7 +60,7 @@ class ServedModel:
         states = self.scorer.replay(Sessions(items, np.array([0, len(items)])), self.scorer.before_first_click(1))
         best, scores = self.best(states[-1], 1, [()])[0]
         if not (len(best) and np.isfinite(scores).all() and all(np.isfinite(state).all() for state in states)):
-            raise InputError(f"{directory}: found no finite scores for a session of {len(items)} clicks, expected a trained model")
+            raise InputError(f"{directory}: found no finite scores for {len(items)} clicks, expected a trained model")
 
     def best(self, states, k, excluded):
         """The best items after states of the last layer, as `top_k_of_rows` returns them."""

@@ -1,10 +1,11 @@
-"""Prometheus metrics of all workers together, through files in PROMETHEUS_MULTIPROC_DIR, which is set before this is imported."""
+"""Prometheus metrics of all workers together, through files in PROMETHEUS_MULTIPROC_DIR, set before this is imported."""
 
 import os
 from functools import lru_cache
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client import (CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest,
+                               multiprocess)
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -14,7 +15,8 @@ requests = Counter("gru4rec_requests", "Requests by their status", ["method", "r
 unknown_items = Counter("gru4rec_unknown_items", "Clicks on items that the model doesn't know")
 batch_size = Histogram("gru4rec_batch_size", "Sessions answered by one product", buckets=(1, 2, 4, 8, 16, 32, 64))
 stored_sessions = Gauge("gru4rec_stored_sessions", "Live sessions in the store", multiprocess_mode="livemostrecent")
-workers_with_model = Gauge("gru4rec_model_workers", "Workers that serve this model", ["name", "sha256"], multiprocess_mode="livesum")
+workers_with_model = Gauge("gru4rec_model_workers", "Workers that serve this model", ["name", "sha256"],
+                           multiprocess_mode="livesum")
 reloads = Counter("gru4rec_reloads", "Models that were loaded or refused", ["result"])
 
 

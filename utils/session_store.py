@@ -212,7 +212,8 @@ class RedisStore:
         keys = [self.INDEX, f"{self.PREFIX}clicks:{session_id}", f"{self.PREFIX}state:{session_id}"]
         clicks, (count, covered, model, state) = await self._ask(
             self.click_script(keys, [session_id, item_id, time.time(), *self.limits]))
-        return LiveSession([item.decode() for item in clicks], int(count), int(covered or 0), (model or b"").decode(), state or b"")
+        return LiveSession([item.decode() for item in clicks], int(count), int(covered or 0), (model or b"").decode(),
+                           state or b"")
 
     async def save(self, session_id, covered, model, state):
         await self._ask(self.save_script([f"{self.PREFIX}state:{session_id}"], [covered, model, state]))
