@@ -268,6 +268,7 @@ def test_metrics_are_those_of_both_workers(server):
     for _ in range(40):
         server.recommend([["item_1", "new_1", "new_2"], ["item_2"]])
     server.client.post("/v1/recommend", json={})
+    server.wait_for(lambda: counted()[2] - before[2] >= 41)  # counted after the reply
     assert [now - then for now, then in zip(counted(), before)] == [40, 1, 41, 80, 80]
     assert server.metrics()['gru4rec_model_workers{name="model/epoch_1"'] == 2
 
@@ -276,7 +277,11 @@ def test_the_log_is_json_with_the_requests_ids(server):
     response = server.client.get("/v1/similar?item_id=item_1", headers={"x-request-id": "find-me-1"})
     assert response.headers["x-request-id"] == "find-me-1"
     failed = server.get("/v1/similar", item_id="unknown")
-    lines = {line["request_id"]: line for line in server.log_lines() if line["message"] == "request"}
+
+    def lines():
+        return {line["request_id"]: line for line in server.log_lines() if line["message"] == "request"}
+    server.wait_for(lambda: {"find-me-1", failed.json()["request_id"]} <= set(lines()))  # written after the reply
+    lines = lines()
     assert lines["find-me-1"]["route"] == "/v1/similar" and lines["find-me-1"]["status"] == 200
     line = lines[failed.json()["request_id"]]
     assert line["status"] == 404 and line["where"] == "query.item_id" and "unknown" in line["reason"]
