@@ -98,6 +98,15 @@ def test_what_waits_is_answered_in_batches(model):
     assert sizes == [4, 4, 2]
 
 
+def test_questions_asked_together_are_answered_together(model):
+    sizes = []
+
+    async def ask():
+        batcher = Batcher(slot_of(model), 4, 20, sizes.append)
+        return await asyncio.gather(*[batcher.ask([Question(["item_1"], 1)] * 3) for _ in range(3)])
+    assert [len(answers) for answers in asyncio.run(ask())] == [3, 3, 3] and sizes == [6, 3]
+
+
 def test_a_full_queue_refuses_and_answers_the_others(model):
     async def ask():
         batcher = Batcher(slot_of(model), 4, 5)

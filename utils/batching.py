@@ -63,24 +63,26 @@ class Batcher:
     slot : model_reload.ModelSlot
         Each batch is answered by the model that is there when its turn comes.
     max_batch, max_queue : int
-        Questions in one product, and questions that may wait.
+        Questions in one product, and questions that may wait. Those asked together stay together, and so get one model's
+        answers, even where that makes the product larger.
     on_batch : function
         Called with the size of each batch.
     """
 
     def __init__(self, slot, max_batch, max_queue, on_batch=lambda size: None):
         self.slot, self.max_batch, self.max_queue, self.on_batch = slot, max_batch, max_queue, on_batch
-        self.waiting, self.is_scheduled = deque(), False
+        self.waiting, self.size, self.is_scheduled = deque(), 0, False
 
     async def ask(self, questions):
         """The Answers to a list of Questions; QueueFull where there is no room for all of them."""
-        if len(self.waiting) + len(questions) > self.max_queue:
+        if self.size + len(questions) > self.max_queue:
             raise QueueFull
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in questions]
-        self.waiting.extend(zip(questions, futures))
+        future = loop.create_future()
+        self.waiting.append((questions, future))
+        self.size += len(questions)
         self._schedule(loop)
-        return [await future for future in futures]
+        return await future
 
     def _schedule(self, loop):
         if self.waiting and not self.is_scheduled:
@@ -89,23 +91,25 @@ class Batcher:
 
     def _answer_waiting(self, loop):
         self.is_scheduled = False
-        batch = []
+        batch, futures = [], []
         while self.waiting and len(batch) < self.max_batch:
-            question, future = self.waiting.popleft()
+            questions, future = self.waiting.popleft()
+            self.size -= len(questions)
             if not future.done():  # cancelled: whoever asked has gone
-                batch.append((question, future))
+                futures.append((future, len(batch), len(batch) + len(questions)))
+                batch += questions
         self._schedule(loop)  # the rest, after a look at the connections
         if not batch:
             return
         self.on_batch(len(batch))
         try:
-            answers = answer(self.slot.model, [question for question, _ in batch])
+            answers = answer(self.slot.model, batch)
         except Exception as error:
-            for _, future in batch:
+            for future, _, _ in futures:
                 future.set_exception(error)
             return
-        for (_, future), found in zip(batch, answers):
-            future.set_result(found)
+        for future, start, end in futures:
+            future.set_result(answers[start:end])
 
 
 def answer(model, questions):

@@ -98,7 +98,7 @@ class Api:
         try:
             return await self.batcher.ask(questions)
         except QueueFull:
-            raise Refused(503, "server", f"found {len(self.batcher.waiting)} sessions waiting, expected room for "
+            raise Refused(503, "server", f"found {self.batcher.size} sessions waiting, expected room for "
                           f"{len(questions)} more within {self.options.max_queue}", 1) from None
 
     # What clients ask
