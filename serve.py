@@ -11,18 +11,21 @@ broken one is refused. Needs no Paddle. Another server than its own starts it by
 the environment variable SERVE_FLAGS.
 """
 
+import asyncio
 import os
 import shlex
 import signal
 import socket
 import sys
 import tempfile
+from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers fill the cores
 
 from utils.files import InputError
 from utils.options import Parser, number, run
 
+PACKAGES = "httptools", "msgspec", "prometheus_client", "redis", "starlette", "uvicorn", "uvloop"
 FLAGS = "SERVE_FLAGS"  # of the environment, for workers
 
 
@@ -59,6 +62,9 @@ def parse_arguments(arguments=None):
 
 def main():
     options = parse_arguments()
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise InputError(f"found no Python package {missing[0]}, expected those of requirements-serve.txt")
     try:
         socket.create_server((options.host, options.port)).close()
     except OSError as error:
@@ -66,9 +72,10 @@ def main():
                          "expected an address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
     ServedModel(options.model_dir, options.epoch or None, options.item_matrix)
-    from utils.session_store import new_machine_store
-    flags = sys.argv[1:] if options.session_store else [*sys.argv[1:], f"--session_store={new_machine_store()}"]
-    os.environ[FLAGS] = shlex.join(flags)
+    from utils.session_store import new_machine_store, try_store
+    store = options.session_store or new_machine_store()
+    asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
+    os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
     with tempfile.TemporaryDirectory(prefix="gru4rec_metrics_") as directory:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
         import uvicorn

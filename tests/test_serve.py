@@ -375,7 +375,9 @@ def test_help_explains_itself():
     (["--model_dir", "nowhere"], ["--model_dir", "nowhere"]), (["--port", "0"], ["--port", "'0'"]),
     (["--workers", "x"], ["--workers"]),
     (["--epoch", "3"], ["--epoch", "no finished epoch 3"]), (["--item_matrix", "int4"], ["--item_matrix"]),
-    (["--what"], ["--what"])], ids=str)
+    (["--what"], ["--what"]), (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
+    (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
+    (["--session_store", "/nowhere/store"], ["--session_store", "/nowhere/store"])], ids=str)
 def test_wrong_flags(server, flags, fragments):
     flags = ["--model_dir", server.model_dir, "--port", free_port(), *flags]
     assert_one_line_error(run_script("serve.py", *flags), *fragments)

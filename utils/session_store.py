@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from utils.files import InputError
+
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 1 << 30
 BUSY_SECONDS = 2.0
@@ -57,6 +59,16 @@ def open_store(url, ttl, max_sessions, max_clicks):
     return kind(url, ttl, max_sessions, max_clicks)
 
 
+async def try_store(url, *limits):
+    """InputError unless the store can be opened and answers."""
+    try:
+        store = open_store(url, *limits)
+        await store.size()
+        await store.close()
+    except (StoreError, ValueError) as error:  # of an address that Redis can't read
+        raise InputError(f"--session_store: found no store that answers at {url} ({error}), expected one") from None
+
+
 def new_machine_store():
     """A path for a `MachineStore`, in memory where the system has room there; it is deleted when this process ends."""
     in_memory = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
@@ -83,10 +95,11 @@ class MachineStore:
 
     def __init__(self, path, ttl, max_sessions, max_clicks):
         self.ttl, self.max_sessions, self.max_clicks = ttl, max_sessions, max_clicks
-        self.database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self.execute = self.database.execute
-        self.execute("PRAGMA journal_mode = WAL")
-        self.execute("PRAGMA synchronous = OFF")  # it needn't outlive the machine
+        with _as_store_error():
+            self.database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self.execute = self.database.execute
+            self.execute("PRAGMA journal_mode = WAL")
+            self.execute("PRAGMA synchronous = OFF")  # it needn't outlive the machine
         with self._transaction():
             self.execute("CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, touched REAL, clicks BLOB, count INTEGER, "
                          "covered INTEGER, model TEXT, state BLOB) WITHOUT ROWID")
