@@ -23,7 +23,7 @@ import numpy as np
 
 from utils.files import InputError, require_file
 from utils.options import Parser, number, run
-from utils.scorer import load_scorer, top_k
+from utils.scorer import load_scorer, top_k_of_rows
 from utils.sessions import Sessions
 
 READ_BYTES = 1 << 16
@@ -134,8 +134,9 @@ def recommend(scorer, sessions, topk, exclude_seen):
     offsets = np.cumsum([0] + [len(sessions[number]) for number in asked])
     items = np.concatenate([np.array(sessions[number], np.int32) for number in asked])
     scores = scorer.scores(scorer.after_sessions(Sessions(items, offsets)))
-    for number, row in zip(asked, scores):
-        answers[number] = top_k(row, topk, sessions[number] if exclude_seen else ())
+    best = top_k_of_rows(scores, topk, [sessions[number] for number in asked] if exclude_seen else None)
+    for number, answer in zip(asked, best):
+        answers[number] = answer
     return answers
 
 

@@ -5,9 +5,12 @@ Plain functions are imported (`from conftest import run_script`); fixtures are a
 
 import os
 import runpy
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import hypothesis
@@ -46,6 +49,48 @@ def assert_worked(process):
 def files_below(directory):
     """Every file below `directory`, hidden ones too, by its relative path: what a failed script must not have changed."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(Path(directory).rglob("*")) if path.is_file()}
+
+
+def free_port():
+    """A TCP port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embedding="shared", reset_after=True):
+    """A model directory of random weights, or one more epoch of it; its items are item_0, item_1 ... Needs no Paddle."""
+    from utils import checkpoint
+    from utils.scorer import weight_shapes
+    from utils.vocabulary import checksum
+    settings = {"hid_size": list(hid_size), "emb_size": hid_size[-1], "embedding": embedding, "reset_after": reset_after}
+    if not (model_dir / "config.json").exists():
+        model_dir.mkdir(parents=True)
+        vocabulary = model_dir / "vocab.new"
+        vocabulary.write_text("".join(f"item_{item}\n" for item in range(items)), encoding="utf-8")
+        config = {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}
+        checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
+        vocabulary.unlink()
+    random = np.random.default_rng(seed)
+    weights = {name: random.normal(0, 0.7, shape).astype(np.float32) for name, shape in weight_shapes(settings, items).items()}
+    checkpoint.save_epoch(model_dir, epoch, weights, {"none": np.zeros(1, np.float32)}, {})
+    return model_dir
+
+
+@pytest.fixture(scope="session")
+def redis_url():
+    """The address of a Redis server of our own."""
+    if not shutil.which("redis-server"):
+        pytest.skip("no redis-server on this machine")
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        for _ in range(100):
+            with socket.socket() as attempt:
+                if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()
 
 
 @pytest.fixture

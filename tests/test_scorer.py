@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 
 from utils import checkpoint
 from utils.files import InputError
-from utils.scorer import GROUPS, SETTINGS, Scorer, choose_epoch, load_scorer, top_k, weight_shapes
+from utils.scorer import GROUPS, SETTINGS, Scorer, choose_epoch, load_scorer, top_k, top_k_of_rows, weight_shapes
 from utils.sessions import Sessions
 from utils.vocabulary import checksum
 
@@ -310,3 +310,27 @@ def test_another_vocabulary_than_in_training(model):
     assert_refused(model, model / "config.json", "checksum")
     (model / "vocab.txt").unlink()
     assert_refused(model, model / "vocab.txt")
+
+
+@given(data=st.data())
+def test_the_best_of_several_rows_equal_those_of_each_alone(data):
+    rows, k = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 30))
+    scores = np.array(data.draw(st.lists(st.lists(st.integers(0, 9), min_size=ITEMS, max_size=ITEMS), min_size=rows, max_size=rows)),
+                      np.float32)
+    excluded = data.draw(st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=ITEMS), min_size=rows, max_size=rows))
+    for made in (scores.copy(), np.asfortranarray(scores)):
+        for found, row, left_out in zip(top_k_of_rows(made, k, excluded), scores, excluded, strict=True):
+            expected = [item for item in np.argsort(-row, kind="stable") if item not in left_out][:k]
+            assert found[0].tolist() == expected and found[1].tolist() == row[expected].tolist()
+
+
+@pytest.mark.parametrize("form", EVERY_FORM[::4])
+def test_replay_goes_on_from_earlier_states(form):
+    scorer = draw_scorer(*form)
+    whole, first, rest = [[1, 2, 3, 4], [5], [6, 7, 8]], [[1, 2], [], [6, 7, 8]], [[3, 4], [5], []]
+    expected = scorer.replay(sessions_of(whole), scorer.before_first_click(3))
+    before = scorer.replay(sessions_of(first), scorer.before_first_click(3))
+    kept = [state.copy() for state in before]
+    for found, wanted, state, copy in zip(scorer.replay(sessions_of(rest), before), expected, before, kept, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(state, copy)

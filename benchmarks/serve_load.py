@@ -1,0 +1,254 @@
+"""Latency of serve.py at given rates of requests, server and generator together on this machine.
+
+    python benchmarks/serve_load.py                                      # 37,483 items, 100 units, POST of 5 clicks
+    python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
+    python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20 --serve_flags '--item_matrix int8'
+    python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which it needs installed
+
+Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts from
+there, so that a stall is not hidden. A model of random weights is made for it. The table says, per rate, the latencies in
+milliseconds, how many requests failed, and the processor time that the server, the generator and everything else on the machine
+took, in cores.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import selectors
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import deque
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from utils import checkpoint  # noqa: E402
+from utils.files import InputError  # noqa: E402
+from utils.options import Parser, number, run, sizes  # noqa: E402
+from utils.scorer import weight_shapes  # noqa: E402
+from utils.vocabulary import checksum  # noqa: E402
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PREPARED = 2000  # different requests
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("--server", choices=("serve", "flask"), default="serve",
+                        help="serve.py, or benchmarks/serve_flask.py on gunicorn")
+    parser.add_argument("--serve_flags", default="", help="further flags of serve.py, in one text")
+    parser.add_argument("--workers", type=number(int, 1), default=len(os.sched_getaffinity(0)),
+                        help="processes of the server, >= 1")
+    parser.add_argument("--form", choices=("post", "get"), default="post", help="whole sessions, or clicks of live sessions")
+    parser.add_argument("--items", type=number(int, 100), default=37483, help="items of the model, >= 100")
+    parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units of the model, >= 1")
+    parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
+                        help="requests a second, such as 500,1000")
+    parser.add_argument("--seconds", type=number(float, 1), default=10.0, help="length of each rate, >= 1")
+    parser.add_argument("--connections", type=number(int, 1, 900), default=32,
+                        help="kept open, 1 to 900; further requests wait for one")
+    parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session, 1 to 200")
+    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend, 1 to 1000")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="of weights, sessions and arrival times, >= 0")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    random = np.random.default_rng(options.seed)
+    with tempfile.TemporaryDirectory(prefix="gru4rec_load_") as directory:
+        make_model(Path(directory) / "model", options.items, options.hid_size, random)
+        port = free_port()
+        log = open(Path(directory) / "server.log", "w+")
+        server = subprocess.Popen(server_command(options, Path(directory) / "model", port), stdout=log, stderr=log, cwd=ROOT)
+        try:
+            wait_until_ready(server, port, log)
+            requests = prepared_requests(options, random)
+            clicks = options.clicks if options.form == "post" else 1
+            print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, {options.server} with {options.workers} workers, "
+                  f"{options.items} items, {options.hid_size} units, {options.form} of {clicks} clicks, "
+                  f"{options.k} items asked for {options.serve_flags}")
+            print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
+                  f"{'server':>9}{'generator':>11}{'others':>8}")
+            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
+                # select() alone waits for microseconds; the others round a wait up to a millisecond
+                generator = Generator(port, options.connections, requests)
+                runner.run(generator.run(np.arange(200) * 0.01))  # warm
+                for rate in options.rates:
+                    arrivals = np.cumsum(random.exponential(1 / rate, max(int(rate * options.seconds), 10)))
+                    before = cores_used(server.pid)
+                    found = runner.run(generator.run(arrivals))
+                    print_line(rate, found, [after - then for after, then in zip(cores_used(server.pid), before)])
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(timeout=60)
+
+
+def make_model(model_dir, items, units, random):
+    """Write a model directory of random weights, as training would start from, for `items` items called 0, 1, 2 ..."""
+    vocabulary = model_dir.parent / "vocab.txt"
+    vocabulary.write_text("".join(f"{item}\n" for item in range(items)), encoding="utf-8")
+    settings = {"hid_size": [units], "emb_size": units, "embedding": "shared", "reset_after": True}
+    checkpoint.start_run(model_dir, {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}, vocabulary,
+                         overwrite=False)
+    weights = {name: random.standard_normal(shape, np.float32) * np.float32(2 / np.sqrt(units))
+               for name, shape in weight_shapes(settings, items).items()}
+    checkpoint.save_epoch(model_dir, 1, weights, {"none": np.zeros(1, np.float32)}, {})
+
+
+def server_command(options, model_dir, port):
+    """How to start the server, a list of words."""
+    if options.server == "serve":
+        return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers",
+                str(options.workers), *shlex.split(options.serve_flags)]
+    return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
+            "--workers", str(options.workers), "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def wait_until_ready(server, port, log):
+    """Return as soon as /readyz says 200; InputError where the server ends, or takes minutes."""
+    deadline = time.monotonic() + 300
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
+            time.sleep(2)  # for the other workers
+            return
+        except OSError:
+            time.sleep(0.2)
+    log.seek(0)
+    last = (log.read().splitlines() or ["nothing on stderr"])[-1]
+    raise InputError(f"--server {server.args[1]}: found it ended or silent ({last[:300]}), expected it to become ready")
+
+
+def prepared_requests(options, random):
+    """The bytes of `PREPARED` requests, a list. Items are drawn as shops' visitors do, the first ones most often."""
+    clicks = (options.items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
+    if options.form == "get":  # a session's clicks come one after the other, between those of others
+        live = [f"/v1/recommend?session_id=load-{row % (PREPARED // options.clicks)}&item_id={item}&user_consent=true"
+                f"&k={options.k}" for row, item in enumerate(clicks[:, 0])]
+        return [f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode() for path in live]
+    bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
+    return [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
+
+
+class Generator:
+    """Sends requests at given times over connections that stay open, and takes down when each was answered."""
+
+    def __init__(self, port, connections, requests):
+        self.port, self.most, self.requests = port, connections, requests
+        self.free, self.waiting, self.sent = deque(), deque(), 0
+
+    async def run(self, arrivals):
+        """Latencies in seconds [requests], failures, and the seconds until the last was answered."""
+        loop = asyncio.get_running_loop()
+        while len(self.free) < self.most:
+            self.free.append((await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.port))[1])
+        self.latencies, self.failures, self.left, self.done = [], 0, len(arrivals), loop.create_future()
+        began = loop.time()
+        for arrival in arrivals + began:
+            if (pause := arrival - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            self.waiting.append(arrival)
+            self.send_waiting()
+            await asyncio.sleep(0)
+        await asyncio.wait_for(self.done, 120)
+        return np.array(self.latencies), self.failures, loop.time() - began
+
+    def send_waiting(self):
+        while self.waiting and self.free:
+            self.free.popleft().send(self.requests[self.sent % len(self.requests)], self.waiting.popleft())
+            self.sent += 1
+
+    def answered(self, connection, latency, is_good):
+        self.latencies.append(latency)
+        self.failures += not is_good
+        self.left -= 1
+        self.free.append(connection)
+        self.send_waiting()
+        if not self.left:
+            self.done.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One kept open; one request at a time."""
+
+    def __init__(self, generator):
+        self.generator, self.received, self.arrival = generator, b"", None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, request, arrival):
+        self.arrival = arrival
+        self.transport.write(request)
+
+    def data_received(self, data):
+        self.received += data
+        head, ended, body = self.received.partition(b"\r\n\r\n")
+        if ended:
+            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+            if len(body) >= int(length):
+                self.received = b""
+                latency = asyncio.get_running_loop().time() - self.arrival
+                self.arrival = None
+                self.generator.answered(self, latency, head.startswith(b"HTTP/1.1 200"))
+
+    def connection_lost(self, error):
+        if self.arrival is None:  # closed while idle
+            if self in self.generator.free:
+                self.generator.free.remove(self)
+        else:
+            self.generator.done.set_exception(InputError("found a connection closed by the server, expected an answer"))
+
+
+def cores_used(server):
+    """Processor seconds so far of the server with its workers, of this process, and of the rest of the machine."""
+    total = sum(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:4])) / TICKS
+    servers = sum(process_seconds(process) for process in descendants(server))
+    own = time.process_time()
+    return servers, own, total - servers - own
+
+
+def descendants(process):
+    found = [process]
+    for task in Path(f"/proc/{process}/task").iterdir():
+        found += [below for child in (task / "children").read_text().split() for below in descendants(int(child))]
+    return found
+
+
+def process_seconds(process):
+    return sum(map(int, Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13])) / TICKS
+
+
+def print_line(rate, found, used):
+    latencies, failures, seconds = found
+    p50, p90, p99 = np.percentile(latencies, [50, 90, 99]) * 1000
+    server, generator, others = np.array(used) / seconds
+    print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}{failures:8}"
+          f"{server:9.2f}{generator:11.2f}{max(others, 0):8.2f}", flush=True)
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,194 @@
+"""utils/http_api.py within this process: what a running server seldom shows, such as no model or a full queue."""
+
+import asyncio
+import json
+import logging
+
+import httpx
+import pytest
+from hypothesis import given, strategies as st
+
+import serve
+from conftest import write_random_model
+from utils import http_api
+from utils.http_api import ClientRates, Refused, create_application, read_query
+from utils.http_messages import Click
+from utils.http_requests import JsonLines
+from utils.session_store import StoreError
+
+ASKED = {"sessions": [["item_1", "item_2"]]}
+LIVE = "/v1/recommend?session_id=a&item_id=item_1&user_consent=true"
+
+
+@pytest.fixture
+def with_client(tmp_path):
+    """Run an async function with an httpx client of an application of our own, and its Api."""
+    def run(function, *flags, model=True):
+        if model:
+            write_random_model(tmp_path / "model")
+        options = serve.parse_arguments(["--model_dir", str(tmp_path / "model"), "--session_store", str(tmp_path / "store"),
+                                         *map(str, flags)])
+
+        async def with_it():
+            application = create_application(options)
+            api = application.application.router.lifespan_context.__self__
+            transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+            async with api.lifespan(None), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                while model and api.slot.model is None:
+                    await asyncio.sleep(0.01)
+                return await function(client, api)
+        return asyncio.run(with_it())
+    return run
+
+
+def refusal(response, status):
+    """The error of a response, which must be of this status and in the form of all refusals."""
+    assert response.status_code == status and response.headers["content-type"] == "application/json", response.text
+    body = response.json()
+    assert body["error"]["status"] == status and body["request_id"] == response.headers["x-request-id"]
+    return body["error"]
+
+
+def test_without_a_model_it_is_alive_but_not_ready(with_client):
+    async def ask(client, api):
+        return [await client.get("/livez"), await client.get("/readyz"), await client.post("/v1/recommend", json=ASKED),
+                await client.get(LIVE)]
+    alive, *others = with_client(ask, model=False)
+    assert alive.status_code == 200
+    for response in others:
+        assert "no model" in refusal(response, 503)["message"] and response.headers["retry-after"] == "1"
+
+
+def test_draining_it_answers_but_is_not_ready(with_client):
+    async def ask(client, api):
+        ready = await client.get("/readyz")
+        api.is_draining = True
+        return ready, await client.get("/readyz"), await client.post("/v1/recommend", json=ASKED)
+    ready, draining, answer = with_client(ask)
+    assert ready.json()["status"] == "ready" and answer.status_code == 200
+    assert "stop" in refusal(draining, 503)["message"]
+
+
+def test_a_full_queue(with_client):
+    async def ask(client, api):
+        return await asyncio.gather(*[client.post("/v1/recommend", json={"sessions": [["item_1"]] * 40}) for _ in range(3)])
+    responses = sorted(with_client(ask, "--max_queue", 64), key=lambda response: response.status_code)
+    assert responses[0].status_code == 200
+    assert "expected room for 40 more" in refusal(responses[-1], 503)["message"] and responses[-1].headers["retry-after"] == "1"
+
+
+def test_a_client_that_asks_too_often(with_client):
+    async def ask(client, api):
+        return [await client.get("/v1/items?k=1") for _ in range(4)] + [await client.get("/livez")]
+    *responses, alive = with_client(ask, "--client_rate", 2)
+    assert [response.status_code for response in responses] == [200, 200, 429, 429] and alive.status_code == 200
+    assert refusal(responses[2], 429)["where"] == "client" and responses[2].headers["retry-after"] == "1"
+
+
+def test_rates_of_clients(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(http_api.time, "monotonic", lambda: now[0])
+    rates = ClientRates(2)
+    assert [rates.allows("a") for _ in range(3)] == [True, True, False] and rates.allows("b")
+    now[0] = 0.5
+    assert [rates.allows("a") for _ in range(2)] == [True, False]
+    now[0] = 100
+    assert [rates.allows("a") for _ in range(3)] == [True, True, False]
+    monkeypatch.setattr(http_api, "CLIENTS", 5)
+    for number in range(20):
+        rates.allows(str(number))
+    assert len(rates.buckets) <= 6
+    assert all(ClientRates(0).allows("a") for _ in range(100))
+
+
+@pytest.mark.parametrize("method", ["click", "save", "forget"])
+def test_a_store_that_fails(with_client, method):
+    async def fail(*arguments):
+        raise StoreError("session store: gone")
+
+    async def ask(client, api):
+        setattr(api.store, method, fail)
+        path = LIVE.replace("true", "false") if method == "forget" else LIVE
+        return await client.get(path), await client.post("/v1/recommend", json=ASKED)
+    live, whole = with_client(ask)
+    assert refusal(live, 503)["message"] == "session store: gone" and whole.status_code == 200
+
+
+def test_a_failure_of_ours_stays_in_the_log(with_client, caplog):
+    async def ask(client, api):
+        api.slot.model.scorer.replay = None
+        return await client.post("/v1/recommend", json=ASKED)
+    response = with_client(ask)
+    assert "log" in refusal(response, 500)["message"] and "NoneType" not in response.text and "Traceback" not in response.text
+    record, = [record for record in caplog.records if record.levelname == "ERROR"]
+    line = json.loads(JsonLines().format(record))
+    assert "NoneType" in line["traceback"] and line["request_id"] == response.headers["x-request-id"]
+
+
+def test_a_body_that_never_ends(with_client, monkeypatch):
+    monkeypatch.setattr(http_api, "BODY_SECONDS", 0.05)
+
+    async def slowly():
+        yield b"{"
+        await asyncio.sleep(1)
+
+    async def endlessly():
+        while True:
+            yield b" " * 100_000
+
+    async def ask(client, api):
+        headers = {"content-type": "application/json"}
+        return [await client.post("/v1/recommend", content=content, headers=headers) for content in (slowly(), endlessly())]
+    slow, endless = with_client(ask)
+    assert refusal(slow, 408)["where"] == "body" and refusal(endless, 413)["where"] == "body"
+
+
+def test_requests_have_ids(with_client, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def ask(client, api):
+        given = ["mine-1", "", "two words", "x" * 65, "ü"]
+        return [(await client.get("/livez", headers={"x-request-id": text.encode()})).headers["x-request-id"] for text in given]
+    ids = with_client(ask)
+    assert ids[0] == "mine-1" and len(set(ids)) == 5 and all(len(text) == 16 for text in ids[1:])
+    logged = [json.loads(JsonLines().format(record)) for record in caplog.records if record.message == "request"]
+    assert [line["request_id"] for line in logged] == ids
+    assert all(line["route"] == "/livez" and line["status"] == 200 and line["ms"] >= 0 for line in logged)
+
+
+class Query:
+    def __init__(self, text):
+        self.scope = {"query_string": text.encode("latin-1", "replace")}
+
+
+@given(st.text())
+def test_any_query_is_read_or_refused(text):
+    try:
+        assert isinstance(read_query(Query("session_id=a&item_id=b&" + text), Click), Click)
+    except Refused as refused:
+        assert refused.status in (400, 422) and refused.where.startswith("query")
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("", {}), ("&k=7", {"k": 7}), ("&user_consent=true&exclude_seen=false", {"user_consent": True, "exclude_seen": False}),
+    ("&exclude=x&exclude=y%20z&allow=", None), ("&exclude=x&exclude=y%20z", {"exclude": ["x", "y z"]}),
+    ("&allow=q", {"allow": ["q"]}),
+    ("&k=0", None), ("&k=1001", None), ("&k=1.0", None), ("&k=%2B1", None), ("&k=", None), ("&k=1&k=1", None),
+    ("&k=9999999999999", None),
+    ("&user_consent=yes", None), ("&user_consent=True", None), ("&user_consent=1", None), ("&what=1", None),
+    ("&item_id=c", None)])
+def test_queries(text, expected):
+    query = Query("session_id=a&item_id=b%C3%BC" + text)
+    if expected is None:
+        with pytest.raises(Refused) as refused:
+            read_query(query, Click)
+        assert refused.value.status == 422
+    else:
+        found = read_query(query, Click)
+        assert found == Click(session_id="a", item_id="bü", **expected)
+
+
+def test_a_query_that_is_not_utf_8():
+    with pytest.raises(Refused) as refused:
+        read_query(Query("session_id=%ff&item_id=a"), Click)
+    assert refused.value.status == 400

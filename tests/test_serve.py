@@ -1,0 +1,428 @@
+"""serve.py as a user runs it: a real server with two workers, and what it answers, refuses, counts and survives."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from conftest import ROOT, assert_one_line_error, assert_worked, free_port, run_script, write_random_model
+
+ITEMS = 300
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+
+
+class Server:
+    """serve.py with a model of random weights, started and stopped."""
+
+    def __init__(self, directory, *flags):
+        self.model_dir, self.log_path = directory / "model", directory / "log"
+        if not self.model_dir.exists():
+            write_random_model(self.model_dir, items=ITEMS, hid_size=(16,))
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        # a new connection for each request, so that any worker may answer
+        self.client = httpx.Client(base_url=self.url, headers={"connection": "close"}, timeout=30)
+        command = [sys.executable, str(ROOT / "serve.py"), "--model_dir", self.model_dir, "--port", port, "--workers", 2,
+                   *flags]
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log,
+                                            env={"PATH": "", "TMPDIR": str(directory)})
+        self.wait_for(lambda: self.workers_with_model() == 2)
+
+    def workers_with_model(self, name="model/epoch_1"):
+        try:
+            return self.metrics().get(f'gru4rec_model_workers{{name="{name}"', 0)
+        except httpx.HTTPError:
+            assert self.process.poll() is None, self.log_path.read_text()
+            return 0
+
+    def wait_for(self, condition, seconds=30):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log_path.read_text()
+            time.sleep(0.05)
+
+    def get(self, path, **query):
+        return self.client.get(path, params=query)
+
+    def recommend(self, sessions, **more):
+        response = self.client.post("/v1/recommend", json={"sessions": sessions, **more})
+        assert response.status_code == 200, response.text
+        return response.json()["answers"]
+
+    def metrics(self):
+        """Every sample by its name and labels, without the checksum of models."""
+        text = self.client.get("/metrics").text
+        samples = [line.rpartition(" ")[::2] for line in text.splitlines() if not line.startswith("#")]
+        return {re.sub(r',sha256.*', "", name): float(value) for name, value in samples}
+
+    def log_lines(self):
+        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+
+    def stop(self):
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """Start a server that the test may change."""
+    started = []
+
+    def start(*flags):
+        started.append(Server(tmp_path, *flags))
+        return started[-1]
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def draw_sessions(count, seed=0, unknown=5):
+    random = np.random.default_rng(seed)
+    return [[f"item_{item}" for item in random.integers(ITEMS + unknown, size=random.integers(1, 12))] for _ in range(count)]
+
+
+# Answers
+
+def test_answers_equal_those_of_recommend(server, tmp_path):
+    sessions = draw_sessions(1000)
+    path = tmp_path / "sessions.txt"
+    path.write_text("".join(" ".join(session) + "\n" for session in sessions))
+    process = run_script("recommend.py", "--model_dir", server.model_dir, "--sessions", path, "--format", "json", "--topk", 20)
+    records = [json.loads(line) for line in process.stdout.splitlines()]
+    expected = [{"items": record["items"], "scores": record["scores"]} for record in records]
+    assert len(expected) == 1000
+    with httpx.Client(base_url=server.url) as client:
+        alone = [client.post("/v1/recommend", json={"sessions": [session]}).json()["answers"][0] for session in sessions]
+    batches = [answer for start in range(0, 1000, 64) for answer in server.recommend(sessions[start:start + 64])]
+    for found in alone, batches:
+        assert [answer.pop("unknown_items") for answer in map(dict, found)] == [
+            sum(int(item_id[5:]) >= ITEMS for item_id in session) for session in sessions]
+        assert [{name: answer[name] for name in ("items", "scores")} for answer in found] == expected
+
+
+@pytest.mark.parametrize("store", ["machine", "redis"])
+def test_live_sessions_equal_whole_ones_whichever_worker_answers(server, own_server, request, store):
+    if store == "redis":
+        server = own_server("--session_store", request.getfixturevalue("redis_url"))
+    sessions = draw_sessions(20, seed=1)
+    for position in range(12):  # all sessions side by side, a click of each in turn
+        for number, session in enumerate(sessions):
+            if position < len(session):
+                found = server.get("/v1/recommend", session_id=f"{store}-{number}", item_id=session[position],
+                                   user_consent="true").json()
+                expected, = server.recommend([session[:position + 1]])
+                assert {name: found[name] for name in expected} == expected and found["clicks"] == position + 1
+    asked = [line for line in server.log_lines() if line.get("method") == "GET" and line["route"] == "/v1/recommend"]
+    assert len({line["process"] for line in asked}) == 2
+    assert server.metrics()["gru4rec_stored_sessions"] == len(sessions)
+
+
+def test_nothing_is_stored_without_consent(server):
+    before = server.metrics()["gru4rec_stored_sessions"]
+
+    def click(item_id, **more):
+        return server.get("/v1/recommend", session_id="consent", item_id=item_id, **more).json()
+    alone, = server.recommend([["item_2"]])
+    for more in {}, {"user_consent": "false"}:
+        assert click("item_1", **more)["clicks"] == 1
+        found = click("item_2", **more)
+        assert found["clicks"] == 1 and found["scores"] == alone["scores"]
+    assert server.metrics()["gru4rec_stored_sessions"] == before
+    assert [click("item_1", user_consent="true")["clicks"] for _ in range(2)] == [1, 2]
+    assert server.metrics()["gru4rec_stored_sessions"] == before + 1
+    click("item_1")
+    assert server.metrics()["gru4rec_stored_sessions"] == before, "consent withdrawn: what was stored is deleted"
+    assert click("item_1", user_consent="true")["clicks"] == 1
+
+
+def test_requests_choose_what_is_recommended(server):
+    everything = server.recommend([["item_1", "item_2"]], k=1000)[0]
+    assert len(everything["items"]) == ITEMS
+    scores = dict(zip(everything["items"], everything["scores"]))
+
+    def left(names):
+        return [item_id for item_id in everything["items"] if item_id in names]
+    assert server.recommend([["item_1", "item_2"]], k=3)[0]["items"] == everything["items"][:3]
+    unseen = server.recommend([["item_1", "item_2"]], k=1000, exclude_seen=True, exclude=["item_7", "unknown"])[0]["items"]
+    assert unseen == left(set(everything["items"]) - {"item_1", "item_2", "item_7"})
+    allowed = server.recommend([["item_1", "item_2"]], allow=["item_9", "item_3", "unknown", "item_1"], exclude_seen=True)[0]
+    assert allowed["items"] == left({"item_9", "item_3"})
+    np.testing.assert_allclose(allowed["scores"], [scores[item_id] for item_id in allowed["items"]], atol=2e-6)
+    live = server.get("/v1/recommend", session_id="x", item_id="item_1", allow=["item_9", "item_3"], exclude="item_3",
+                      k=5).json()
+    assert live["items"] == ["item_9"]
+
+
+def test_items_like_one_and_items_by_prefix(server):
+    found = server.get("/v1/similar", item_id="item_5", k=4).json()
+    assert found["item_id"] == "item_5" and len(found["items"]) == 4 and "item_5" not in found["items"]
+    assert found["scores"] == sorted(found["scores"], reverse=True) and max(found["scores"]) <= 1
+    assert server.get("/v1/items", prefix="item_29", k=4).json()["items"] == ["item_29", "item_290", "item_291", "item_292"]
+    assert server.get("/v1/items", prefix="x").json()["items"] == []
+
+
+def test_every_answer_names_the_model(server):
+    state = json.loads((server.model_dir / "epoch_1" / "state.json").read_text())
+    expected = {"name": "model/epoch_1", "sha256": state["files"]["model.safetensors"]["sha256"]}
+    responses = [server.client.post("/v1/recommend", json={"sessions": [["item_1"]]}), server.get("/readyz"),
+                 server.get("/v1/items"), server.get("/v1/similar", item_id="item_1"),
+                 server.get("/v1/recommend", session_id="x", item_id="item_1")]
+    assert [response.json()["model"] for response in responses] == [expected] * 5
+
+
+def test_int8_finds_the_same(own_server, server):
+    rounded = own_server("--item_matrix", "int8")
+    sessions = draw_sessions(100, seed=2)
+    for start in range(0, 100, 50):
+        assert rounded.recommend(sessions[start:start + 50], k=10) == server.recommend(sessions[start:start + 50], k=10)
+
+
+# What is refused
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize("method, path, status, where, more", [
+    ("POST", "/v1/recommend", 400, "body", {"content": b"{", "headers": JSON}),
+    ("POST", "/v1/recommend", 400, "body", {"content": b'{"sessions": [["\xff"]]}', "headers": JSON}),
+    ("POST", "/v1/recommend", 422, "body", {"content": b"[" * 100_000, "headers": JSON}),
+    ("POST", "/v1/recommend", 413, "body", {"content": b" " * 1_100_000, "headers": JSON}),
+    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}"}),
+    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {"content-type": "text/plain"}}),
+    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {
+        "content-type": "application/json; charset=latin-1"}}),
+    ("POST", "/v1/recommend", 415, "header.content-encoding",
+     {"content": b"{}", "headers": JSON | {"content-encoding": "gzip"}}),
+    ("POST", "/v1/recommend", 422, "body", {"json": []}),
+    ("POST", "/v1/recommend", 422, "body", {"json": {}}),
+    ("POST", "/v1/recommend", 422, "body", {"json": {"sessions": [["a"]], "topk": 3}}),
+    ("POST", "/v1/recommend", 422, "body.sessions", {"json": {"sessions": []}}),
+    ("POST", "/v1/recommend", 422, "body.sessions", {"json": {"sessions": [["a"]] * 65}}),
+    ("POST", "/v1/recommend", 422, "body.sessions[0]", {"json": {"sessions": [["a"] * 201]}}),
+    ("POST", "/v1/recommend", 422, "body.sessions[0][1]", {"json": {"sessions": [["a", 3]]}}),
+    ("POST", "/v1/recommend", 422, "body.sessions[1][0]", {"json": {"sessions": [["a"], [""]]}}),
+    ("POST", "/v1/recommend", 422, "body.sessions[0][0]", {"json": {"sessions": [["x" * 257]]}}),
+    ("POST", "/v1/recommend", 422, "body.k", {"json": {"sessions": [["a"]], "k": 0}}),
+    ("POST", "/v1/recommend", 422, "body.k", {"json": {"sessions": [["a"]], "k": 1001}}),
+    ("POST", "/v1/recommend", 422, "body.exclude", {"json": {"sessions": [["a"]], "exclude": ["x"] * 10_001}}),
+    ("GET", "/v1/recommend", 422, "query", {}),
+    ("GET", "/v1/recommend?session_id=a", 422, "query", {}),
+    ("GET", "/v1/recommend?session_id=&item_id=a", 422, "query.session_id", {}),
+    ("GET", "/v1/recommend?session_id=a&item_id=b&k=x", 422, "query.k", {}),
+    ("GET", "/v1/recommend?session_id=a&item_id=b&item_id=c", 422, "query.item_id", {}),
+    ("GET", "/v1/recommend?session_id=a&item_id=b" + 101 * "&allow=x", 422, "query.allow", {}),
+    ("GET", "/v1/recommend?session_id=%ff&item_id=b", 400, "query", {}),
+    ("GET", "/v1/items", 431, "head", {"headers": {"x": "y" * 70_000}}),
+    ("GET", "/v1/similar?item_id=unknown", 404, "query.item_id", {}),
+    ("GET", "/v2", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}), ("GET", "/%2e%2e/serve.py", 404, "path", {}),
+    ("PUT", "/v1/recommend", 405, "method", {}), ("POST", "/v1/similar", 405, "method", {})],
+    ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "")
+def test_refusals(server, method, path, status, where, more):
+    response = server.client.request(method, path, **more)
+    assert response.status_code == status and response.headers["content-type"] == "application/json", response.text
+    error = response.json()["error"]
+    assert error["status"] == status and error["where"] == where and error["message"]
+    assert status != 405 or "allow" in response.headers
+    assert server.recommend([["item_1"]])
+
+
+def test_the_description_holds_for_whatever_is_sent(server):
+    """Schemathesis sends what the description allows, and what it doesn't, and looks at every reply."""
+    command = [Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
+               "--generation-deterministic", "--suppress-health-check", "all", "--no-color"]
+    process = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=server.model_dir.parent)
+    assert process.returncode == 0, process.stdout[-6000:]
+    assert "6 selected / 6 total" in process.stdout and "6 passed" in process.stdout
+    assert not [line for line in server.log_lines() if line["level"] == "error"]
+
+
+# What is counted and logged
+
+def test_metrics_are_those_of_both_workers(server):
+    def counted():
+        samples = server.metrics()
+        return [samples.get(f'gru4rec_{name}', 0) for name in (
+            'requests_total{method="POST",route="/v1/recommend",status="200"}',
+            'requests_total{method="POST",route="/v1/recommend",status="422"}',
+            'request_seconds_count{method="POST",route="/v1/recommend"}', 'unknown_items_total', 'batch_size_sum')]
+    before = counted()
+    for _ in range(40):
+        server.recommend([["item_1", "new_1", "new_2"], ["item_2"]])
+    server.client.post("/v1/recommend", json={})
+    server.wait_for(lambda: counted()[2] - before[2] >= 41)  # counted after the reply
+    assert [now - then for now, then in zip(counted(), before)] == [40, 1, 41, 80, 80]
+    assert server.metrics()['gru4rec_model_workers{name="model/epoch_1"'] == 2
+
+
+def test_the_log_is_json_with_the_requests_ids(server):
+    response = server.client.get("/v1/similar?item_id=item_1", headers={"x-request-id": "find-me-1"})
+    assert response.headers["x-request-id"] == "find-me-1"
+    failed = server.get("/v1/similar", item_id="unknown")
+
+    def lines():
+        return {line["request_id"]: line for line in server.log_lines() if line["message"] == "request"}
+    server.wait_for(lambda: {"find-me-1", failed.json()["request_id"]} <= set(lines()))  # written after the reply
+    lines = lines()
+    assert lines["find-me-1"]["route"] == "/v1/similar" and lines["find-me-1"]["status"] == 200
+    line = lines[failed.json()["request_id"]]
+    assert line["status"] == 404 and line["where"] == "query.item_id" and "unknown" in line["reason"]
+
+
+# What it survives
+
+class Load:
+    """Asks all the time, by several connections, while the block runs; the responses, and the models that gave them."""
+
+    def __init__(self, server):
+        self.server, self.stopped, self.responses, self.failures = server, threading.Event(), [], []
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self.ask) for _ in range(4)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def ask(self):
+        with httpx.Client(base_url=self.server.url, timeout=30) as client:
+            while not self.stopped.is_set():
+                try:
+                    self.responses.append(client.post("/v1/recommend", json={"sessions": [["item_1", "item_2"]]}))
+                except httpx.HTTPError as error:
+                    self.failures.append(error)
+
+    def __exit__(self, *error):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def models(self):
+        return {response.json()["model"]["name"] for response in self.responses}
+
+
+def test_a_new_model_without_a_lost_request_and_a_broken_one_refused(own_server):
+    server = own_server("--reload_seconds", 0.2, "--log", "errors")
+    server.get("/v1/recommend", session_id="s", item_id="item_1", user_consent="true")
+    with Load(server) as load:
+        time.sleep(0.3)
+        write_random_model(server.model_dir, seed=1, items=ITEMS, hid_size=(16,), epoch=2)
+        server.wait_for(lambda: server.workers_with_model("model/epoch_2") == 2)
+        swapped = len(load.responses)
+        broken = write_random_model(server.model_dir.parent / "broken", seed=2, items=ITEMS, hid_size=(16,),
+                                    epoch=3) / "epoch_3"
+        (broken / "model.safetensors").write_bytes(b"broken")
+        shutil.move(broken, server.model_dir / "epoch_3")
+        server.wait_for(lambda: server.metrics().get('gru4rec_reloads_total{result="refused"}') == 2)
+        time.sleep(0.3)
+    assert not load.failures and {response.status_code for response in load.responses} == {200} and len(load.responses) > 50
+    assert load.models() == {"model/epoch_1", "model/epoch_2"}
+    assert {response.json()["model"]["name"] for response in load.responses[swapped + 8:]} == {"model/epoch_2"}
+    live = server.get("/v1/recommend", session_id="s", item_id="item_2", user_consent="true").json()
+    assert live["scores"] == server.recommend([["item_1", "item_2"]])[0]["scores"], "live sessions are replayed"
+    assert [line["level"] for line in server.log_lines() if line["message"] == "model refused"] == ["error"] * 2
+
+
+def test_stopping_it_loses_no_request_and_leaves_nothing(own_server):
+    server = own_server("--drain_seconds", 1.5)
+    directory = server.model_dir.parent
+    with Load(server) as load:
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.7)
+        draining = [server.get("/readyz").status_code for _ in range(3)]
+        load.stopped.set()
+    assert draining == [503] * 3 and not load.failures and {response.status_code for response in load.responses} == {200}
+    assert server.process.wait(timeout=30) == 0
+    assert sorted(path.name for path in directory.iterdir()) == ["log", "model"]
+    assert "Traceback" not in server.log_path.read_text()
+
+
+def test_a_worker_that_dies_is_replaced(own_server):
+    server = own_server()
+    worker = server.log_lines()[0]["process"]
+    subprocess.run(["kill", "-KILL", str(worker)], check=True)
+    server.wait_for(lambda: len({line["process"] for line in server.log_lines() if line["message"] == "model loaded"}) == 3)
+    server.wait_for(lambda: server.workers_with_model() == 2)
+    assert server.recommend([["item_1"]])
+
+
+# How it starts
+
+def test_help_explains_itself():
+    process = assert_worked(run_script("serve.py", "-h"))
+    assert "--session_store" in process.stdout and "None" not in process.stdout
+
+
+@pytest.mark.parametrize("flags, fragments", [
+    (["--model_dir", "nowhere"], ["--model_dir", "nowhere"]), (["--port", "0"], ["--port", "'0'"]),
+    (["--workers", "x"], ["--workers"]),
+    (["--epoch", "3"], ["--epoch", "no finished epoch 3"]), (["--item_matrix", "int4"], ["--item_matrix"]),
+    (["--what"], ["--what"]), (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
+    (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
+    (["--session_store", "/nowhere/store"], ["--session_store", "/nowhere/store"])], ids=str)
+def test_wrong_flags(server, flags, fragments):
+    flags = ["--model_dir", server.model_dir, "--port", free_port(), *flags]
+    assert_one_line_error(run_script("serve.py", *flags), *fragments)
+
+
+def test_a_broken_model_and_a_taken_port(server, tmp_path):
+    port = server.url.rpartition(":")[2]
+    assert_one_line_error(run_script("serve.py", "--model_dir", server.model_dir, "--port", port), "--host, --port", port,
+                          "not free")
+    model = write_random_model(tmp_path / "model")
+    (model / "epoch_1" / "model.safetensors").write_bytes(b"")
+    assert_one_line_error(run_script("serve.py", "--model_dir", model, "--port", free_port()), "truncated or changed")
+
+
+def test_no_paddle_is_loaded(server):
+    program = ("import os, sys; os.environ['SERVE_FLAGS'] = '--model_dir ' + sys.argv[1] + ' --session_store ' + sys.argv[2];"
+               "import serve; serve.application(); print(*sys.modules)")
+    process = subprocess.run([sys.executable, "-c", program, str(server.model_dir), str(server.model_dir / "none")],
+                             capture_output=True, text=True, cwd=ROOT)
+    loaded = set(process.stdout.split())
+    assert {"numpy", "starlette", "msgspec"} <= loaded and not {"paddle", "pandas", "pyarrow", "net"} & loaded
+
+
+# The page
+
+def test_the_page_needs_nothing_from_elsewhere(server):
+    response = server.get("/")
+    assert response.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", response.text)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_in_a_browser(server, tmp_path, scheme):
+    picture = tmp_path / "page.png"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+             "--virtual-time-budget=5000", "--window-size=1000,800",
+             f"--blink-settings=preferredColorScheme={int(scheme == 'light')}",
+             f"--screenshot={picture}", "--dump-dom", f"{server.url}/?click=item_1&click=item_2&click=nothing"]
+    process = subprocess.run([CHROMIUM, *flags], capture_output=True, text=True, timeout=120)
+    shown = re.search(r'<ol id="next".*?</ol>', process.stdout, re.DOTALL)[0]
+    expected, = server.recommend([["item_1", "item_2", "nothing"]], k=12)
+    assert re.findall(r"<span>(item_\d+)</span><span>(-?[\d.]+)</span>", shown) == [
+        (item_id, f"{score:.2f}") for item_id, score in zip(expected["items"], expected["scores"])]
+    assert re.search(r"Answered in [\d.]+ ms", process.stdout) and "Model model/epoch_1" in process.stdout
+    assert "doesn't know: 1" in process.stdout and re.search(r'id="problem"[^>]*></p>', process.stdout)
+    assert picture.stat().st_size > 20_000

@@ -1,0 +1,303 @@
+"""The routes of the server, an ASGI application: requests in, questions to the model, replies out."""
+
+import asyncio
+import signal
+import time
+from collections import OrderedDict
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from utils import http_messages as messages, serving_metrics as metrics
+from utils.batching import Batcher, Question, QueueFull
+from utils.http_requests import Requests
+from utils.model_reload import ModelSlot, ServedModel, signature_of
+from utils.session_store import StoreError, open_store
+
+PAGE = Path(__file__).with_name("page.html")
+PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
+BODY_SECONDS = 10
+CLIENTS = 10_000  # whose rate is watched
+SEARCHED_ITEMS = 100_000
+BOOLEANS = {"true": True, "false": False}
+
+encode = msgspec.json.Encoder().encode
+decode_sessions = msgspec.json.Decoder(messages.SessionsToAnswer).decode
+
+
+class Refused(Exception):
+    """A request that gets no answer: status, where it is wrong, and what is wrong with it."""
+
+    def __init__(self, status, where, message, retry_after=None):
+        self.status, self.where, self.message, self.retry_after = status, where, message, retry_after
+
+
+def create_application(options):
+    """The ASGI application; `options` as serve.py parses them."""
+    return Requests(Api(options).application)
+
+
+class Api:
+    """The routes, and what they share."""
+
+    def __init__(self, options):
+        self.options, self.is_draining, self.store = options, False, None
+        epoch = options.epoch or None
+        self.slot = ModelSlot(partial(ServedModel, options.model_dir, epoch, options.item_matrix),
+                              partial(signature_of, options.model_dir, epoch), metrics.count_model)
+        self.batcher = Batcher(self.slot, options.max_batch, options.max_queue, metrics.batch_size.observe)
+        self.rates = ClientRates(options.client_rate)
+        self.description, self.page = encode(messages.openapi()), PAGE.read_bytes()
+        self.application = Starlette(lifespan=self.lifespan, routes=[
+            Route("/", self.show_page), Route("/openapi.json", self.describe), Route("/metrics", self.show_metrics),
+            Route("/livez", self.is_alive), Route("/readyz", self.is_ready),
+            Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),
+            Route("/v1/similar", self.similar), Route("/v1/items", self.items),
+        ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
+                               Exception: refuse_failed})
+
+    @asynccontextmanager
+    async def lifespan(self, application):
+        self.store = open_store(self.options.session_store, self.options.session_ttl, self.options.max_sessions,
+                                messages.MAX_CLICKS)
+        watcher = asyncio.create_task(self.slot.watch(self.options.reload_seconds))
+        if self.options.drain_seconds:
+            self._drain_before_stopping()
+        yield
+        watcher.cancel()
+        await self.store.close()
+
+    def _drain_before_stopping(self):
+        """Let SIGTERM make /readyz say 503 first, so that a load balancer sends no more, and stop `drain_seconds` later."""
+        loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+        def drain(number, frame):
+            if not self.is_draining and callable(stop):
+                self.is_draining = True
+                loop.call_soon_threadsafe(loop.call_later, self.options.drain_seconds, stop, number, None)
+        signal.signal(signal.SIGTERM, drain)
+
+    def model(self, request):
+        """The model to answer with; Refused where there is none yet, or the client asks too often."""
+        if not self.rates.allows(request.client.host if request.client else ""):
+            raise Refused(429, "client", f"found more than {self.options.client_rate:g} requests a second, expected fewer", 1)
+        if self.slot.model is None:
+            raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
+        return self.slot.model
+
+    async def ask(self, questions):
+        try:
+            return await self.batcher.ask(questions)
+        except QueueFull:
+            raise Refused(503, "server", f"found {self.batcher.size} sessions waiting, expected room for "
+                          f"{len(questions)} more within {self.options.max_queue}", 1) from None
+
+    # What clients ask
+
+    async def recommend(self, request):
+        return await (self.recommend_sessions if request.method == "POST" else self.recommend_live)(request)
+
+    async def recommend_sessions(self, request):
+        self.model(request)
+        asked = await read_sessions(request)
+        allowed = None if asked.allow is msgspec.UNSET else asked.allow
+        answers = await self.ask([Question(session, asked.k, asked.exclude + session * asked.exclude_seen, allowed)
+                                  for session in asked.sessions])
+        unknown = sum(answer.unknown for answer in answers)
+        note(request, answers[0].model, unknown, sessions=len(answers))
+        return reply(messages.Answers(named(answers[0].model), [
+            messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown) for answer in answers]))
+
+    async def recommend_live(self, request):
+        self.model(request)
+        asked = read_query(request, messages.Click)
+        allowed = None if asked.allow is msgspec.UNSET else asked.allow
+        try:
+            if not asked.user_consent:
+                await self.store.forget(asked.session_id)
+                clicks, question = [asked.item_id], Question([asked.item_id], asked.k)
+                session = None
+            else:
+                session = await self.store.click(asked.session_id, asked.item_id)
+                clicks, question = session.clicks, Question(session.clicks, asked.k)
+                if session.covered_of_kept >= 0:
+                    question = question._replace(covered=session.covered_of_kept, model=session.model, state=session.state)
+            question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
+            answer, = await self.ask([question])
+            if session and answer.state:
+                await self.store.save(asked.session_id, session.count, answer.model.checksum, answer.state)
+        except StoreError as error:
+            raise Refused(503, "server", str(error), 1) from error
+        note(request, answer.model, asked.item_id not in answer.model.index_of)
+        return reply(messages.LiveAnswer(named(answer.model), answer.item_ids, rounded(answer.scores), answer.unknown,
+                                         session.count if session else 1))
+
+    async def similar(self, request):
+        model, asked = self.model(request), read_query(request, messages.LikeItem)
+        item = model.index_of.get(asked.item_id)
+        if item is None:
+            raise Refused(404, "query.item_id", f"found {asked.item_id[:40]!r}, expected an item that the model knows")
+        best, cosines = model.similar(item, asked.k)
+        return reply(messages.SimilarItems(named(model), asked.item_id, [model.item_ids[index] for index in best.tolist()],
+                                           rounded(cosines.tolist())))
+
+    async def items(self, request):
+        model, asked = self.model(request), read_query(request, messages.ItemSearch)
+        found = (item_id for item_id in islice(model.item_ids, SEARCHED_ITEMS) if item_id.startswith(asked.prefix))
+        return reply(messages.FoundItems(named(model), list(islice(found, asked.k))))
+
+    # What operators ask
+
+    async def is_alive(self, request):
+        return reply(messages.Health("alive"))
+
+    async def is_ready(self, request):
+        if self.is_draining:
+            raise Refused(503, "server", "found the server about to stop, expected it to serve on", 1)
+        if self.slot.model is None:
+            raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
+        return reply(messages.Health("ready", named(self.slot.model)))
+
+    async def show_metrics(self, request):
+        try:
+            metrics.stored_sessions.set(await self.store.size())
+        except StoreError:
+            pass  # the last figure stands; live sessions' 503 are counted
+        text, kind = metrics.exposition()
+        return Response(text, media_type=kind)
+
+    async def describe(self, request):
+        return Response(self.description, media_type="application/json")
+
+    async def show_page(self, request):
+        return Response(self.page, media_type="text/html", headers={"content-security-policy": PAGE_MAY})
+
+
+class ClientRates:
+    """How many requests each client address sends; a bucket of one second's worth for each, refilled all the time."""
+
+    def __init__(self, per_second):
+        self.per_second, self.buckets = per_second, OrderedDict()
+
+    def allows(self, client):
+        """Whether one more request is within the rate."""
+        if not self.per_second:
+            return True
+        now, most = time.monotonic(), max(self.per_second, 1)
+        left, since = self.buckets.pop(client, (most, now))
+        left = min(most, left + (now - since) * self.per_second)
+        self.buckets[client] = (left - (left >= 1), now)
+        if len(self.buckets) > CLIENTS:
+            self.buckets.popitem(last=False)
+        return left >= 1
+
+
+async def read_sessions(request):
+    """The body of a POST as messages.SessionsToAnswer."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/json" or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
+        raise Refused(415, "header.content-type", f"found {kind[:40]!r} {parameters[:40]!r}, expected application/json")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(415, "header.content-encoding", "found a compressed body, expected it as it is")
+    body = bytearray()
+    if int(request.headers.get("content-length", 0)) <= messages.MAX_BODY_BYTES:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > messages.MAX_BODY_BYTES:
+                        break
+                else:
+                    return decode_sessions(body)
+        except TimeoutError:
+            raise Refused(408, "body", f"found no end of it after {BODY_SECONDS} seconds, expected one") from None
+        except msgspec.ValidationError as error:
+            raise wrong_message("body", error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(400, "body", f"found no JSON ({error}), expected some") from None
+    raise Refused(413, "body", f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
+
+
+def read_query(request, kind):
+    """The query of a GET as one of the `messages`."""
+    try:
+        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise Refused(400, "query", "found bytes that are not UTF-8, expected text") from None
+    values = {}
+    for name, text in pairs:
+        if name in ("exclude", "allow"):
+            values.setdefault(name, []).append(text)
+        elif name in values:
+            raise Refused(422, f"query.{name[:40]}", "found twice, expected once")
+        elif name == "k":
+            values[name] = int(text) if text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10 else text
+        elif name in ("user_consent", "exclude_seen"):
+            values[name] = BOOLEANS.get(text, text)
+        else:
+            values[name] = text
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise wrong_message("query", error) from None
+
+
+def wrong_message(part, error):
+    """Refused with the place that msgspec found wrong."""
+    message, _, place = str(error).partition(" - at `$")
+    return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
+
+
+def named(model):
+    return messages.Model(model.name, model.checksum)
+
+
+def rounded(scores):
+    """As recommend.py prints them."""
+    return [round(score, 6) for score in scores]
+
+
+def note(request, model, unknown, **more):
+    """What the log and the metrics get to know of an answer."""
+    if unknown:
+        metrics.unknown_items.inc(unknown)
+    request.scope["log"].update(model=model.name, unknown_items=int(unknown), **more)
+
+
+def reply(message):
+    return Response(encode(message), media_type="application/json")
+
+
+async def refuse(request, refused):
+    headers = {"retry-after": str(refused.retry_after)} if refused.retry_after else None
+    request.scope["log"].update(where=refused.where, reason=refused.message)
+    body = messages.Refusal(messages.Problem(refused.status, refused.where, refused.message), request.scope["request_id"])
+    return Response(encode(body), refused.status, headers, "application/json")
+
+
+async def refuse_route(request, error):
+    """What the framework refuses: paths and methods that are not there."""
+    where = "method" if error.status_code == 405 else "path"
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    response = await refuse(request, Refused(error.status_code, where, message))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def refuse_gone(request, error):
+    """A client that went away before its body was whole; nobody reads this, but the log."""
+    return await refuse(request, Refused(400, "body", "found the connection closed, expected the rest of the body"))
+
+
+async def refuse_failed(request, error):
+    """A failure of ours: the client learns no more than where to look."""
+    return await refuse(request, Refused(500, "server", "the request failed; the server's log says why by its request_id"))

@@ -1,0 +1,78 @@
+"""What every request goes through: it gets an id, a line in the log, and its share in the metrics."""
+
+import logging
+import os
+import re
+import time
+import traceback
+
+import msgspec
+
+from utils import serving_metrics as metrics
+from utils.http_messages import ROUTES
+
+PATHS = {"/", "/metrics", "/openapi.json"} | {path for path, *_ in ROUTES}
+METHODS = {"GET", "HEAD", "POST"}
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+logger = logging.getLogger("gru4rec.request")
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON: time, level, message, and whatever its `extra` says."""
+
+    def format(self, record):
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage(),
+                "process": record.process}
+        line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+        if record.exc_info:
+            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def log_settings(level):
+    """For logging.config.dictConfig: JSON lines on stderr, those of the web server too."""
+    return {"version": 1, "disable_existing_loggers": False,
+            "formatters": {"json": {"()": "utils.http_requests.JsonLines"}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "loggers": {"gru4rec": {"level": "INFO"}, "gru4rec.request": {"level": level}},
+            "root": {"handlers": ["stderr"], "level": "WARNING"}}
+
+
+class Requests:
+    """An ASGI application around another."""
+
+    def __init__(self, application):
+        self.application = application
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.application(scope, receive, send)
+        began, status = time.perf_counter(), 0
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        scope["request_id"], scope["log"] = request_id.decode(), {}
+
+        async def send_with_id(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        failure = None
+        try:
+            await self.application(scope, receive, send_with_id)
+        except Exception as error:  # answered already; the framework raises it again to be logged
+            failure = error
+        finally:
+            seconds = time.perf_counter() - began
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            metrics.count_request(method, path, status, seconds)
+            if failure or logger.isEnabledFor(logging.INFO):
+                logger.log(logging.ERROR if failure else logging.INFO, "request", exc_info=failure, extra={
+                    "request_id": scope["request_id"], "method": method, "route": path, "status": status,
+                    "ms": round(1000 * seconds, 3), **scope["log"]})
+
