@@ -33,7 +33,7 @@ def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
     parser.add_argument("--epoch", type=number(int, 0), default=0,
-                        help="which one, >= 1; 0: the last, also when a new one comes")
+                        help="which one, >= 1; 0: the best of the validation, or the last, also when a new one comes")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine")
     parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen at, 1 to 65535")
     parser.add_argument("--workers", type=number(int, 0, 256), default=0, help="processes, at most 256; 0: one per core")

@@ -15,7 +15,7 @@ from utils.sessions import Sessions
 from utils.vocabulary import checksum
 
 ITEMS = 23
-TRAINING_ALONE = {"emb_dropout", "hid_dropout", "carry_dropped", "label_smoothing", "init_range",
+TRAINING_ALONE = {"emb_dropout", "hid_dropout", "carry_dropped", "through_time", "label_smoothing", "init_range",
                   "emb_lr_x", "gru_lr_x", "fc_lr_x"}
 EVERY_FORM = [(embedding, hid_size, reset_after) for embedding in ("shared", "separate", "none")
               for hid_size in ([6], [5, 7], [4, 6, 5]) for reset_after in (True, False)]

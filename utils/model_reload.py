@@ -22,7 +22,7 @@ class ServedModel:
     ----------
     model_dir : str or Path
     epoch : int, optional
-        By default the last that is finished.
+        By default the best of the validation, without validation the last that is finished.
     item_matrix : {"float32", "int8"}
 
     Attributes
