@@ -12,7 +12,7 @@ lock requirements.txt --universal "$needs"$'\n''paddlepaddle==3.3.1'
 old_numpy=$'numpy<2\npyarrow<22'
 lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle==2.6.2'$'\n'"$old_numpy"
 lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$needs"$'\n''paddlepaddle-gpu==2.6.2'$'\n'"$old_numpy"
-serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis\nnumkong'
+serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis'
 lock requirements-serve.txt --universal $'numpy\nsafetensors\n'"$serving"
 # Installed beside either Paddle: what both have is taken as it is there.
 lock requirements-dev.txt '--universal --constraint requirements.txt --constraint requirements-2.6.2.txt' \

@@ -23,7 +23,7 @@ import numpy as np
 
 from utils.files import InputError, require_file
 from utils.options import Parser, number, run
-from utils.scorer import load_scorer, top_k_of_rows
+from utils.native_scorer import load_fast_scorer
 from utils.sessions import Sessions
 
 READ_BYTES = 1 << 16
@@ -52,7 +52,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    scorer, item_ids = load_scorer(options.model_dir, options.epoch or None)
+    scorer, item_ids = load_fast_scorer(options.model_dir, options.epoch or None)
     if item_ids is None:
         tell(f"{options.model_dir} has no item ids, only their number: items are indices from 0, in sessions and answers")
         item_ids = [str(index) for index in range(len(scorer.item_biases))]
@@ -133,8 +133,9 @@ def recommend(scorer, sessions, topk, exclude_seen):
         return answers
     offsets = np.cumsum([0] + [len(sessions[number]) for number in asked])
     items = np.concatenate([np.array(sessions[number], np.int32) for number in asked])
-    scores = scorer.scores(scorer.after_sessions(Sessions(items, offsets)))
-    best = top_k_of_rows(scores, topk, [sessions[number] for number in asked] if exclude_seen else None)
+    states, nothing = scorer.after_sessions(Sessions(items, offsets)), [()] * len(asked)
+    best = scorer.best(states, [topk] * len(asked), [sessions[number] for number in asked] if exclude_seen else nothing,
+                       [None] * len(asked))
     for number, answer in zip(asked, best):
         answers[number] = answer
     return answers

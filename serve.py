@@ -14,7 +14,6 @@ the environment variable SERVE_FLAGS.
 import asyncio
 import os
 import shlex
-import signal
 import socket
 import sys
 import tempfile
@@ -37,8 +36,6 @@ def parse_arguments(arguments=None):
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all of this machine")
     parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen at, 1 to 65535")
     parser.add_argument("--workers", type=number(int, 0, 256), default=0, help="processes, at most 256; 0: one per core")
-    parser.add_argument("--item_matrix", choices=("float32", "int8"), default="float32",
-                        help="int8: find candidates by rounded numbers, then score them exactly; faster for many items")
     parser.add_argument("--reload_seconds", type=number(float, 0.1), default=5.0,
                         help="seconds between two looks for a new model, >= 0.1")
     parser.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
@@ -71,23 +68,15 @@ def main():
         raise InputError(f"--host, --port: found {options.host}:{options.port} not free ({error.strerror or error}), "
                          "expected an address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
-    ServedModel(options.model_dir, options.epoch or None, options.item_matrix)
+    ServedModel(options.model_dir, options.epoch or None)
     from utils.session_store import new_machine_store, try_store
     store = options.session_store or new_machine_store()
     asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
     os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
     with tempfile.TemporaryDirectory(prefix="gru4rec_metrics_") as directory:
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
-        import uvicorn
-
-        from utils.http_protocol import LimitedProtocol
-        from utils.http_requests import log_settings
-        for number in signal.SIGINT, signal.SIGTERM:
-            signal.signal(number, lambda *_: None)  # uvicorn raises it again after stopping, as asked; that is no failure
-        uvicorn.run("serve:application", factory=True, host=options.host, port=options.port, log_config=log_settings("INFO"),
-                    workers=options.workers or len(os.sched_getaffinity(0)), access_log=False, loop="uvloop",
-                    http=LimitedProtocol,
-                    server_header=False, timeout_graceful_shutdown=30)
+        from utils.workers import serve_forever
+        serve_forever("serve:application", options.host, options.port, options.workers or len(os.sched_getaffinity(0)))
 
 
 def application():
@@ -99,7 +88,7 @@ def application():
     import logging.config
 
     from utils.http_requests import log_settings
-    logging.config.dictConfig(log_settings("INFO" if options.log == "all" else "WARNING"))
+    logging.config.dictConfig(log_settings())
     sys.setswitchinterval(0.0005)  # seconds that a thread loading a model may hold up requests, ten times less than by default
     from utils.http_api import create_application
     return create_application(options)

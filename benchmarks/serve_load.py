@@ -11,11 +11,10 @@ milliseconds, how many requests failed, and the processor time that the server, 
 took, in cores.
 """
 
-import asyncio
 import json
 import os
 import platform
-import selectors
+import select
 import shlex
 import signal
 import socket
@@ -39,7 +38,9 @@ from utils.scorer import weight_shapes  # noqa: E402
 from utils.vocabulary import checksum  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
-PREPARED = 2000  # different requests
+PREPARED = 2000  # different sessions
+LIVE = 100  # live sessions at a time
+PATIENCE = 60.0  # seconds without an answer
 
 
 def parse_arguments():
@@ -73,22 +74,18 @@ def main():
         server = subprocess.Popen(server_command(options, Path(directory) / "model", port), stdout=log, stderr=log, cwd=ROOT)
         try:
             wait_until_ready(server, port, log)
-            requests = prepared_requests(options, random)
-            clicks = options.clicks if options.form == "post" else 1
             print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, {options.server} with {options.workers} workers, "
-                  f"{options.items} items, {options.hid_size} units, {options.form} of {clicks} clicks, "
+                  f"{options.items} items, {options.hid_size} units, {options.form}, sessions of {options.clicks} clicks, "
                   f"{options.k} items asked for {options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
                   f"{'server':>9}{'generator':>11}{'others':>8}")
-            with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-                # select() alone waits for microseconds; the others round a wait up to a millisecond
-                generator = Generator(port, options.connections, requests)
-                runner.run(generator.run(np.arange(200) * 0.01))  # warm
-                for rate in options.rates:
-                    arrivals = np.cumsum(random.exponential(1 / rate, max(int(rate * options.seconds), 10)))
-                    before = cores_used(server.pid)
-                    found = runner.run(generator.run(arrivals))
-                    print_line(rate, found, [after - then for after, then in zip(cores_used(server.pid), before)])
+            generator = Generator(port, options.connections, requests_of(options, random))
+            generator.run(np.arange(200) * 0.01)  # warm
+            for rate in options.rates:
+                arrivals = np.cumsum(random.exponential(1 / rate, max(int(rate * options.seconds), 10)))
+                before = cores_used(server.pid)
+                found = generator.run(arrivals)
+                print_line(rate, found, [after - then for after, then in zip(cores_used(server.pid), before)])
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
@@ -135,87 +132,75 @@ def wait_until_ready(server, port, log):
     raise InputError(f"--server {server.args[1]}: found it ended or silent ({last[:300]}), expected it to become ready")
 
 
-def prepared_requests(options, random):
-    """The bytes of `PREPARED` requests, a list. Items are drawn as shops' visitors do, the first ones most often."""
+def requests_of(options, random):
+    """A function from a number to the bytes of that request. Items are drawn as shops' visitors do, the first ones most often."""
     clicks = (options.items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
-    if options.form == "get":  # a session's clicks come one after the other, between those of others
-        live = [f"/v1/recommend?session_id=load-{row % (PREPARED // options.clicks)}&item_id={item}&user_consent=true"
-                f"&k={options.k}" for row, item in enumerate(clicks[:, 0])]
-        return [f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode() for path in live]
-    bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
-    return [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
+    if options.form == "post":
+        bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
+        prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                    f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
+        return lambda number: prepared[number % PREPARED]
+    items = clicks.ravel().tolist()
+
+    def click(number):
+        """LIVE sessions side by side, a click of each in turn, then the next LIVE ones."""
+        session = number // (LIVE * options.clicks) * LIVE + number % LIVE
+        return (f"GET /v1/recommend?session_id=load-{session}&item_id={items[number % len(items)]}&user_consent=true"
+                f"&k={options.k} HTTP/1.1\r\nhost: localhost\r\n\r\n").encode()
+    return click
 
 
 class Generator:
     """Sends requests at given times over connections that stay open, and takes down when each was answered."""
 
-    def __init__(self, port, connections, requests):
-        self.port, self.most, self.requests = port, connections, requests
-        self.free, self.waiting, self.sent = deque(), deque(), 0
+    def __init__(self, port, connections, request):
+        self.request, self.sent = request, 0
+        self.free = deque(Connection(port) for _ in range(connections))
 
-    async def run(self, arrivals):
+    def run(self, arrivals):
         """Latencies in seconds [requests], failures, and the seconds until the last was answered."""
-        loop = asyncio.get_running_loop()
-        while len(self.free) < self.most:
-            self.free.append((await loop.create_connection(lambda: Connection(self), "127.0.0.1", self.port))[1])
-        self.latencies, self.failures, self.left, self.done = [], 0, len(arrivals), loop.create_future()
-        began = loop.time()
-        for arrival in arrivals + began:
-            if (pause := arrival - loop.time()) > 0:
-                await asyncio.sleep(pause)
-            self.waiting.append(arrival)
-            self.send_waiting()
-            await asyncio.sleep(0)
-        await asyncio.wait_for(self.done, 120)
-        return np.array(self.latencies), self.failures, loop.time() - began
-
-    def send_waiting(self):
-        while self.waiting and self.free:
-            self.free.popleft().send(self.requests[self.sent % len(self.requests)], self.waiting.popleft())
-            self.sent += 1
-
-    def answered(self, connection, latency, is_good):
-        self.latencies.append(latency)
-        self.failures += not is_good
-        self.left -= 1
-        self.free.append(connection)
-        self.send_waiting()
-        if not self.left:
-            self.done.set_result(None)
+        busy, due, latencies, failures = {}, deque(arrivals.tolist()), [], 0
+        began = time.perf_counter()
+        while due or busy:
+            now = time.perf_counter() - began
+            while due and due[0] <= now and self.free:
+                connection = self.free.popleft()
+                connection.send(self.request(self.sent), due.popleft())
+                busy[connection.socket.fileno()] = connection
+                self.sent += 1
+            pause = max(due[0] - now, 0) if due and self.free else PATIENCE
+            answered, _, _ = select.select(busy, [], [], pause)  # unlike poll and epoll, it waits for microseconds
+            if not answered and pause == PATIENCE:
+                raise InputError(f"found no answer for {PATIENCE} seconds, expected one")
+            for number in answered:
+                if status := busy[number].receive():
+                    connection = busy.pop(number)
+                    latencies.append(time.perf_counter() - began - connection.arrival)
+                    failures += status != 200
+                    self.free.append(connection)
+        return np.array(latencies), failures, time.perf_counter() - began
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One kept open; one request at a time."""
 
-    def __init__(self, generator):
-        self.generator, self.received, self.arrival = generator, b"", None
-
-    def connection_made(self, transport):
-        self.transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, request, arrival):
-        self.arrival = arrival
-        self.transport.write(request)
+        self.arrival, self.received = arrival, b""
+        self.socket.sendall(request)
 
-    def data_received(self, data):
-        self.received += data
+    def receive(self):
+        """Read what is there; the reply's status if it is whole, otherwise 0."""
+        part = self.socket.recv(1 << 16)
+        if not part:
+            raise InputError("found a connection closed by the server, expected an answer")
+        self.received += part
         head, ended, body = self.received.partition(b"\r\n\r\n")
-        if ended:
-            length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-            if len(body) >= int(length):
-                self.received = b""
-                latency = asyncio.get_running_loop().time() - self.arrival
-                self.arrival = None
-                self.generator.answered(self, latency, head.startswith(b"HTTP/1.1 200"))
-
-    def connection_lost(self, error):
-        if self.arrival is None:  # closed while idle
-            if self in self.generator.free:
-                self.generator.free.remove(self)
-        else:
-            self.generator.done.set_exception(InputError("found a connection closed by the server, expected an answer"))
+        length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+        return int(head.split(b" ", 2)[1]) if ended and len(body) >= int(length) else 0
 
 
 def cores_used(server):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 
 import httpx
 import pytest
@@ -102,7 +101,9 @@ def test_rates_of_clients(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["click", "save", "forget"])
-def test_a_store_that_fails(with_client, method):
+def test_a_store_that_fails(with_client, monkeypatch, method):
+    monkeypatch.setattr(http_api, "SAVING", 0)
+
     async def fail(*arguments):
         raise StoreError("session store: gone")
 
@@ -143,17 +144,49 @@ def test_a_body_that_never_ends(with_client, monkeypatch):
     assert refusal(slow, 408)["where"] == "body" and refusal(endless, 413)["where"] == "body"
 
 
-def test_requests_have_ids(with_client, caplog):
-    caplog.set_level(logging.INFO)
-
+def test_requests_have_ids(with_client, capfd):
     async def ask(client, api):
         given = ["mine-1", "", "two words", "x" * 65, "ü"]
         return [(await client.get("/livez", headers={"x-request-id": text.encode()})).headers["x-request-id"] for text in given]
     ids = with_client(ask)
     assert ids[0] == "mine-1" and len(set(ids)) == 5 and all(len(text) == 16 for text in ids[1:])
-    logged = [json.loads(JsonLines().format(record)) for record in caplog.records if record.message == "request"]
+    logged = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["request_id"] for line in logged] == ids
-    assert all(line["route"] == "/livez" and line["status"] == 200 and line["ms"] >= 0 for line in logged)
+    assert all(line["message"] == "request" and line["route"] == "/livez" and line["status"] == 200 and line["ms"] >= 0
+               for line in logged)
+
+
+def test_only_failures_are_logged_on_request(with_client, capfd):
+    async def ask(client, api):
+        return await client.get("/livez")
+    with_client(ask, "--log", "errors")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("saving, saved", [(0, [1, 2, 3, 4, 5, 6]), (2000, [6]), (10**9, [3, 6])])
+def test_a_state_is_saved_where_replaying_costs_more_or_clicks_would_be_lost(with_client, monkeypatch, saving, saved):
+    """A click of this model takes 8 x 24 multiplications for its FC and as many for its GRU, and three clicks are half of those
+    that are kept."""
+    monkeypatch.setattr(http_api, "SAVING", saving)
+    monkeypatch.setattr(http_api.messages, "MAX_CLICKS", 6)
+    covered = []
+
+    async def ask(client, api):
+        api.store.max_clicks, save = 200, api.store.save
+        if saving < 10**9:
+            monkeypatch.setattr(http_api.messages, "MAX_CLICKS", 200)
+
+        async def save_and_note(session_id, count, model, state):
+            covered.append(count)
+            await save(session_id, count, model, state)
+        api.store.save = save_and_note
+        clicks = [f"item_{item}" for item in (3, 1, 4, 1, 5, 9, 2, 6)][:7]
+        for number, item_id in enumerate(clicks):
+            live = (await client.get(LIVE.replace("item_1", item_id))).json()
+            whole = (await client.post("/v1/recommend", json={"sessions": [clicks[:number + 1]]})).json()["answers"][0]
+            assert {name: live[name] for name in whole} == whole
+    with_client(ask)
+    assert [count for count in covered if count < 7] == saved
 
 
 class Query:

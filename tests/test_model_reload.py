@@ -122,7 +122,7 @@ def test_watching_goes_on_after_a_failure(directory, caplog):
 
 def test_weights_that_answer_nothing_finite_are_refused(directory, monkeypatch):
     from utils.scorer import Scorer
-    monkeypatch.setattr(Scorer, "scores", lambda self, states, candidates=None: np.full((1, 50), np.nan, np.float32))
+    monkeypatch.setattr(Scorer, "best", lambda self, *asked: [(np.arange(1), np.full(1, np.nan, np.float32))])
     with pytest.raises(InputError, match="finite scores"):
         ServedModel(directory)
 

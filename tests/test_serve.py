@@ -189,13 +189,6 @@ def test_every_answer_names_the_model(server):
     assert [response.json()["model"] for response in responses] == [expected] * 5
 
 
-def test_int8_finds_the_same(own_server, server):
-    rounded = own_server("--item_matrix", "int8")
-    sessions = draw_sessions(100, seed=2)
-    for start in range(0, 100, 50):
-        assert rounded.recommend(sessions[start:start + 50], k=10) == server.recommend(sessions[start:start + 50], k=10)
-
-
 # What is refused
 
 JSON = {"content-type": "application/json"}

@@ -114,30 +114,25 @@ class Batcher:
 
 def answer(model, questions):
     """The Answers of a model_reload.ServedModel to a list of Questions."""
-    index_of, clicks, blobs, unknown = model.index_of, [], [], []
+    scorer, index_of = model.scorer, model.index_of
+    no_click = bytes(4 * sum(scorer.hid_size))
+    items, offsets, states, unknown = [], [0], [], []
     for question in questions:
         known = [index_of.get(item_id) for item_id in question.clicks]
         unknown.append(known.count(None))
         carried = question.state and question.model == model.checksum
-        blobs.append(question.state if carried else b"")
-        clicks.append([item for item in known[question.covered if carried else 0:] if item is not None])
-    flat = np.array([item for items in clicks for item in items], np.int32)
-    offsets = np.cumsum([0] + [len(items) for items in clicks])
-    states = model.scorer.replay(Sessions(flat, offsets), model.states_from(blobs))
+        states.append(question.state if carried else no_click)
+        items += [item for item in known[question.covered if carried else 0:] if item is not None]
+        offsets.append(len(items))
+    before = np.frombuffer(b"".join(states), np.float32).reshape(len(questions), -1)
+    after = scorer.replay(Sessions(np.array(items, np.int32), np.array(offsets)), before)
 
-    excluded = [[index_of[item_id] for item_id in question.excluded if item_id in index_of] for question in questions]
-    answered = [bool(items or blob) for items, blob in zip(clicks, blobs)]
-    everything = [row for row, question in enumerate(questions) if answered[row] and question.allowed is None]
-    best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(questions)
-    if everything:
-        largest = max(questions[row].k for row in everything)
-        found = model.best(states[-1][everything], largest, [excluded[row] for row in everything])
-        for row, pair in zip(everything, found):
-            best[row] = pair
-    for row, question in enumerate(questions):
-        if answered[row] and question.allowed is not None:
-            allowed = np.array([index_of[item_id] for item_id in question.allowed if item_id in index_of], np.int64)
-            best[row] = model.best_of(allowed, states[-1][row], question.k, excluded[row])
-    return [Answer(model, [model.item_ids[item] for item in items[:question.k].tolist()],
-                   scores[:question.k].tolist(), unknown[row], model.state_bytes(states, row) if answered[row] else b"")
-            for row, (question, (items, scores)) in enumerate(zip(questions, best))]
+    rows = [row for row in range(len(questions)) if offsets[row] < offsets[row + 1] or states[row] is not no_click]
+    best = scorer.best(scorer.last_layer(after)[rows], [questions[row].k for row in rows],
+                       [model.known(questions[row].excluded) for row in rows],
+                       [model.known(questions[row].allowed) for row in rows])
+    answers = [Answer(model, [], [], count, b"") for count in unknown]
+    for row, (found, scores) in zip(rows, best):
+        answers[row] = Answer(model, [model.item_ids[item] for item in found.tolist()], scores.tolist(), unknown[row],
+                              after[row].tobytes())
+    return answers

@@ -27,6 +27,7 @@ PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
 BODY_SECONDS = 10
 CLIENTS = 10_000  # whose rate is watched
+SAVING = 1_000_000  # multiplications that take as long as saving a state does; what costs less is replayed
 SEARCHED_ITEMS = 100_000
 BOOLEANS = {"true": True, "false": False}
 
@@ -43,7 +44,7 @@ class Refused(Exception):
 
 def create_application(options):
     """The ASGI application; `options` as serve.py parses them."""
-    return Requests(Api(options).application)
+    return Requests(Api(options).application, logs_all=options.log == "all")
 
 
 class Api:
@@ -52,16 +53,16 @@ class Api:
     def __init__(self, options):
         self.options, self.is_draining, self.store = options, False, None
         epoch = options.epoch or None
-        self.slot = ModelSlot(partial(ServedModel, options.model_dir, epoch, options.item_matrix),
+        self.slot = ModelSlot(partial(ServedModel, options.model_dir, epoch),
                               partial(signature_of, options.model_dir, epoch), metrics.count_model)
         self.batcher = Batcher(self.slot, options.max_batch, options.max_queue, metrics.batch_size.observe)
         self.rates = ClientRates(options.client_rate)
         self.description, self.page = encode(messages.openapi()), PAGE.read_bytes()
         self.application = Starlette(lifespan=self.lifespan, routes=[
-            Route("/", self.show_page), Route("/openapi.json", self.describe), Route("/metrics", self.show_metrics),
-            Route("/livez", self.is_alive), Route("/readyz", self.is_ready),
-            Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),
+            Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),  # first: they are tried in turn
             Route("/v1/similar", self.similar), Route("/v1/items", self.items),
+            Route("/livez", self.is_alive), Route("/readyz", self.is_ready), Route("/metrics", self.show_metrics),
+            Route("/", self.show_page), Route("/openapi.json", self.describe),
         ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
                                Exception: refuse_failed})
 
@@ -133,7 +134,7 @@ class Api:
                     question = question._replace(covered=session.covered_of_kept, model=session.model, state=session.state)
             question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
             answer, = await self.ask([question])
-            if session and answer.state:
+            if session and answer.state and is_worth_saving(session, answer.model):
                 await self.store.save(asked.session_id, session.count, answer.model.checksum, answer.state)
         except StoreError as error:
             raise Refused(503, "server", str(error), 1) from error
@@ -255,6 +256,13 @@ def wrong_message(part, error):
     """Refused with the place that msgspec found wrong."""
     message, _, place = str(error).partition(" - at `$")
     return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
+
+
+def is_worth_saving(session, model):
+    """Whether to replay the clicks that the session's saved state doesn't cover costs more than to save a state that does, or
+    the first of them may be forgotten soon."""
+    uncovered = session.count - (session.covered if session.model == model.checksum else 0)
+    return uncovered * model.scorer.click_cost >= SAVING or uncovered >= messages.MAX_CLICKS // 2
 
 
 def named(model):

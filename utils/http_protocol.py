@@ -12,13 +12,39 @@ HEAD_SECONDS = 10.0
 REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
 
 
+class JoinedWrites:
+    """A transport around another, whose writes within one turn of the event loop go out together: a reply's head and body in
+    one packet, which takes the server and the client half the time of two."""
+
+    def __init__(self, transport, loop):
+        self.transport, self.loop, self.waiting = transport, loop, []
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+    def write(self, data):
+        if not self.waiting:
+            self.loop.call_soon(self.flush)
+        self.waiting.append(data)
+
+    def flush(self):
+        if self.waiting:
+            joined = b"".join(self.waiting)
+            self.waiting.clear()
+            self.transport.write(joined)
+
+    def close(self):
+        self.flush()
+        self.transport.close()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's protocol for one connection."""
 
     head_bytes, head_timer, is_in_body = 0, None, False
 
     def connection_made(self, transport):
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))
         self.head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 
     def connection_lost(self, error):

@@ -5,6 +5,7 @@ import os
 import re
 import time
 import traceback
+from contextlib import suppress
 
 import msgspec
 
@@ -14,9 +15,11 @@ from utils.http_messages import ROUTES
 PATHS = {"/", "/metrics", "/openapi.json"} | {path for path, *_ in ROUTES}
 METHODS = {"GET", "HEAD", "POST"}
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+STDERR = 2
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 logger = logging.getLogger("gru4rec.request")
+encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class JsonLines(logging.Formatter):
@@ -28,23 +31,23 @@ class JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
         if record.exc_info:
             line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return encode(line).decode()
 
 
-def log_settings(level):
+def log_settings():
     """For logging.config.dictConfig: JSON lines on stderr, those of the web server too."""
     return {"version": 1, "disable_existing_loggers": False,
             "formatters": {"json": {"()": "utils.http_requests.JsonLines"}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-            "loggers": {"gru4rec": {"level": "INFO"}, "gru4rec.request": {"level": level}},
+            "loggers": {"gru4rec": {"level": "INFO"}},
             "root": {"handlers": ["stderr"], "level": "WARNING"}}
 
 
 class Requests:
-    """An ASGI application around another."""
+    """An ASGI application around another. Each request is one line of the log if `logs_all`, otherwise only those that failed."""
 
-    def __init__(self, application):
-        self.application = application
+    def __init__(self, application, logs_all=True):
+        self.application, self.logs_all = application, logs_all
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -71,8 +74,16 @@ class Requests:
             path = scope["path"] if scope["path"] in PATHS else "other"
             method = scope["method"] if scope["method"] in METHODS else "other"
             metrics.count_request(method, path, status, seconds)
-            if failure or logger.isEnabledFor(logging.INFO):
-                logger.log(logging.ERROR if failure else logging.INFO, "request", exc_info=failure, extra={
-                    "request_id": scope["request_id"], "method": method, "route": path, "status": status,
-                    "ms": round(1000 * seconds, 3), **scope["log"]})
+            about = {"request_id": scope["request_id"], "method": method, "route": path, "status": status,
+                     "ms": round(1000 * seconds, 3), **scope["log"]}
+            if failure:
+                logger.error("request", exc_info=failure, extra=about)
+            elif self.logs_all:
+                write_line(about)
 
+
+def write_line(about):
+    """The log's line of a request. By logging's own way it would take five times as long, an eighth of a request."""
+    line = {"time": round(time.time(), 3), "level": "info", "message": "request", "process": os.getpid(), **about}
+    with suppress(OSError):  # nobody reads the log any more
+        os.write(STDERR, encode(line) + b"\n")

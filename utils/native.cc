@@ -11,6 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include "activations.h"
+
 extern "C" void cblas_sgemm(int order, int transpose_a, int transpose_b, int rows, int columns, int inner, float alpha,
                             const float* a, int a_stride, const float* b, int b_stride, float beta, float* c, int c_stride);
 
@@ -34,29 +36,6 @@ void product(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, 
   cblas_sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, (int)rows,
               (int)columns, (int)inner, 1.0f, a, (int)a_stride, b, (int)b_stride, beta, c, (int)c_stride);
 }
-
-// e^x to 2 units in the last place, in a form that compilers vectorise: e^x = 2^n e^r with |r| <= ln(2) / 2, and Cephes'
-// polynomial for e^r. Limited to where neither it nor its exponent leaves the range of float.
-inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  float n = std::floor(x * 1.44269504f + 0.5f);
-  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  float e = 1.9875691500e-4f;
-  e = e * r + 1.3981999507e-3f;
-  e = e * r + 8.3334519073e-3f;
-  e = e * r + 4.1665795894e-2f;
-  e = e * r + 1.6666665459e-1f;
-  e = e * r + 5.0000001201e-1f;
-  e = e * r * r + r + 1.0f;
-  int32_t exponent = ((int32_t)n + 127) << 23;
-  float power;
-  std::memcpy(&power, &exponent, sizeof power);
-  return e * power;
-}
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
-inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
 // Replaces a row of scores by exp(score + bias - shift); returns their sum.
 float exponentials_of_row(float* row, const float* bias, int64_t count, float shift) {

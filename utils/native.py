@@ -5,23 +5,15 @@ compiler and the MKL that Paddle's packages for Linux on x86 bring. Where either
 computed by Paddle's own operations: `takes` says which.
 """
 
-import ctypes
-import hashlib
-import math
-import os
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from utils.compiled import FLOAT, INTEGER, KEY, POINTER, NotCompiled, address, aligned, library
+
 SOURCE = Path(__file__).with_name("native.cc")
-COMPILE = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-mprefer-vector-width=512",
-           "-fopenmp", "-fPIC"]
+COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
-ALIGNED = 16  # numbers: 64 bytes
-POINTER, INTEGER, FLOAT, KEY = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
 ARGUMENTS = {
     "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT, KEY] + [POINTER] * 2,
     "gru_backward": [POINTER] * 6 + [INTEGER] * 4 + [POINTER] * 3,
@@ -45,13 +37,14 @@ def load():
     import paddle
     libraries = Path(paddle.__file__).parent / "libs"
     missing = [name for name in LIBRARIES if not (libraries / name).is_file()]
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if missing or not compiler:
-        return f"native:no({'this Paddle has no ' + missing[0] if missing else 'no C++ compiler'})".replace(" ", "_")
     try:
-        _library = ctypes.CDLL(str(_compiled(compiler, libraries)))
-    except (OSError, subprocess.SubprocessError) as error:
-        return f"native:no({type(error).__name__})"
+        if missing:
+            raise NotCompiled(f"this Paddle has no {missing[0]}")
+        # Linked by itself, lest a second OpenMP come in, or code that changes how the whole process rounds.
+        link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", *(f"-l:{name}" for name in LIBRARIES)]
+        _library = library(SOURCE, COMPILE, link)
+    except NotCompiled as reason:
+        return f"native:no({reason})".replace(" ", "_")
     for name, types in ARGUMENTS.items():
         getattr(_library, name).argtypes = types
         getattr(_library, name).restype = INTEGER if name == "distinct" else None
@@ -181,26 +174,6 @@ def distinct(items, place_of_item):
     return found[:count], places
 
 
-def _compiled(compiler, libraries):
-    """The library's file, compiled for this source, compiler, processor and Paddle if it isn't there."""
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        processor = "".join(sorted({line for line in file if line.startswith(("model name", "flags"))}))
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), compiler, str(COMPILE), str(libraries), processor]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gru4rec-paddle"
-    library = cache / f"native-{key[:16]}.so"
-    if not library.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as directory:
-            compiled, linked = Path(directory) / "native.o", Path(directory) / "native.so"
-            # Linked by itself, lest a second OpenMP come in, or code that changes how the whole process rounds.
-            for command in ([compiler, *COMPILE, "-c", SOURCE, "-o", compiled],
-                            [compiler, "-shared", compiled, "-o", linked, f"-L{libraries}", f"-Wl,-rpath,{libraries}",
-                             *(f"-l:{name}" for name in LIBRARIES)]):
-                subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
-            os.replace(linked, library)
-    return library
-
-
 def _call(name, *arguments):
     """Call a function of the library; tensors and arrays become the addresses of their numbers."""
     arguments = [argument if argument is None or isinstance(argument, (int, float)) else _contiguous(argument)
@@ -216,16 +189,13 @@ def _contiguous(values):
 
 def _address(argument):
     if isinstance(argument, np.ndarray):
-        return argument.__array_interface__["data"][0]
+        return address(argument)
     return argument if argument is None or isinstance(argument, (int, float)) else argument.data_ptr()
 
 
 def empty(shape):
     """A float32 array for a result, aligned: MKL rounds by where numbers lie, and a run must be the same when it is repeated."""
-    size = math.prod(shape)
-    room = np.empty(size + ALIGNED, np.float32)
-    start = -room.__array_interface__["data"][0] // 4 % ALIGNED
-    return room[start:start + size].reshape(shape)
+    return aligned(shape, np.float32)
 
 
 def _empty(shape, like):

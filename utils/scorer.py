@@ -40,6 +40,7 @@ class Scorer:
         self.gru = [(weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"]) for layer in range(len(self.hid_size))]
         fed = len(self.hid_size) - (settings["embedding"] == "none")  # layers that an FC feeds
         self.fc = [(weights[f"fc.{layer}.weight"], weights[f"fc.{layer}.bias"]) for layer in range(fed)]
+        self.click_cost = sum(weight.size for weight, _ in self.gru + self.fc)  # multiplications of a click
         if settings["embedding"] == "none":
             self.fc.insert(0, None)
 
@@ -81,32 +82,36 @@ class Scorer:
         -------
         float32 array [sessions, hid_size[-1]]
         """
-        return self.replay(sessions, self.before_first_click(len(sessions.lengths)))[-1]
+        nothing = np.zeros((len(sessions.lengths), sum(self.hid_size)), np.float32)
+        return self.last_layer(self.replay(sessions, nothing))
+
+    def last_layer(self, states):
+        """The part of the last layer, float32 [rows, hid_size[-1]], of states as `replay` returns them."""
+        return states[:, -self.hid_size[-1]:]
 
     def replay(self, sessions, before):
-        """Each layer's state after more clicks of several sessions.
+        """The states of all layers, side by side, after more clicks of several sessions.
 
         Parameters
         ----------
         sessions : sessions.Sessions
             The further clicks of each, none or more. At least one session.
-        before : list of float32 arrays [sessions, hid_size[layer]]
-            The layers' states before them. They stay as they are.
+        before : float32 array [sessions, sum(hid_size)]
+            The states before them; zeros before a session's first click. It stays as it is.
 
         Returns
         -------
-        list of float32 arrays [sessions, hid_size[layer]]
+        float32 array [sessions, sum(hid_size)]
         """
         order = np.argsort(-sessions.lengths, kind="stable")
         lengths, ends = sessions.lengths[order], sessions.offsets[1:][order]
-        states = [state[order] for state in before]
+        states = np.split(before[order], np.cumsum(self.hid_size)[:-1], axis=1)
         for clicks_left in range(lengths[0], 0, -1):  # all sessions end together, so the longest starts alone
             running = np.count_nonzero(lengths >= clicks_left)
             clicked = self.click(sessions.items[ends[:running] - clicks_left], [state[:running] for state in states])
             for state, after in zip(states, clicked):
                 state[:running] = after
-        back = np.argsort(order)
-        return [state[back] for state in states]
+        return np.concatenate(states, axis=1)[np.argsort(order)]
 
     def scores(self, states, candidates=None):
         """How likely each item is clicked next: a higher score is likelier.
@@ -132,6 +137,47 @@ class Scorer:
             return matrix @ states
         several = np.repeat(states, 2, axis=0) if len(states) == 1 else states  # why: see product
         return (matrix @ several.T).T[:len(states)]
+
+
+    def best(self, states, ks, excluded, allowed):
+        """The best items after several sessions.
+
+        Parameters
+        ----------
+        states : float32 array [rows, hid_size[-1]]
+            Of the last layer.
+        ks : list of int
+            For each row how many items, >= 1; where fewer are left, all of them are returned.
+        excluded : list of int arrays or lists
+            For each row the items that must not be among the best.
+        allowed : list of (int array or list, or None)
+            For each row the items to choose from; None: all.
+
+        Returns
+        -------
+        list of (items, their_scores), one for each row
+            As of `top_k_of_rows`.
+        """
+        best = [None if allowed[row] is None else self._best_among(allowed[row], states[row], ks[row], excluded[row])
+                for row in range(len(states))]
+        rows = [row for row, found in enumerate(best) if found is None]
+        if rows:
+            among_all = self.best_of_all(states[rows], [ks[row] for row in rows], [excluded[row] for row in rows])
+            for row, found in zip(rows, among_all):
+                best[row] = found
+        return best
+
+    def best_of_all(self, states, ks, excluded):
+        """`best`, with all items allowed, for at least one row."""
+        best = top_k_of_rows(self.scores(states), max(ks), excluded)
+        return [(items[:k], scores[:k]) for k, (items, scores) in zip(ks, best)]
+
+    def _best_among(self, allowed, state, k, excluded):
+        among = np.setdiff1d(np.asarray(allowed, np.int64), np.asarray(excluded, np.int64))
+        if not len(among):
+            return among, np.empty(0, np.float32)
+        best, scores = top_k_of_rows(self.scores(state[None], among), k)[0]  # `among` ascends, so equal ones stay in order
+        return among[best], scores
 
 
 def reset_after_step(gate_inputs, before, weight, bias):

@@ -1,0 +1,109 @@
+"""utils/scorer.py's network by C++ (utils/scoring.cc): the same answers several times faster. Needs a C++ compiler, once.
+
+Scoring all items costs what reading the item matrix costs. Here a copy with 8 bits a weight says, with a bound on what the
+rounding can change, which items may be among the best; those few are scored by the whole matrix. So the best items are found
+for certain, with their exact scores.
+"""
+
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from utils.compiled import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
+from utils.scorer import Scorer, load_model
+
+SOURCE = Path(__file__).with_name("scoring.cc")
+LANES = 16  # kLanes of scoring.cc
+ARGUMENTS = {
+    "pack_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 4,
+    "best_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 5 + [INTEGER] + [POINTER] * 3 + [INTEGER] + [POINTER] * 3,
+    "score_items": [POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER],
+    "gru_layer": [POINTER, INTEGER, INTEGER] + [POINTER] * 6 + [INTEGER, INTEGER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
+}
+
+
+def load_fast_scorer(model_dir, epoch=None):
+    """As `scorer.load_scorer`, but a `NativeScorer` where utils/scoring.cc can be compiled."""
+    settings, weights, item_ids = load_model(model_dir, epoch)
+    return (Scorer if native_library()[0] is None else NativeScorer)(settings, weights), item_ids
+
+
+@lru_cache(maxsize=1)
+def native_library():
+    """The compiled utils/scoring.cc, or None; and the words for a log line that say which."""
+    try:
+        found = library(SOURCE, [*level_flags(), "-fopenmp-simd"])
+    except NotCompiled as reason:
+        return None, f"native:no({reason})"
+    for name, types in ARGUMENTS.items():
+        getattr(found, name).argtypes, getattr(found, name).restype = types, None
+    return found, "native:yes"
+
+
+class NativeScorer(Scorer):
+    """A `Scorer` of the same parameters; needs a third of its memory more. Its `click` and `scores` of all items are NumPy's."""
+
+    def __init__(self, settings, weights):
+        super().__init__(settings, weights)
+        self.library, _ = native_library()
+        self.item_matrix = np.ascontiguousarray(self.item_matrix)
+        self.resets_after = settings["reset_after"]
+        self.input_stride = self.input_vectors.strides[0] // 4
+        self.layers = [(fc and padded(fc[0]), fc and np.ascontiguousarray(fc[1]), padded(weight[:, :2 * units]),
+                        padded(weight[:, 2 * units:]), np.ascontiguousarray(bias))
+                       for fc, (weight, bias), units in zip(self.fc, self.gru, self.hid_size)]
+        self.layer_addresses = [tuple(map(address, layer)) for layer in self.layers]
+        items, units = len(self.item_matrix), self.item_matrix.shape[1] - 1
+        blocks = -(-items // LANES)
+        self.packed = (aligned((blocks, -(-units // 2), LANES, 2), np.int8), aligned((blocks, LANES), np.float32),
+                       aligned((blocks, LANES), np.float32), aligned((blocks, 3), np.float32))
+        for part in self.packed:
+            part[:] = 0  # for units and items that aren't there
+        self.library.pack_items(address(self.item_matrix), items, units, *map(address, self.packed))
+        self.matrix_and_sizes = address(self.item_matrix), items, units
+        self.packed_addresses = [address(part) for part in self.packed]
+
+    def replay(self, sessions, before):
+        after = np.array(before, np.float32, order="C")
+        items, ends = np.ascontiguousarray(sessions.items, np.int32), np.ascontiguousarray(sessions.offsets[1:])
+        ends_address, states = address(ends), address(after)
+        # What a layer reads: rows of this many numbers and that far apart, and which of them each click has.
+        below, stride, inputs, rows = self.input_vectors, self.input_stride, self.input_vectors.shape[1], address(items)
+        for layer, units in enumerate(self.hid_size):
+            outputs = np.empty((len(items), units), np.float32) if layer + 1 < len(self.hid_size) else None
+            self.library.gru_layer(address(below), stride, inputs, rows, *self.layer_addresses[layer], units, self.resets_after,
+                                   ends_address, len(ends), states, after.shape[1], address(outputs))
+            below, stride, inputs, rows = outputs, units, units, None
+            states += 4 * units
+        return after
+
+    def scores(self, states, candidates=None):
+        if candidates is None:
+            return super().scores(states)
+        rows, candidates = np.ascontiguousarray(np.atleast_2d(states)), np.ascontiguousarray(candidates, np.int64)
+        found = np.empty((len(rows), len(candidates)), np.float32)
+        matrix, _, units = self.matrix_and_sizes
+        for state, scores in zip(rows, found):
+            self.library.score_items(matrix, units, address(state), address(candidates), len(candidates), address(scores))
+        return found.reshape(*states.shape[:-1], -1)
+
+    def best_of_all(self, states, ks, excluded):
+        rows, width = len(states), min(max(ks), len(self.item_matrix))
+        states = np.ascontiguousarray(states)
+        left_out = [sorted(map(int, items)) for items in excluded]
+        flat = np.array([0] + [item for items in left_out for item in items], np.int64)  # the first one, as an empty array has no place
+        offsets = np.array(list(accumulate(map(len, left_out), initial=1)), np.int64)
+        ks, found = np.minimum(ks, width), np.empty(rows, np.int64)
+        best, scores = np.empty((rows, width), np.int64), np.empty((rows, width), np.float32)
+        self.library.best_items(*self.matrix_and_sizes, *self.packed_addresses, address(states), rows, address(ks), address(flat),
+                                address(offsets), width, address(best), address(scores), address(found))
+        return [(best[row, :count], scores[row, :count]) for row, count in enumerate(found.tolist())]
+
+
+def padded(weight):
+    """A weight with columns of zeros added, up to a multiple of LANES."""
+    result = aligned((len(weight), -(-weight.shape[1] // LANES) * LANES), np.float32)
+    result[:, :weight.shape[1]], result[:, weight.shape[1]:] = weight, 0
+    return result
