@@ -69,11 +69,11 @@ def main():
                          "expected an address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
     ServedModel(options.model_dir, options.epoch or None)
-    from utils.session_store import new_machine_store, try_store
-    store = options.session_store or new_machine_store()
-    asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
-    os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
-    with tempfile.TemporaryDirectory(prefix="gru4rec_metrics_") as directory:
+    from utils.session_store import store_address, try_store
+    with (store_address(options.session_store) as store,
+          tempfile.TemporaryDirectory(prefix="gru4rec_metrics_", ignore_cleanup_errors=True) as directory):
+        asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
+        os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
         from utils.workers import serve_forever
         serve_forever("serve:application", options.host, options.port, options.workers or len(os.sched_getaffinity(0)))
@@ -82,15 +82,14 @@ def main():
 def application():
     """The ASGI application, for workers."""
     options = parse_arguments(shlex.split(os.environ.get(FLAGS, "")))
-    if not options.session_store:
-        from utils.session_store import new_machine_store
-        options.session_store = new_machine_store()
     import logging.config
 
     from utils.http_requests import log_settings
     logging.config.dictConfig(log_settings())
     sys.setswitchinterval(0.0005)  # seconds that a thread loading a model may hold up requests, ten times less than by default
     from utils.http_api import create_application
+    from utils.workers import stop_with_parent
+    stop_with_parent()
     return create_application(options)
 
 

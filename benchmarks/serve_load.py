@@ -26,6 +26,7 @@ import urllib.request
 from collections import deque
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -41,6 +42,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PREPARED = 2000  # different sessions
 LIVE = 100  # live sessions at a time
 PATIENCE = 60.0  # seconds without an answer
+AWAKE = 0.0005  # seconds before a request is due from which the generator doesn't sleep, lest its waking up be measured
 
 
 def parse_arguments():
@@ -74,7 +76,8 @@ def main():
         server = subprocess.Popen(server_command(options, Path(directory) / "model", port), stdout=log, stderr=log, cwd=ROOT)
         try:
             wait_until_ready(server, port, log)
-            print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, {options.server} with {options.workers} workers, "
+            print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, float32 products at {gemm_rate() / 1e9:.0f} GFLOP/s on one")
+            print(f"{options.server} with {options.workers} workers, "
                   f"{options.items} items, {options.hid_size} units, {options.form}, sessions of {options.clicks} clicks, "
                   f"{options.k} items asked for {options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
@@ -109,7 +112,17 @@ def server_command(options, model_dir, port):
         return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers",
                 str(options.workers), *shlex.split(options.serve_flags)]
     return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
-            "--workers", str(options.workers), "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
+            "--workers", str(options.workers), "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
+
+
+def gemm_rate(size=1024, repeats=10):
+    """The most operations a second that one core does in a product of two matrices: the machine's own limit."""
+    matrix, seconds = np.ones((size, size), np.float32), []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * size ** 3 / min(seconds)
 
 
 def free_port():
@@ -169,6 +182,8 @@ class Generator:
                 busy[connection.socket.fileno()] = connection
                 self.sent += 1
             pause = max(due[0] - now, 0) if due and self.free else PATIENCE
+            if not busy:
+                pause = max(pause - AWAKE, 0)
             answered, _, _ = select.select(busy, [], [], pause)  # unlike poll and epoll, it waits for microseconds
             if not answered and pause == PATIENCE:
                 raise InputError(f"found no answer for {PATIENCE} seconds, expected one")

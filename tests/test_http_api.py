@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -225,3 +226,12 @@ def test_a_query_that_is_not_utf_8():
     with pytest.raises(Refused) as refused:
         read_query(Query("session_id=%ff&item_id=a"), Click)
     assert refused.value.status == 400
+
+
+def test_a_store_of_its_own_is_deleted_when_it_stops(with_client):
+    """As under gunicorn, whose workers nobody tells of a store."""
+    async def ask(client, api):
+        path = Path(api.store.database.execute("PRAGMA database_list").fetchone()[2])
+        return path, path.exists(), (await client.get(LIVE)).status_code
+    path, was_there, status = with_client(ask, "--session_store", "")
+    assert was_there and status == 200 and not path.parent.exists()

@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from utils import http_protocol
-from utils.http_protocol import LimitedProtocol
+from utils.http_protocol import JoinedWrites, LimitedProtocol
 
 GOOD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n"
@@ -82,3 +82,30 @@ def test_a_head_that_is_too_slow(monkeypatch):
     first, second = talk(GOOD, b"GET / HT", b"", b"", pause=0.1).split(b"HTTP/1.1 ")[1:]
     assert first.startswith(b"200") and second.startswith(b"408")
     assert talk(GOOD, b"", b"", b"", GOOD, pause=0.1).count(b"HTTP/1.1 200") == 2, "between two requests there is time"
+
+
+def test_head_and_body_go_out_together():
+    """One packet a reply, whoever asks; and nothing is lost where the connection closes at once."""
+    class Transport:
+        def __init__(self):
+            self.written, self.closed = [], False
+
+        def write(self, data):
+            self.written.append(data)
+
+        def close(self):
+            self.closed = True
+
+    async def write():
+        transport = Transport()
+        joined = JoinedWrites(transport, asyncio.get_running_loop())
+        joined.write(b"head")
+        joined.write(b"body")
+        assert transport.written == []
+        await asyncio.sleep(0)
+        joined.write(b"next")
+        joined.close()
+        assert transport.closed and joined.written is transport.written
+        await asyncio.sleep(0)
+        return transport.written
+    assert asyncio.run(write()) == [b"headbody", b"next"]

@@ -9,8 +9,8 @@ from conftest import assert_worked, run_script
 def test_load(form):
     process = assert_worked(run_script("benchmarks/serve_load.py", "--items", 200, "--hid_size", 8, "--rates", "20,50",
                                        "--seconds", 1, "--form", form, "--workers", 1))
-    first, titles, *lines = process.stdout.splitlines()
-    assert f"200 items, 8 units, {form}" in first
+    machine, model, titles, *lines = process.stdout.splitlines()
+    assert "GFLOP/s" in machine and f"200 items, 8 units, {form}" in model
     for rate, line in zip([20, 50], lines, strict=True):
         figures = dict(zip(titles.split(), map(float, line.split()), strict=True))
         assert figures["asked/s"] == rate and 0.4 * rate < figures["done/s"] < 2.5 * rate and figures["failed"] == 0

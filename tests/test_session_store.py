@@ -1,14 +1,12 @@
 """utils/session_store.py: both stores remember the same, for as long, as much, and for everybody."""
 
 import asyncio
-import subprocess
-import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
-from utils.session_store import LiveSession, MachineStore, RedisStore, StoreError, new_machine_store, open_store
+from utils.session_store import LiveSession, MachineStore, RedisStore, StoreError, open_store, store_address
 
 IDS = ["a", "a b", "\0", "ü\n", "{x}", "x" * 128, "1"]
 
@@ -160,10 +158,24 @@ def test_stores_that_fail_say_so(tmp_path):
     asyncio.run(fail(closed))
 
 
-def test_the_machines_store_is_deleted_when_the_process_ends():
-    program = ("import asyncio; from utils.session_store import *; path = new_machine_store();"
-               "asyncio.run(open_store(path, 60, 10, 10).click('s', 'a')); print(path)")
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    path = process.stdout.strip()
-    assert path.endswith("sessions.sqlite") and process.stderr == ""
-    assert not (ROOT / path).parent.exists() and new_machine_store() != path
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_store_of_its_own_is_deleted(fails):
+    try:
+        with store_address("") as path, store_address("") as another:
+            async def click():
+                store = open_store(path, 60, 10, 10)
+                await store.click("a", "b")
+                await store.close()
+            asyncio.run(click())
+            assert Path(path).exists() and path != another
+            if fails:
+                raise InterruptedError
+    except InterruptedError:
+        assert fails
+    assert not Path(path).parent.exists() and not Path(another).parent.exists()
+
+
+def test_a_store_that_was_asked_for_stays(tmp_path):
+    with store_address(str(tmp_path / "store")) as path:
+        Path(path).write_text("")
+    assert path == str(tmp_path / "store") and Path(path).exists()

@@ -21,7 +21,7 @@ from utils import http_messages as messages, serving_metrics as metrics
 from utils.batching import Batcher, Question, QueueFull
 from utils.http_requests import Requests
 from utils.model_reload import ModelSlot, ServedModel, signature_of
-from utils.session_store import StoreError, open_store
+from utils.session_store import StoreError, open_store, store_address
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
@@ -68,14 +68,14 @@ class Api:
 
     @asynccontextmanager
     async def lifespan(self, application):
-        self.store = open_store(self.options.session_store, self.options.session_ttl, self.options.max_sessions,
-                                messages.MAX_CLICKS)
-        watcher = asyncio.create_task(self.slot.watch(self.options.reload_seconds))
-        if self.options.drain_seconds:
-            self._drain_before_stopping()
-        yield
-        watcher.cancel()
-        await self.store.close()
+        with store_address(self.options.session_store) as address:
+            self.store = open_store(address, self.options.session_ttl, self.options.max_sessions, messages.MAX_CLICKS)
+            watcher = asyncio.create_task(self.slot.watch(self.options.reload_seconds))
+            if self.options.drain_seconds:
+                self._drain_before_stopping()
+            yield
+            watcher.cancel()
+            await self.store.close()
 
     def _drain_before_stopping(self):
         """Let SIGTERM make /readyz say 503 first, so that a load balancer sends no more, and stop `drain_seconds` later."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils import checkpoint
 from utils.files import InputError
-from utils.native_scorer import load_fast_scorer
+from utils.native_scorer import load_fast_scorer, native_library
 from utils.scorer import choose_epoch, top_k_of_rows
 from utils.sessions import Sessions
 
@@ -101,7 +101,7 @@ class ModelSlot:
             self.on_change(None, before)
             return False
         self.model = model
-        logger.info("model loaded", extra={"model": model.name, "sha256": model.checksum})
+        logger.info("model loaded", extra={"model": model.name, "sha256": model.checksum, "scoring": native_library()[1]})
         self.on_change(model, before)
         return True
 

@@ -12,7 +12,6 @@ import shutil
 import sqlite3
 import tempfile
 import time
-import weakref
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -69,17 +68,19 @@ async def try_store(url, *limits):
         raise InputError(f"--session_store: found no store that answers at {url} ({error}), expected one") from None
 
 
-def new_machine_store():
-    """A path for a `MachineStore`, in memory where the system has room there; it is deleted when this process ends."""
+@contextmanager
+def store_address(asked):
+    """The address asked for, or, where that is empty, the path of a `MachineStore` that is deleted after the block.
+
+    It lies in memory where the system has room there.
+    """
+    if asked:
+        yield asked
+        return
     in_memory = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
-    directory = tempfile.mkdtemp(prefix="gru4rec_sessions_", dir=SHARED_MEMORY if in_memory else None)
-    weakref.finalize(new_machine_store, _remove_in, os.getpid(), directory)  # also runs at exit
-    return str(Path(directory) / "sessions.sqlite")
-
-
-def _remove_in(process, directory):
-    if os.getpid() == process:  # not in a forked child
-        shutil.rmtree(directory, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="gru4rec_sessions_", dir=SHARED_MEMORY if in_memory else None,
+                                     ignore_cleanup_errors=True) as directory:
+        yield str(Path(directory) / "sessions.sqlite")
 
 
 class MachineStore:

@@ -3,7 +3,10 @@
 With one socket for all, a worker takes every connection that waits as it looks, and keeps them; a burst of them ends at one.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 
 import uvicorn
 import uvloop
@@ -21,6 +24,17 @@ class SharedPortLoop(uvloop.Loop):
 
     async def create_server(self, *arguments, **more):
         return await super().create_server(*arguments, **more, reuse_port=True)
+
+
+def stop_with_parent():
+    """Let this process, if it is a worker, stop where the one that started it is gone: nobody else could stop it."""
+    parent = multiprocessing.parent_process()
+
+    def wait_and_stop():
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+    if parent:
+        threading.Thread(target=wait_and_stop, daemon=True).start()
 
 
 def serve_forever(application, host, port, workers):
