@@ -16,7 +16,6 @@ import os
 import shlex
 import socket
 import sys
-import tempfile
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers fill the cores
@@ -69,14 +68,14 @@ def main():
                          "expected an address to listen at") from None
     from utils.model_reload import ServedModel  # where the model is broken, this says so in one line
     ServedModel(options.model_dir, options.epoch or None)
-    from utils.session_store import store_address, try_store
-    with (store_address(options.session_store) as store,
-          tempfile.TemporaryDirectory(prefix="gru4rec_metrics_", ignore_cleanup_errors=True) as directory):
+    from utils.session_store import machine_store, shared_directory, try_store
+    with shared_directory() as directory:
+        store = options.session_store or machine_store(directory)
         asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
         os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", directory)
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(directory))
         from utils.workers import serve_forever
-        serve_forever("serve:application", options.host, options.port, options.workers or len(os.sched_getaffinity(0)))
+        serve_forever("serve:application", options.host, options.port, options.workers or len(os.sched_getaffinity(0)), directory)
 
 
 def application():
@@ -88,8 +87,6 @@ def application():
     logging.config.dictConfig(log_settings())
     sys.setswitchinterval(0.0005)  # seconds that a thread loading a model may hold up requests, ten times less than by default
     from utils.http_api import create_application
-    from utils.workers import stop_with_parent
-    stop_with_parent()
     return create_application(options)
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import httpx
 
@@ -86,8 +87,11 @@ def test_a_worker_that_dies_is_replaced(own_server):
     assert server.recommend([["item_1"]])
 
 
-def test_workers_stop_with_their_parent(own_server):  # noqa: F811
+def test_workers_stop_with_their_parent_and_leave_nothing(own_server):  # noqa: F811
     server = own_server()
+    directory, = (Path(word.removeprefix("PROMETHEUS_MULTIPROC_DIR=")) for word in environment_of(server.log_lines()[0]["process"])
+                  if word.startswith("PROMETHEUS_MULTIPROC_DIR="))
+    assert (directory / "sessions.sqlite").exists()
     server.process.kill()
     server.process.wait()
 
@@ -100,6 +104,11 @@ def test_workers_stop_with_their_parent(own_server):  # noqa: F811
             pass
         return False
     server.wait_for(is_gone)
+    assert not directory.exists()
+
+
+def environment_of(process):
+    return Path(f"/proc/{process}/environ").read_text().split("\0")
 
 
 def test_connections_are_spread_over_the_workers(own_server):  # noqa: F811

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections import OrderedDict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from utils import http_messages as messages, serving_metrics as metrics
 from utils.batching import Batcher, Question, QueueFull
 from utils.http_requests import Requests
 from utils.model_reload import ModelSlot, ServedModel, signature_of
-from utils.session_store import StoreError, open_store, store_address
+from utils.session_store import StoreError, machine_store, open_store, shared_directory
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'"
@@ -68,8 +68,10 @@ class Api:
 
     @asynccontextmanager
     async def lifespan(self, application):
-        with store_address(self.options.session_store) as address:
-            self.store = open_store(address, self.options.session_ttl, self.options.max_sessions, messages.MAX_CLICKS)
+        address = self.options.session_store
+        with nullcontext() if address else shared_directory() as own_directory:
+            self.store = open_store(address or machine_store(own_directory), self.options.session_ttl,
+                                    self.options.max_sessions, messages.MAX_CLICKS)
             watcher = asyncio.create_task(self.slot.watch(self.options.reload_seconds))
             if self.options.drain_seconds:
                 self._drain_before_stopping()

@@ -69,18 +69,18 @@ async def try_store(url, *limits):
 
 
 @contextmanager
-def store_address(asked):
-    """The address asked for, or, where that is empty, the path of a `MachineStore` that is deleted after the block.
-
-    It lies in memory where the system has room there.
-    """
-    if asked:
-        yield asked
-        return
+def shared_directory():
+    """A Path of a directory for what the workers of this machine share, in memory where the system has room there; it is deleted
+    after the block."""
     in_memory = os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= ROOM_BYTES
-    with tempfile.TemporaryDirectory(prefix="gru4rec_sessions_", dir=SHARED_MEMORY if in_memory else None,
+    with tempfile.TemporaryDirectory(prefix="gru4rec_serve_", dir=SHARED_MEMORY if in_memory else None,
                                      ignore_cleanup_errors=True) as directory:
-        yield str(Path(directory) / "sessions.sqlite")
+        yield Path(directory)
+
+
+def machine_store(directory):
+    """The address of the `MachineStore` in a directory."""
+    return str(directory / "sessions.sqlite")
 
 
 class MachineStore:

@@ -5,6 +5,7 @@ With one socket for all, a worker takes every connection that waits as it looks,
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 
@@ -26,24 +27,34 @@ class SharedPortLoop(uvloop.Loop):
         return await super().create_server(*arguments, **more, reuse_port=True)
 
 
-def stop_with_parent():
-    """Let this process, if it is a worker, stop where the one that started it is gone: nobody else could stop it."""
-    parent = multiprocessing.parent_process()
+class Worker(uvicorn.Config):
+    """How to serve in a process that `serve_forever` starts. It stops when that is gone, since nobody else could stop it."""
 
-    def wait_and_stop():
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-    if parent:
-        threading.Thread(target=wait_and_stop, daemon=True).start()
+    def __init__(self, directory, *arguments, **more):
+        self.directory = directory
+        super().__init__(*arguments, **more)
+
+    def load(self):
+        threading.Thread(target=self._outlive_nobody, daemon=True).start()
+        super().load()
+
+    def _outlive_nobody(self):
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            shutil.rmtree(self.directory, ignore_errors=True)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def serve_forever(application, host, port, workers):
-    """Run an application (a string as uvicorn's, of a function that makes it) until a signal; dead workers are replaced."""
+def serve_forever(application, host, port, workers, directory):
+    """Run an application (a string as uvicorn's, of a function that makes it) until a signal; dead workers are replaced.
+
+    `directory` is deleted where this process is killed, which would have deleted it otherwise.
+    """
     for number in signal.SIGINT, signal.SIGTERM:
         signal.signal(number, lambda *_: None)  # uvicorn raises it again after stopping, as asked; that is no failure
-    config = uvicorn.Config(application, factory=True, host=host, port=port, workers=workers, loop="utils.workers:SharedPortLoop",
-                            http=LimitedProtocol, log_config=log_settings(), access_log=False, server_header=False,
-                            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS)
+    config = Worker(directory, application, factory=True, host=host, port=port, workers=workers,
+                    loop="utils.workers:SharedPortLoop", http=LimitedProtocol, log_config=log_settings(), access_log=False,
+                    server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS)
     if workers > 1:
         Multiprocess(config, sockets=None).run()  # each opens its own
     else:
