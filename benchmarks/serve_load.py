@@ -2,7 +2,7 @@
 
     python benchmarks/serve_load.py                                      # 37,483 items, 100 units, POST of 5 clicks
     python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
-    python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20 --serve_flags '--item_matrix int8'
+    python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which it needs installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts from

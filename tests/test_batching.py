@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from conftest import write_random_model
+from utils import batching
 from utils.batching import Batcher, Question, QueueFull, answer
 from utils.model_reload import ModelSlot, ServedModel
 from utils.scorer import load_scorer, top_k
@@ -145,3 +146,20 @@ def test_the_same_scores_as_the_scorer_loaded_from_the_directory(tmp_path):
     best, scores = top_k(scorer.scores(scorer.click(np.array([2999]), scorer.before_first_click(1))[-1])[0], 20)
     assert found.item_ids == [f"item_{item}" for item in best]
     np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-5)
+
+
+def test_a_lone_question_is_answered_at_once_and_what_comes_soon_after_together(model, monkeypatch):
+    monkeypatch.setattr(batching, "SPACING", 0.2)
+    sizes = []
+
+    async def ask():
+        loop, batcher = asyncio.get_running_loop(), Batcher(slot_of(model), 4, 20, sizes.append)
+        began = loop.time()
+        await batcher.ask([Question(["item_1"], 1)])
+        first = loop.time() - began
+        others = [asyncio.create_task(batcher.ask([Question(["item_1"], 1)])) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*others, batcher.ask([Question(["item_1"], 1)]))
+        return first, loop.time() - began
+    first, all_of_them = asyncio.run(ask())
+    assert first < 0.15 and all_of_them >= 0.19 and sizes == [1, 3]

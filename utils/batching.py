@@ -1,7 +1,7 @@
 """Questions that wait are answered together: one product with the item matrix for all of them.
 
-Nothing waits for company. A worker answers between two looks at its connections; what came in while it computed is the next
-batch. So a lone question is answered at once, and the busier the server, the larger the batches.
+A lone question is answered at once. But a worker starts no more than one batch a millisecond: what comes in meanwhile is the
+next one. Larger batches take less processor time, and so all wait less than if none had waited for company.
 """
 
 import asyncio
@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.sessions import Sessions
+
+
+SPACING = 0.001  # seconds from the start of a batch to that of the next, at least
 
 
 class Question(NamedTuple):
@@ -72,6 +75,7 @@ class Batcher:
     def __init__(self, slot, max_batch, max_queue, on_batch=lambda size: None):
         self.slot, self.max_batch, self.max_queue, self.on_batch = slot, max_batch, max_queue, on_batch
         self.waiting, self.size, self.is_scheduled = deque(), 0, False
+        self.began = -SPACING  # the last batch, by the event loop's clock
 
     async def ask(self, questions):
         """The Answers to a list of Questions; QueueFull where there is no room for all of them."""
@@ -87,10 +91,10 @@ class Batcher:
     def _schedule(self, loop):
         if self.waiting and not self.is_scheduled:
             self.is_scheduled = True
-            loop.call_soon(self._answer_waiting, loop)
+            loop.call_later(max(self.began + SPACING - loop.time(), 0), self._answer_waiting, loop)
 
     def _answer_waiting(self, loop):
-        self.is_scheduled = False
+        self.is_scheduled, self.began = False, loop.time()
         batch, futures = [], []
         while self.waiting and len(batch) < self.max_batch:
             questions, future = self.waiting.popleft()

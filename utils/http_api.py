@@ -149,7 +149,7 @@ class Api:
         item = model.index_of.get(asked.item_id)
         if item is None:
             raise Refused(404, "query.item_id", f"found {asked.item_id[:40]!r}, expected an item that the model knows")
-        best, cosines = model.similar(item, asked.k)
+        best, cosines = await asyncio.to_thread(model.similar, item, asked.k)  # a million items take long
         return reply(messages.SimilarItems(named(model), asked.item_id, [model.item_ids[index] for index in best.tolist()],
                                            rounded(cosines.tolist())))
 
