@@ -13,7 +13,6 @@ took, in cores.
 
 import json
 import os
-import platform
 import select
 import shlex
 import signal
@@ -32,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from machine import gemm_rate, processor  # noqa: E402
 from utils import checkpoint  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.options import Parser, number, run, sizes  # noqa: E402
@@ -113,16 +113,6 @@ def server_command(options, model_dir, port):
                 str(options.workers), *shlex.split(options.serve_flags)]
     return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
             "--workers", str(options.workers), "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
-
-
-def gemm_rate(size=1024, repeats=10):
-    """The most operations a second that one core does in a product of two matrices: the machine's own limit."""
-    matrix, seconds = np.ones((size, size), np.float32), []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - began)
-    return 2 * size ** 3 / min(seconds)
 
 
 def free_port():
@@ -243,11 +233,6 @@ def print_line(rate, found, used):
     server, generator, others = np.array(used) / seconds
     print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}{failures:8}"
           f"{server:9.2f}{generator:11.2f}{max(others, 0):8.2f}", flush=True)
-
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

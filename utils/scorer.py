@@ -138,7 +138,6 @@ class Scorer:
         several = np.repeat(states, 2, axis=0) if len(states) == 1 else states  # why: see product
         return (matrix @ several.T).T[:len(states)]
 
-
     def best(self, states, ks, excluded, allowed):
         """The best items after several sessions.
 

@@ -320,8 +320,8 @@ void gru_layer(const float* vectors, int64_t stride, int64_t inputs, const int32
   const int64_t gates = 3 * units, both = 2 * units;
   const int64_t gates_size = padded(gates), both_size = padded(both), candidate_size = padded(units);
   std::vector<float> room(sessions * (gates_size + both_size + candidate_size + units));
-  std::vector<const float*> below(sessions), before(sessions), reset_states(sessions);
-  std::vector<float*> in(sessions), recurrent(sessions), candidates(sessions);
+  std::vector<const float*> below(sessions);
+  std::vector<float*> before(sessions), reset_states(sessions), in(sessions), recurrent(sessions), candidates(sessions);
   std::vector<int64_t> clicks(sessions);
   for (int64_t step = 0;; ++step) {
     int64_t rows = 0;  // sessions that have a click in this step
@@ -342,14 +342,14 @@ void gru_layer(const float* vectors, int64_t stride, int64_t inputs, const int32
     if (fc_weight) add_products(rows, below.data(), fc_weight, inputs, gates_size, in.data());
     add_products(rows, before.data(), gates_weight, units, both_size, recurrent.data());
     for (int64_t row = 0; row < rows; ++row) {
-      float *reset = recurrent[row], *reset_state = (float*)reset_states[row];
+      float *reset = recurrent[row], *reset_state = reset_states[row];
       for (int64_t j = 0; j < both; ++j) reset[j] = sigmoid(in[row][j] + reset[j]);
       for (int64_t j = 0; j < units; ++j) reset_state[j] = reset_after ? before[row][j] : reset[j] * before[row][j];
     }
     add_products(rows, reset_states.data(), candidate_weight, units, candidate_size, candidates.data());
     for (int64_t row = 0; row < rows; ++row) {
       const float *reset = recurrent[row], *update = reset + units, *last_in = in[row] + both, *candidate = candidates[row];
-      float* state = (float*)before[row];
+      float* state = before[row];
       for (int64_t j = 0; j < units; ++j) {
         const float value = hyperbolic_tangent(last_in[j] + (reset_after ? reset[j] * candidate[j] : candidate[j]));
         state[j] = value + update[j] * (state[j] - value);

@@ -1,0 +1,85 @@
+"""Recall, MRR and time of answering by NumPy and by utils/scoring.cc, and whether both find the same items.
+
+    python benchmarks/scoring.py --model_dir model_output --test_dir test_data
+
+The time is that of the states and the best items together, per session; beside it is what a float32 product of the same states
+with the item matrix would take at the rate of this core, measured in the same run.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+from machine import gemm_rate, processor  # noqa: E402
+from utils.files import InputError  # noqa: E402
+from utils.native_scorer import NativeScorer, native_library  # noqa: E402
+from utils.options import Parser, number, run  # noqa: E402
+from utils.scorer import Scorer, load_model  # noqa: E402
+from utils.sessions import Sessions, read_sessions  # noqa: E402
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
+    parser.add_argument("--test_dir", default="test_data", help="test sessions, as for infer.py")
+    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended, 1 to 1000")
+    parser.add_argument("--batch", type=number(int, 1, 1024), default=8, help="sessions answered together, 1 to 1024")
+    parser.add_argument("--predictions", type=number(int, 1), default=100_000,
+                        help="the first so many of the test sessions, >= 1")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    settings, weights, _ = load_model(options.model_dir)
+    library, reason = native_library()
+    if library is None:
+        raise InputError(f"found no compiled utils/scoring.cc ({reason}), expected a C++ compiler")
+    scorers = {"NumPy": Scorer(settings, weights), "native": NativeScorer(settings, weights)}
+    items, units = weights["item_matrix"].shape[0], settings["hid_size"][-1]
+    prefixes, targets = predictions(read_sessions(options.test_dir, items, "--test_dir"), options.predictions)
+    limit = 2 * items * units / gemm_rate()
+    print(f"{processor()}, {items} items, {units} units, {len(targets)} predictions, batches of {options.batch}; the product alone at the rate of "
+          f"this core: {1e6 * limit:.0f} us a session")
+    found = {}
+    for name, scorer in scorers.items():
+        found[name], seconds = best_items(scorer, prefixes, options)
+        ranks = [np.flatnonzero(best == target) for best, target in zip(found[name], targets)]
+        recall, mrr = np.mean([len(rank) for rank in ranks]), np.mean([1 / (rank[0] + 1) if len(rank) else 0 for rank in ranks])
+        print(f"{name:7} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1e6 * seconds:.0f} us a session, "
+              f"{seconds / limit:.2f} of the product alone")
+    same = [np.array_equal(one, other) for one, other in zip(*found.values())]
+    print(f"the same items in the same order: {np.mean(same):.4%}")
+
+
+def predictions(sessions, most):
+    """Prefixes of sessions as arrays of items, and the item that follows each."""
+    prefixes, targets = [], []
+    for start, end in zip(sessions.offsets, sessions.offsets[1:]):
+        for click in range(start + 1, end):
+            prefixes.append(sessions.items[start:click])
+            targets.append(sessions.items[click])
+    return prefixes[:most], targets[:most]
+
+
+def best_items(scorer, prefixes, options):
+    """Each prefix's best items, and the seconds that finding them took, per prefix."""
+    found, seconds = [], 0.0
+    for start in range(0, len(prefixes), options.batch):
+        batch = prefixes[start:start + options.batch]
+        sessions, rows = Sessions(np.concatenate(batch), np.cumsum([0] + [len(prefix) for prefix in batch])), len(batch)
+        began = time.perf_counter()
+        best = scorer.best(scorer.after_sessions(sessions), [options.k] * rows, [()] * rows, [None] * rows)
+        seconds += time.perf_counter() - began
+        found += [items for items, _ in best]
+    return found, seconds / len(prefixes)
+
+
+if __name__ == "__main__":
+    run(main)
