@@ -165,3 +165,18 @@ def test_a_foreign_state_is_refused(model_dir, text):
     (model_dir / "epoch_1" / "state.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match="state.json"):
         checkpoint.load_weights(model_dir, 1, SHAPES)
+
+
+def test_arrays_of_any_type_and_shape_come_back_uncopied(model_dir):
+    """Uncopied, since the library's copying holds up all other threads of a server: seconds for gigabytes."""
+    random = np.random.default_rng(0)
+    saved = {name: random.integers(0, 2, shape).astype(name) for name, shape in [
+        ("bool", (3,)), ("int8", (5, 1)), ("uint8", (2, 2)), ("int16", (3,)), ("int32", (7,)), ("uint64", (1,)), ("int64", ()),
+        ("float16", (3, 3)), ("float32", (0, 4)), ("float64", (2, 3, 2))]}
+    checkpoint.save_epoch(model_dir, 1, WEIGHTS, saved, {})
+    weights, found, _ = checkpoint.load_checkpoint(model_dir / "epoch_1", SHAPES)
+    assert found.keys() == saved.keys()
+    for name, values in saved.items():
+        assert found[name].dtype == values.dtype and found[name].shape == values.shape
+        np.testing.assert_array_equal(found[name], values)
+    assert not any(values.flags.owndata or values.flags.writeable for values in weights.values())

@@ -10,13 +10,15 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from utils.files import InputError, sync_directory, write_atomically
 
@@ -244,9 +246,31 @@ def _load_arrays(directory, name, state):
         raise InputError(f"{path}: found {len(data)} bytes that don't match {STATE}, expected {expected_bytes} bytes "
                          f"with SHA-256 {expected_sum[:12]}...; the file was truncated or changed")
     try:
-        return load(data)
+        return _arrays_in(data, path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
+
+
+def _arrays_in(data, path):
+    """The arrays of a safetensors file that was read, by name; they lie in `data` and can't be changed.
+
+    The library's own way copies them, and lets no other thread work meanwhile: seconds for gigabytes, in which a server that
+    loads a new model would answer nobody. Here it only reads the header. The arrays fill the end of the file without gaps.
+    """
+    with safe_open(path, framework="numpy") as file:
+        headers = [(name, file.get_slice(name)) for name in file.offset_keys()]
+        kinds = [(name, part.get_shape(), _dtype(part.get_dtype())) for name, part in headers]
+    start = len(data) - sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in kinds)
+    arrays = {}
+    for name, shape, dtype in kinds:
+        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+        start += arrays[name].nbytes
+    return arrays
+
+
+def _dtype(name):
+    """The NumPy type of safetensors' F32, I64, BOOL and so on."""
+    return np.dtype(bool if name == "BOOL" else f"{name[0].lower()}{int(name[1:]) // 8}")
 
 
 def _read_json(path, flag, expected):

@@ -50,7 +50,7 @@ class NativeScorer(Scorer):
         self.library, _ = native_library()
         self.item_matrix = np.ascontiguousarray(self.item_matrix)
         self.resets_after = settings["reset_after"]
-        self.input_stride = self.input_vectors.strides[0] // 4
+        self.input_layout = address(self.input_vectors), self.input_vectors.strides[0] // 4, self.input_vectors.shape[1]
         self.layers = [(fc and padded(fc[0]), fc and np.ascontiguousarray(fc[1]), padded(weight[:, :2 * units]),
                         padded(weight[:, 2 * units:]), np.ascontiguousarray(bias))
                        for fc, (weight, bias), units in zip(self.fc, self.gru, self.hid_size)]
@@ -69,13 +69,13 @@ class NativeScorer(Scorer):
         after = np.array(before, np.float32, order="C")
         items, ends = np.ascontiguousarray(sessions.items, np.int32), np.ascontiguousarray(sessions.offsets[1:])
         ends_address, states = address(ends), address(after)
-        # What a layer reads: rows of this many numbers and that far apart, and which of them each click has.
-        below, stride, inputs, rows = self.input_vectors, self.input_stride, self.input_vectors.shape[1], address(items)
+        # What a layer reads: rows that lie so far apart and have so many numbers, and which of them each click has.
+        below, rows, outputs = self.input_layout, address(items), []
         for layer, units in enumerate(self.hid_size):
-            outputs = np.empty((len(items), units), np.float32) if layer + 1 < len(self.hid_size) else None
-            self.library.gru_layer(address(below), stride, inputs, rows, *self.layer_addresses[layer], units, self.resets_after,
-                                   ends_address, len(ends), states, after.shape[1], address(outputs))
-            below, stride, inputs, rows = outputs, units, units, None
+            outputs.append(np.empty((len(items), units), np.float32) if layer + 1 < len(self.hid_size) else None)
+            self.library.gru_layer(*below, rows, *self.layer_addresses[layer], units, self.resets_after, ends_address, len(ends),
+                                   states, after.shape[1], address(outputs[-1]))
+            below, rows = (address(outputs[-1]), units, units), None
             states += 4 * units
         return after
 

@@ -16,6 +16,7 @@ from uvicorn.supervisors import Multiprocess
 from utils.http_protocol import LimitedProtocol
 from utils.http_requests import log_settings
 
+HANGING_SECONDS = 30  # without a sign of life, after which a worker is replaced
 GRACE_SECONDS = 30  # for replies under way when it stops
 KEEP_ALIVE_SECONDS = 75  # more than proxies keep connections, so that none sends a request as it is closed
 
@@ -54,7 +55,8 @@ def serve_forever(application, host, port, workers, directory):
         signal.signal(number, lambda *_: None)  # uvicorn raises it again after stopping, as asked; that is no failure
     config = Worker(directory, application, factory=True, host=host, port=port, workers=workers,
                     loop="utils.workers:SharedPortLoop", http=LimitedProtocol, log_config=log_settings(), access_log=False,
-                    server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS)
+                    server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=GRACE_SECONDS,
+                    timeout_worker_healthcheck=HANGING_SECONDS)
     if workers > 1:
         Multiprocess(config, sockets=None).run()  # each opens its own
     else:
