@@ -75,7 +75,7 @@ def main():
         log = open(Path(directory) / "server.log", "w+")
         server = subprocess.Popen(server_command(options, Path(directory) / "model", port), stdout=log, stderr=log, cwd=ROOT)
         try:
-            wait_until_ready(server, port, log)
+            wait_until_ready(server, port, log, options)
             print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, float32 products at {gemm_rate() / 1e9:.0f} GFLOP/s on one")
             print(f"{options.server} with {options.workers} workers, "
                   f"{options.items} items, {options.hid_size} units, {options.form}, sessions of {options.clicks} clicks, "
@@ -120,19 +120,28 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def wait_until_ready(server, port, log):
-    """Return as soon as /readyz says 200; InputError where the server ends, or takes minutes."""
+def wait_until_ready(server, port, log, options):
+    """Return as soon as all workers have the model; InputError where the server ends, or takes minutes."""
     deadline = time.monotonic() + 300
     while server.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
-            time.sleep(2)  # for the other workers
-            return
+            if options.server == "flask" or workers_with_model(port) == options.workers:
+                time.sleep(2)
+                return
         except OSError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     log.seek(0)
     last = (log.read().splitlines() or ["nothing on stderr"])[-1]
     raise InputError(f"--server {server.args[1]}: found it ended or silent ({last[:300]}), expected it to become ready")
+
+
+def workers_with_model(port):
+    """How many processes of serve.py can answer, by its metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        lines = reply.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gru4rec_model_workers{"))
 
 
 def requests_of(options, random):
