@@ -7,8 +7,8 @@
 One process per core answers. / is a page to try it, /openapi.json describes all routes, /metrics is for Prometheus, /livez and
 /readyz say how it is. Sessions of the second form are remembered on this machine, or in Redis for several machines. Where the
 model directory gets another epoch, or is another directory by now, that is loaded, tried, and swapped in without a pause; a
-broken one is refused. Needs no Paddle. Another server than its own starts it by `serve:application()`, with the flags below in
-the environment variable SERVE_FLAGS.
+broken one is refused. Needs no Paddle; with a C++ compiler at the first start it answers several times faster. Another server
+than its own starts it by `serve:application()`, with the flags below in the environment variable SERVE_FLAGS.
 """
 
 import asyncio
