@@ -80,6 +80,15 @@ def test_a_state_of_another_model_is_not_used(model):
     assert found == whole
 
 
+@pytest.mark.parametrize("length", [1, 3, 4, 400])
+def test_a_state_of_another_size_harms_nobody(model, length):
+    """Whatever a store may hold under this model's name: it is replayed instead."""
+    clicks = ["item_3", "item_1"]
+    whole, other = answer(model, [Question(clicks, 10), Question(["item_7"], 3)])
+    spoilt = Question(clicks, 10, covered=1, model=model.checksum, state=b"\1" * length)
+    assert answer(model, [spoilt, Question(["item_7"], 3)]) == [whole, other]
+
+
 def test_nothing_to_answer(model):
     for question in (Question([], 5), Question(["unknown"], 5), Question(["item_1"], 5, allowed=[]),
                      Question(["item_1"], 5, allowed=["?"])):

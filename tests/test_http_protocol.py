@@ -96,6 +96,9 @@ def test_head_and_body_go_out_together():
         def close(self):
             self.closed = True
 
+        def is_closing(self):
+            return self.closed
+
     async def write():
         transport = Transport()
         joined = JoinedWrites(transport, asyncio.get_running_loop())
@@ -106,6 +109,7 @@ def test_head_and_body_go_out_together():
         joined.write(b"next")
         joined.close()
         assert transport.closed and joined.written is transport.written
+        joined.write(b"too late")  # uvloop would raise
         await asyncio.sleep(0)
         return transport.written
     assert asyncio.run(write()) == [b"headbody", b"next"]

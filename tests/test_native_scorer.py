@@ -143,7 +143,7 @@ def test_scores_that_rounding_would_mix_up(change):
     assert_best(native, states, [20] * 9, [()] * 9, [None] * 9)
     if change is not close_scores:
         return
-    packed, factors, biases, _ = native.packed
+    _, factors, _, _ = native.packed
     integers = np.round(plain.item_vectors / factors.reshape(-1)[:3000, None])
     rough = states @ (integers * factors.reshape(-1)[:3000, None]).T + plain.item_biases
     same = [set(np.argsort(-row)[:20]) == set(items) for row, (items, _) in zip(rough, native.best(states, [20] * 9, [()] * 9, [None] * 9))]

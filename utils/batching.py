@@ -124,7 +124,7 @@ def answer(model, questions):
     for question in questions:
         known = [index_of.get(item_id) for item_id in question.clicks]
         unknown.append(known.count(None))
-        carried = question.state and question.model == model.checksum
+        carried = question.model == model.checksum and len(question.state) == len(no_click)
         states.append(question.state if carried else no_click)
         items += [item for item in known[question.covered if carried else 0:] if item is not None]
         offsets.append(len(items))

@@ -14,7 +14,7 @@ REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fiel
 
 class JoinedWrites:
     """A transport around another, whose writes within one turn of the event loop go out together: a reply's head and body in
-    one packet, which takes the server and the client half the time of two."""
+    one packet, which takes the server and the client less time than two."""
 
     def __init__(self, transport, loop):
         self.transport, self.loop, self.waiting = transport, loop, []
@@ -28,9 +28,9 @@ class JoinedWrites:
         self.waiting.append(data)
 
     def flush(self):
-        if self.waiting:
-            joined = b"".join(self.waiting)
-            self.waiting.clear()
+        joined = b"".join(self.waiting)
+        self.waiting.clear()
+        if joined and not self.transport.is_closing():  # the client may have gone meanwhile
             self.transport.write(joined)
 
     def close(self):
