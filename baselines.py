@@ -1,58 +1,66 @@
-"""Recall and MRR of simple methods, the figures that a trained network must beat.
+"""Recall and MRR of simple methods: the figures that a trained network must beat.
 
     python baselines.py --train_dir train_data/ --test_dir test_data/ --vocab_path vocab.txt --topk 5,20
 
-The methods are fitted on the training sessions and measured as infer.py measures a network: every click after the first of
-every test session is predicted from those before it and ranked among all items of the training sessions; items already
-seen in the session are not removed; the figures are means over these predictions. No Paddle is needed.
+The methods are fitted on the training sessions and measured as infer.py measures a network: each click of a test
+session except the first is predicted from those before it, and ranked among all items of the training sessions. Items
+already seen in the session are not removed. The figures are means over these predictions. Paddle is not needed.
 
     pop          POP: the items clicked most
     spop         S-POP: the items clicked most in this session, then POP
     transitions  what came next after the session's last click
     itemknn      Item-KNN: what was in the same sessions as the last click
-    vsknn        V-SKNN: what the training sessions most like this one held
+    vsknn        V-SKNN: what was in the training sessions most like this one
 """
 
 import argparse
 import time
 
-from utils import baselines
+from utils.data.sessions import read_conversion, read_sessions
+from utils.data.vocabulary import checksum, read_vocabulary
+from utils.evaluation import baselines
+from utils.evaluation.metrics import TIES, recall_and_mrr
 from utils.files import InputError
-from utils.metrics import TIES, recall_and_mrr
-from utils.options import Parser, cutoffs, number, run
+from utils.options import Parser, cutoffs, number
+from utils.process import run
 from utils.runlog import line_of, log, print_table
-from utils.sessions import read_conversion, read_sessions
-from utils.vocabulary import checksum, read_vocabulary
 
 TITLES = {"pop": "POP", "spop": "S-POP", "transitions": "transitions", "itemknn": "Item-KNN", "vsknn": "V-SKNN"}
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--train_dir", default="train_data", help="directory of training session files (or one file), the newest "
-                        "session last")
+    parser.add_argument("--train_dir", default="train_data",
+                        help="directory of training session files (or one file), the newest session last")
     parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
     parser.add_argument("--vocab_path", default="vocab.txt", help="vocab.txt of both")
-    parser.add_argument("--topk", type=cutoffs, default=[20], help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
+    parser.add_argument("--topk", type=cutoffs, default=[20],
+                        help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
     parser.add_argument("--ties", choices=TIES, default="standard",
-                        help="rank of a target whose score others have too: best, worst or middle of theirs")
-    parser.add_argument("--methods", type=methods, default=",".join(TITLES), help="which of the methods, separated by commas")
+                        help="rank of a target that has the same score as other items: the best, worst or middle of "
+                        "their ranks")
+    parser.add_argument("--methods", type=methods, default=",".join(TITLES),
+                        help="which of the methods, separated by commas")
     parser.add_argument("--itemknn_lambda", type=number(float, 0, 1e9), default=20.0,
-                        help="regularisation: sessions added to every item's, against chance similarities of rare items, >= 0")
+                        help="regularisation, >= 0: sessions added to the support of every item, so that rare items "
+                        "are not similar by chance")
     parser.add_argument("--itemknn_alpha", type=number(float, 0, 1), default=0.5,
-                        help="0: similar items are divided by their own support, 1: popular ones stay ahead, .5: cosine")
-    parser.add_argument("--vsknn_neighbours", type=number(int, 1), default=500, help="similar sessions that give scores, >= 1")
+                        help="0: each similar item's score is divided by its own support, 1: popular items stay ahead, "
+                        ".5: cosine")
+    parser.add_argument("--vsknn_neighbours", type=number(int, 1), default=500,
+                        help="how many of the most similar sessions give scores, >= 1")
     parser.add_argument("--vsknn_sample_size", type=number(int, 1), default=5000,
-                        help="newest sessions with a common item that the similar ones are chosen from, >= 1")
+                        help="how many of the newest sessions with a common item are candidates for that, >= 1")
     parser.add_argument("--vsknn_decay", choices=("harmonic", "linear"), default="harmonic",
-                        help="weight of the session's clicks: 1, 1/2, 1/3 from the last one back, or in equal steps to 0")
+                        help="weights of the session's clicks, from the last one back: 1, 1/2, 1/3 and so on, or in "
+                        "equal steps down to 0")
     parser.add_argument("--vsknn_idf_weight", type=number(float, 0, 100), default=1.0,
                         help="how much rare items gain, >= 0; 0: nothing")
     return parser.parse_args()
 
 
 def methods(text):
-    """A type for argparse: names of methods separated by commas as a list, each once."""
+    """A type for argparse: names of methods, separated by commas, as a list without repeats."""
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in TITLES:
@@ -69,23 +77,25 @@ def main():
     training = read_sessions(options.train_dir, item_count, "--train_dir")
     sessions = read_sessions(options.test_dir, item_count, "--test_dir")
     if not sessions.predictions:
-        raise InputError(f"--test_dir: found no session of two known clicks in {options.test_dir}, expected at least one")
+        raise InputError(f"--test_dir: found no session of two known clicks in {options.test_dir}, "
+                         "expected at least one")
     log(f"train:{options.train_dir} sessions:{len(training.lengths)} clicks:{len(training.items)} items:{item_count}")
-    log(f"test:{options.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} items:{item_count} "
-        f"unknown_clicks_left_out:{record.get('clicks_left_out', 0)} ties:{options.ties}")
+    log(f"test:{options.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} "
+        f"items:{item_count} unknown_clicks_left_out:{record.get('clicks_left_out', 0)} ties:{options.ties}")
 
     results = {}
     for method in options.methods:
         title = TITLES[method]
         began = time.perf_counter()
-        ranks = baselines.baseline_ranks(fit(method, training, item_count, options), sessions, options.ties, title)
+        scores_after = fit(method, training, item_count, options)
+        ranks = baselines.baseline_ranks(scores_after, sessions, options.ties, title)
         results[title] = recall_and_mrr(ranks, options.topk)
         log(f"baseline:{title} {line_of(results[title])} time_cost(s):{time.perf_counter() - began:.2f}")
     print_table(results)
 
 
 def fit(method, training, item_count, options):
-    """The method's function of a session's clicks so far: the scores of all items."""
+    """Fit a method: returns a function from a session's clicks so far to the scores of all items."""
     if method == "pop":
         return baselines.popularity_scores(training, item_count)
     if method == "spop":

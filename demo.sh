@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From clicks to recall@20 on the bundled sample: sets up .venv (minutes, once), then makes the clicks, splits and converts
-# them, trains and evaluates (under a minute), all in demo_output/.
+# From clicks to recall@20 on the bundled sample. Sets up .venv (takes minutes, once), then makes, splits and converts
+# the clicks, trains and evaluates (under a minute). All files go to demo_output/.
 set -euo pipefail
 if [ $# -gt 0 ]; then echo "demo.sh: found the argument $1, expected none" >&2; exit 2; fi
 cd "$(dirname "$0")"

@@ -8,19 +8,20 @@ are printed, and appended to metrics.jsonl in the model directory.
 """
 
 from utils import device
-from utils.options import Parser, add_inference_flags, check_inference_flags, run
+from utils.options import Parser, add_inference_flags, epochs, evaluation
+from utils.process import run
 
 
 def main():
     parser = Parser(__doc__)
     add_inference_flags(parser)
-    options = check_inference_flags(parser.parse_args())
-    options.sampled = 0
-    device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
-    from utils.inference import log, run_inference  # they load Paddle, which device.prepare must come before
+    options = parser.parse_args()
+    epochs(options)  # refuses what is wrong with them before Paddle loads
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
-    log(device_line)
-    run_inference(options)
+    log(prepared.line)
+    run_inference(evaluation(options))
 
 
 if __name__ == "__main__":

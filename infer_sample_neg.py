@@ -8,7 +8,8 @@ target among a few random items only, as some papers do; such figures mislead, a
 
 from utils import device
 from utils.files import InputError
-from utils.options import Parser, add_inference_flags, check_inference_flags, number, run
+from utils.options import Parser, add_inference_flags, epochs, evaluation, number
+from utils.process import run
 
 
 def main():
@@ -18,15 +19,18 @@ def main():
     parser.add_argument("--sampled", type=number(int, 0), default=0,
                         help="rank each target among so many items drawn uniformly, >= 1; 0: among all items")
     parser.add_argument("--seed", type=number(int, 0), default=1, help="of those draws, >= 0")
-    parser.add_argument("--hid_size", help="accepted for old command lines, without effect: the model directory knows it")
-    options = check_inference_flags(parser.parse_args())
+    parser.add_argument("--hid_size",
+                        help="accepted for old command lines, without effect: the model directory knows it")
+    options = parser.parse_args()
+    epochs(options)  # refuses what is wrong with them before Paddle loads
     if options.sampled and options.train_dir:
-        raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among all items")
-    device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
-    from utils.inference import log, run_inference  # they load Paddle, which device.prepare must come before
+        raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
+                         "all items")
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
-    log(device_line)
-    run_inference(options)
+    log(prepared.line)
+    run_inference(evaluation(options, options.sampled, options.seed))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Make the sample: clicks of a shop that doesn't exist, for the demo and for trying things out.
+"""Make the sample: clicks in an invented shop, for the demo and for trying things out.
 
     python make_sample.py --output sample_clicks.tsv
 
-Items have zipf popularity and belong to categories. From click to click a session mostly follows the item's habitual
-successors; which of them depends on the taste that the session's first click showed, so a model that remembers can
-predict more than one that only knows the last click.
+The popularity of the items follows Zipf's law, and each item belongs to a category. From click to click, a session
+mostly moves to one of the item's usual successors. Which one depends on the taste that the session's first click
+showed, so a model with memory can predict more than one that only knows the last click.
 """
 
 import numpy as np
 
 from utils.files import write_atomically
-from utils.options import Parser, number, run
+from utils.options import Parser, number
+from utils.process import run
 
 CATEGORIES, TASTES, SUCCESSORS = 12, 3, 3
 DAY, FIRST_SECOND = 86400, 1767225600  # 2026-01-01
@@ -22,7 +23,7 @@ def parse_arguments():
     parser.add_argument("--sessions", type=number(int, 1), default=12000, help="sessions, >= 1")
     parser.add_argument("--items", type=number(int, CATEGORIES), default=600, help=f"items, >= {CATEGORIES}")
     parser.add_argument("--days", type=number(float, 0.1), default=8.0, help="days that the sessions cover, >= 0.1")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="of all random draws, >= 0")
+    parser.add_argument("--seed", type=number(int, 0), default=1, help="seed of all random draws, >= 0")
     return parser.parse_args()
 
 
@@ -66,7 +67,7 @@ def draw_session(random, popularity, category, members, successors):
 
 
 def share(popularity, items):
-    """The popularity of `items` among themselves."""
+    """The popularity of `items`, scaled to a sum of 1."""
     return popularity[items] / popularity[items].sum()
 
 

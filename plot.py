@@ -1,35 +1,42 @@
-"""Curves and comparison of one or several runs, as pictures and as one page of HTML.
+"""Show and compare one or several runs, as pictures and as one page of HTML.
 
     python plot.py model_output
     python plot.py model_a model_b --test_dir test_data --output plots
 
-Reads config.json and metrics.jsonl of model directories. Writes curves.png: loss, recall and MRR by epoch and by seconds of
-training, where a validation or infer.py has found them; and report.html, which needs no other file: the same curves, the
-last figures, and a table of the settings that differ. With --test_dir also breakdown.png: recall by position in the session,
-by session length and by popularity of the item. With --projector_items also projector/, for `tensorboard --logdir`: the
-vectors of the items and their ids. Needs no Paddle.
+Reads config.json and metrics.jsonl of model directories, and writes
+
+    curves.png      loss by epoch and by seconds of training; also recall and MRR, if validation or infer.py found them
+    report.html     the same curves, the last figures, and the settings that differ, in one file
+    breakdown.png   with --test_dir: recall by position in the session, by session length and by popularity of the item
+    projector/      with --projector_items: the items' vectors and ids, for `tensorboard --logdir`
+
+Needs no Paddle.
 """
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: where processors are busy, its threads wait for each other
+# Before NumPy loads: on busy processors its threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from utils.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.files import InputError, write_atomically
-from utils.options import Parser, number, run
-from utils.runs import read_runs, setting_differences
+from utils.options import Parser, number
+from utils.plotting.breakdown import GROUPINGS, recall_by_group, run_ranks
+from utils.plotting.runs import read_runs, setting_differences
+from utils.process import run
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR", help="model directories, as train.py writes")
-    parser.add_argument("--output", default="plots", help="directory to write to, made where it is missing")
+    parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR", help="model directories, as written by train.py")
+    parser.add_argument("--output", default="plots", help="directory to write to, created if missing")
     parser.add_argument("--topk", type=number(int, 1), default=20, help="cut-off k of recall@k and MRR@k, >= 1")
-    parser.add_argument("--test_dir", default="", help="test sessions for the breakdown of the recall, by each run's best or last "
-                        "epoch; empty: none")
+    parser.add_argument("--test_dir", default="",
+                        help="test sessions for the breakdown of the recall, with each run's best or last epoch; "
+                        "empty: none")
     parser.add_argument("--projector_items", type=number(int, 0), default=0,
-                        help="how many items' vectors to export for TensorBoard's projector, the most frequent first; 0: none")
+                        help="how many items' vectors to export for TensorBoard's projector, the most frequent first; "
+                        "0: none")
     options = parser.parse_args()
     if len({Path(path).resolve() for path in options.model_dirs}) < len(options.model_dirs):
         raise InputError("MODEL_DIR: found the same directory twice, expected different ones")
@@ -39,23 +46,23 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     runs = read_runs(options.model_dirs)
-    from utils import plots  # slow to import: only for arguments that are right
+    from utils.plotting import pictures  # slow to import, so only once the arguments are checked
 
     output, pages = Path(options.output), []
-    curves = lambda theme: plots.curves(runs, options.topk, theme)
-    save(output / "curves.png", plots.as_png(curves))
+    curves = lambda theme: pictures.curves(runs, options.topk, theme)
+    save(output / "curves.png", pictures.as_png(curves))
     pages.append(("Curves", curves))
     if options.test_dir:
         ranks = {run.name: run_ranks(run, options.test_dir) for run in runs}
         groups = {name: [recall_by_group(found, grouping, options.topk) for found in ranks.values()]
                   for name, grouping in GROUPINGS.items()}
-        breakdown = lambda theme: plots.breakdown(groups, list(ranks), options.topk, theme)
-        save(output / "breakdown.png", plots.as_png(breakdown))
+        breakdown = lambda theme: pictures.breakdown(groups, list(ranks), options.topk, theme)
+        save(output / "breakdown.png", pictures.as_png(breakdown))
         pages.append((f"recall@{options.topk} in {options.test_dir}", breakdown))
-    page = plots.page(runs, setting_differences(runs), pages, options.topk)
+    page = pictures.page(runs, setting_differences(runs), pages, options.topk)
     save(output / "report.html", page.encode())
     if options.projector_items:
-        from utils.projector import export_items
+        from utils.plotting.projector import export_items
         export_items(runs, output / "projector", options.projector_items)
         print(f"written: {output / 'projector'}")
 

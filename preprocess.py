@@ -1,16 +1,16 @@
 """Clicks of a shop -> training, test and validation sessions.
 
-    python preprocess.py --fetch 1                      # yoochoose-data.7z, fetched if it is not here, split as RSC15
+    python preprocess.py --fetch 1                      # downloads yoochoose-data.7z if needed, splits it as RSC15
     python preprocess.py --input yoochoose-clicks.dat   # the same from the unpacked file
     python preprocess.py --input shop.csv.gz --session_column user --session_gap 3600 --drop_repeats 1 --until_stable 1
 
-Writes `<prefix>train_full.txt`, `<prefix>test.txt`, and for choosing settings the same split of the former again,
-`<prefix>train_tr.txt` and `<prefix>train_valid.txt`: TSV with the header SessionId, ItemId, Time (unix seconds), the
-rows sorted by SessionId, then Time, equal times in the order of the input.
+Writes `<prefix>train_full.txt` and `<prefix>test.txt`. For choosing settings it splits the training sessions again in
+the same way, into `<prefix>train_tr.txt` and `<prefix>train_valid.txt`. All are TSV with the header SessionId, ItemId,
+Time (unix seconds), sorted by SessionId, then Time; rows with equal times keep the order of the input.
 
-By default the rules are the official ones of GRU4Rec for RSC15, in this order and once each: sessions of 1 click, items
-of fewer than 5 clicks, sessions of 1 click are dropped; sessions that end within a day of the last click are the test;
-of those the items that training lacks are dropped, and the sessions of 1 click again.
+The default rules are GRU4Rec's official ones for RSC15, each applied once, in this order: drop sessions of 1 click,
+items with fewer than 5 clicks, and again sessions of 1 click. Sessions that end within a day of the last click are the
+test set. From these, drop items that do not occur in training, and again sessions of 1 click.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from utils.files import NO_SPACE, InputError, finish, require_file, write_atomically
-from utils.options import Parser, add_table_flags, number, run
+from utils.options import Parser, add_table_flags, number, table_columns
+from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
@@ -36,8 +37,9 @@ def main():
     require_file(flags.input, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
     paths = [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
     if Path(flags.input).resolve() in [path.resolve() for path in paths]:
-        raise InputError(f"--input: found {flags.input}, which would be overwritten; expected another --prefix or --out_dir")
-    with ExitStack() as outputs:  # opened first, so that a folder that can't be written is found at once
+        raise InputError(f"--input: found {flags.input}, which would be overwritten; "
+                         "expected another --prefix or --out_dir")
+    with ExitStack() as outputs:  # opened first, so that a folder that can't be written to is noticed at once
         files = [outputs.enter_context(write_atomically(path, "wb")) for path in paths]
         clicks = filter_clicks(read(flags), flags)
         train_full, test = split(clicks, flags, "train_full", "test", flags.newest_fraction)
@@ -53,28 +55,38 @@ def main():
 def parse_flags():
     parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
     switch = number(int, 0, 1)
-    parser.add_argument("--input", default="yoochoose-data.7z", help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any TSV or CSV "
-                        "with a header; all but the first also as .gz")
-    parser.add_argument("--out_dir", default=".", help="the folder to write to, made where it is missing")
-    parser.add_argument("--prefix", default="rsc15_", help="what the names of the files written start with")
+    parser.add_argument("--input", default="yoochoose-data.7z",
+                        help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any TSV or CSV with a header; all but the "
+                        "first may be gzipped")
+    parser.add_argument("--out_dir", default=".", help="the folder to write to, created if missing")
+    parser.add_argument("--prefix", default="rsc15_", help="what the names of the written files start with")
     add_table_flags(parser)
-    parser.add_argument("--session_gap", type=number(float, 0), default=0, help="seconds, >= 0; above 0 --session_column names "
-                        "users, whose clicks are cut into sessions at longer gaps, numbered from 1; 0: sessions as given")
-    parser.add_argument("--drop_repeats", type=switch, default=0, help="1: of clicks on one item in a row keep the first")
-    parser.add_argument("--min_session_length", type=number(int, 1), default=2, help="clicks, >= 1; shorter sessions are dropped")
-    parser.add_argument("--min_support", type=number(int, 1), default=5, help="clicks, >= 1; items with fewer are dropped")
-    parser.add_argument("--until_stable", type=switch, default=0, help="1: drop short sessions and rare items again and again "
-                        "until there are none; 0: short sessions, rare items, short sessions, once each")
-    parser.add_argument("--test_days", type=number(float, 0), default=1.0, help="days before the last click, >= 0, a fraction is "
-                        "fine; the sessions of that time are the test")
-    parser.add_argument("--split_by", choices=("end", "start"), default="end", help="end: a session is test by its last click, "
-                        "and items unknown in training are dropped from it; start: by its first click, later clicks of "
-                        "training sessions are cut off, and unknown items stay")
-    parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0, help="> 0 and <= 1; the newest part of "
-                        "the training sessions to keep, 0.015625 for 1/64; train_tr and train_valid are split from that")
+    parser.add_argument("--session_gap", type=number(float, 0), default=0,
+                        help="seconds, >= 0; above 0, --session_column names users, and their clicks are cut into "
+                        "sessions at longer gaps, numbered from 1; 0: sessions as given")
+    parser.add_argument("--drop_repeats", type=switch, default=0,
+                        help="1: of several clicks in a row on the same item, keep only the first")
+    parser.add_argument("--min_session_length", type=number(int, 1), default=2,
+                        help="clicks, >= 1; shorter sessions are dropped")
+    parser.add_argument("--min_support", type=number(int, 1), default=5,
+                        help="clicks, >= 1; items with fewer are dropped")
+    parser.add_argument("--until_stable", type=switch, default=0,
+                        help="1: drop short sessions and rare items again and again until there are none; 0: drop "
+                        "short sessions, rare items, and short sessions again, once each")
+    parser.add_argument("--test_days", type=number(float, 0), default=1.0,
+                        help="days before the last click, >= 0, may be a fraction; the sessions of that time are the "
+                        "test set")
+    parser.add_argument("--split_by", choices=("end", "start"), default="end",
+                        help="end: a session's last click decides whether it is in the test set, and items unknown in "
+                        "training are dropped from it; start: its first click decides, the clicks of training sessions "
+                        "within the test time are cut off, and unknown items stay")
+    parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
+                        help="share of the training sessions to keep, the newest ones, > 0 and <= 1, such as 0.015625 "
+                        "for 1/64; train_tr and train_valid are split from these")
     parser.add_argument("--fetch", type=switch, default=0, help="1: download --url to --input if there is no such file")
     parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
-    parser.add_argument("--sha256", default="", help="64 hexadecimal digits that the file of --fetch 1 must have; empty: any")
+    parser.add_argument("--sha256", default="",
+                        help="SHA-256 that the file of --fetch 1 must have, 64 hexadecimal digits; empty: any")
     return parser.parse_args()
 
 
@@ -85,17 +97,17 @@ def say(text, *values):
 
 def read(flags):
     """The clicks of `--input`."""
-    from utils.click_files import read_clicks
+    from utils.data.click_files import read_clicks
 
     with unpacked(Path(flags.input), flags.out_dir) as path:
-        clicks = read_clicks(path, flags, "--input")
+        clicks = read_clicks(path, table_columns(flags), "--input")
     say("read {}: {:,} sessions, {:,} clicks, {:,} items", flags.input, *clicks.sizes())
     return clicks
 
 
 def filter_clicks(clicks, flags):
-    """The sessions cut at gaps, then without repeats, short sessions and rare items, as the flags say."""
-    from utils.clicks import SECOND, cut_at_gaps, drop_rare_items, drop_repeats, drop_short_sessions
+    """Cut the sessions at gaps, then drop repeats, short sessions and rare items, as the flags say."""
+    from utils.data.clicks import SECOND, cut_at_gaps, drop_rare_items, drop_repeats, drop_short_sessions
 
     if flags.session_gap:
         clicks = cut_at_gaps(clicks, round(flags.session_gap * SECOND))
@@ -119,10 +131,11 @@ def filter_clicks(clicks, flags):
 
 
 def report(what, before, after):
-    """Say what a filter removed and return what it left, which must not be nothing."""
+    """Print what a filter removed and return what it left; InputError if that is nothing."""
     removed = [old - new for old, new in zip(before.sizes(), after.sizes())]
     if not len(after):
-        raise InputError(f"{what}: left none of {len(before.sessions):,} sessions, {len(before):,} clicks; expected some")
+        raise InputError(f"{what}: left none of {len(before.sessions):,} sessions, {len(before):,} clicks; "
+                         "expected some")
     say("{}: removed {:,} sessions, {:,} clicks, {:,} items", what, *removed)
     return after
 
@@ -134,7 +147,14 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
     -------
     training, test : Clicks
     """
-    from utils.clicks import DAY, drop_short_sessions, keep_items_of, newest_sessions, split_by_end, split_by_start
+    from utils.data.clicks import (
+        DAY,
+        drop_short_sessions,
+        keep_items_of,
+        newest_sessions,
+        split_by_end,
+        split_by_start,
+    )
 
     by_end = flags.split_by == "end"
     training, test = (split_by_end if by_end else split_by_start)(clicks, round(flags.test_days * DAY))
@@ -142,8 +162,8 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
         training = drop_short_sessions(training, flags.min_session_length)
     if not len(training):
         days = (clicks.times.max() - clicks.times.min()) / DAY
-        raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of {days:.3g} days of clicks; "
-                         "expected less")
+        raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of {days:.3g} days of "
+                         "clicks; expected less")
     if newest_fraction < 1:
         newest = newest_sessions(training, newest_fraction, training.ends() if by_end else training.starts())
         training = report(f"--newest_fraction {newest_fraction:g}", training, newest)
@@ -156,20 +176,23 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
 
 
 def save_part(clicks, file, path):
-    """Write `clicks` to the `file` that becomes `path`, down to the disk: all are there before the first gets its name."""
-    from utils.click_files import write_table
+    """Write `clicks` to `file`, which will become `path`, and wait until it is on the disk.
+
+    So all files are complete before the first of them gets its name.
+    """
+    from utils.data.click_files import write_table
 
     try:
         write_table(clicks, file)
         finish(file)
     except OSError as error:
-        error.filename = str(path)  # with four files open, who is told of the error could take it for another's
+        error.filename = str(path)  # four files are open, so the error must say which one it means
         raise
 
 
 @contextmanager
 def unpacked(path, folder):
-    """The `path` itself, or for a 7z archive that of its clicks, unpacked to a temporary folder in `folder`."""
+    """Yield `path` itself, or for a 7z archive the path of its clicks, unpacked to a temporary folder in `folder`."""
     with open(path, "rb") as file:
         is_archive = file.read(6) == b"7z\xbc\xaf\x27\x1c"
     if not is_archive and path.suffix == ".7z":
@@ -186,7 +209,8 @@ def unpack(path, folder):
     try:
         import py7zr
     except ImportError:
-        raise InputError(f"{path}: found no package py7zr to unpack it with, expected one (pip install py7zr)") from None
+        raise InputError(f"{path}: found no package py7zr to unpack it with, expected one "
+                         "(pip install py7zr)") from None
     try:
         with py7zr.SevenZipFile(path) as archive:
             names = archive.getnames()
@@ -205,7 +229,7 @@ def unpack(path, folder):
 
 
 def fetch(url, path, sha256):
-    """Download `url` to `path`, unless there is a file already, and check and print its SHA-256."""
+    """Download `url` to `path` unless that file exists, and print and check its SHA-256."""
     if path.exists():
         say("{} is here already, not fetched", path)
         with open(path, "rb") as file:
@@ -222,12 +246,13 @@ def fetch(url, path, sha256):
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
-        raise InputError(f"--fetch 1: found no way to {url} ({error}); fetch it by hand and put it at {path.resolve()}") from None
+        raise InputError(f"--fetch 1: found no way to {url} ({error}); fetch it by hand and put it at "
+                         f"{path.resolve()}") from None
     say("fetched {}", path)
 
 
 def save(response, file, url):
-    """Copy an HTTP response to `file`, show progress, and return the SHA-256."""
+    """Copy an HTTP response to `file`, show the progress, and return the SHA-256."""
     size, done, shown, digest = int(response.headers.get("Content-Length") or 0), 0, 0, hashlib.sha256()
     while piece := response.read(1 << 20):
         file.write(piece)
@@ -247,7 +272,7 @@ def save(response, file, url):
 
 
 def check_sha256(what, found, expected):
-    """Print the SHA-256 `found`, and refuse it where another is `expected`."""
+    """Print the SHA-256 `found`; InputError if another one is `expected`."""
     say("sha256 {}", found)
     if expected and found != expected.lower():
         raise InputError(f"{what}: found the SHA-256 {found}, expected {expected} (--sha256)")

@@ -1,14 +1,17 @@
-"""The next items of sessions, by a trained model.
+"""Recommend the next items of sessions with a trained model.
 
     python recommend.py --model_dir model_output --topk 20 214536502 214536500
     python recommend.py --model_dir model_output --sessions sessions.txt --format json > answers.jsonl
     ... | python recommend.py --model_dir model_output --sessions -
 
-A session is the item ids of its clicks in time order: the arguments, or a line of a text file. Items that the model doesn't
-know are left out, and counted on stderr. For each session the best items are printed, as lines of session, rank, item and
-score separated by tabs, or as one JSON object {"session": ..., "items": [...], "scores": [...]}. The number of a session is its
-line's, from 1. A higher score is a likelier item; equal ones come in the order of vocab.txt. Needs no Paddle, and computes with
-one thread unless OMP_NUM_THREADS says otherwise.
+A session is the item ids of its clicks in time order: the arguments, or a line of a text file. Items that the model
+does not know are left out, and counted on stderr. For each session the best items are printed, as lines of session,
+rank, item and score separated by tabs, or with --format json as one line like this:
+
+    {"session": 1, "items": [...], "scores": [...]}
+
+Sessions are numbered by their lines, from 1. A higher score means a likelier item; items with equal scores are in the
+order of vocab.txt. Needs no Paddle, and uses one thread unless OMP_NUM_THREADS says otherwise.
 """
 
 import json
@@ -17,29 +20,33 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: where processors are busy, its threads wait for each other
+# Before NumPy loads: on busy processors its threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from utils.data.sessions import Sessions
 from utils.files import InputError, require_file
-from utils.options import Parser, number, run
-from utils.native_scorer import load_fast_scorer
-from utils.sessions import Sessions
+from utils.model.load import load_scorer
+from utils.options import Parser, number
+from utils.process import run
 
 READ_BYTES = 1 << 16
-BATCH = 64  # sessions at once; larger ones are hardly faster and need more memory
+BATCH = 64  # sessions at once; more are hardly faster and need more memory
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("items", nargs="*", metavar="ITEM", default="", help="item ids of one session in time order")
+    parser.add_argument("items", nargs="*", metavar="ITEM", default="", help="item ids of one session, in time order")
     parser.add_argument("--sessions", metavar="FILE", default="",
-                        help="text file of item ids, one session a line, instead of the arguments; - for standard input")
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
-    parser.add_argument("--epoch", type=number(int, 0), default=0, help="which one, >= 1; 0: the best of the validation, or the last where there was none")
+                        help="text file of item ids, one session a line, instead of the arguments; "
+                        "- for standard input")
+    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
+    parser.add_argument("--epoch", type=number(int, 0), default=0,
+                        help="which epoch to use, >= 1; 0: the best one by validation, or the last without validation")
     parser.add_argument("--topk", type=number(int, 1), default=20, help="items to recommend, >= 1")
     parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0,
-                        help="1: leave out the items of the session itself, 0: don't, as in infer.py")
+                        help="1: leave out the items of the session itself, 0: keep them, as in infer.py")
     parser.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
     options = parser.parse_args()
     if bool(options.items) == bool(options.sessions):
@@ -52,9 +59,12 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    scorer, item_ids = load_fast_scorer(options.model_dir, options.epoch or None)
+    scorer, item_ids = load_scorer(options.model_dir, options.epoch or None)
+    if not scorer.state_size:
+        tell(f"{options.model_dir} is answered through {scorer.way}")
     if item_ids is None:
-        tell(f"{options.model_dir} has no item ids, only their number: items are indices from 0, in sessions and answers")
+        tell(f"{options.model_dir} has no item ids, only their number: items are indices from 0, in sessions and "
+             "answers")
         item_ids = [str(index) for index in range(len(scorer.item_biases))]
     index_of = {item_id: index for index, item_id in enumerate(item_ids)}
     lines_of = tsv_lines if options.format == "tsv" else json_line
@@ -66,12 +76,15 @@ def main():
             answers = recommend(scorer, [items for _, items in asked], options.topk, options.exclude_seen)
             for (line, _), (best, scores) in zip(asked, answers):
                 sys.stdout.write(lines_of(line, [item_ids[item] for item in best], scores.tolist()))
-        sys.stdout.flush()  # who asks line by line is waiting for it
+        sys.stdout.flush()  # a caller that asks line by line is waiting for it
     skipped.report()
 
 
 def read_lines(path):
-    """The lines of a file as they arrive, in lists of (number from 1, text): a pipe's as soon as they are written."""
+    """Yield the lines of a file as they arrive, in lists of (number from 1, text).
+
+    Lines from a pipe come as soon as they are written.
+    """
     first = 1
     with open_sessions(path) as stream:
         while chunk := stream.read1(READ_BYTES):
@@ -84,7 +97,7 @@ def read_lines(path):
 
 
 def decode(chunk, path, first):
-    """The text of a chunk of lines, the first of which is number `first`; InputError where it can't hold item ids."""
+    """The text of a chunk of lines, the first of which is number `first`; InputError if it can't be item ids."""
     found, position = "a zero byte", chunk.find(b"\0")
     try:
         if position < 0:
@@ -110,7 +123,7 @@ def open_sessions(path):
 
 
 def known_items(line, item_ids, index_of, skipped):
-    """The indices of a session's items, a list of int; those that the model lacks are counted in `skipped`."""
+    """The indices of a session's items, a list of int; items that the model doesn't know are counted in `skipped`."""
     known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
     if len(known) < len(item_ids):
         skipped.count(line, [item_id for item_id in item_ids if item_id not in index_of], bool(known))
@@ -118,7 +131,7 @@ def known_items(line, item_ids, index_of, skipped):
 
 
 def recommend(scorer, sessions, topk, exclude_seen):
-    """The best items of each session and their scores: a list of pairs of arrays, empty ones for a session without items.
+    """The best items of each session and their scores: a list of pairs of arrays, empty for a session without items.
 
     Parameters
     ----------
@@ -128,16 +141,15 @@ def recommend(scorer, sessions, topk, exclude_seen):
     exclude_seen : bool
     """
     answers = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(sessions)
-    asked = [number for number, items in enumerate(sessions) if items]
-    if not asked:
+    places = [place for place, items in enumerate(sessions) if items]
+    if not places:
         return answers
-    offsets = np.cumsum([0] + [len(sessions[number]) for number in asked])
-    items = np.concatenate([np.array(sessions[number], np.int32) for number in asked])
-    states, nothing = scorer.after_sessions(Sessions(items, offsets)), [()] * len(asked)
-    best = scorer.best(states, [topk] * len(asked), [sessions[number] for number in asked] if exclude_seen else nothing,
-                       [None] * len(asked))
-    for number, answer in zip(asked, best):
-        answers[number] = answer
+    asked = [sessions[place] for place in places]
+    items, offsets = np.concatenate(asked).astype(np.int32), np.cumsum([0] + [len(clicks) for clicks in asked])
+    states = scorer.after_sessions(Sessions(items, offsets))
+    excluded = asked if exclude_seen else [()] * len(asked)
+    for place, best in zip(places, scorer.best(states, [topk] * len(asked), excluded, [None] * len(asked))):
+        answers[place] = best
     return answers
 
 
@@ -151,14 +163,14 @@ def json_line(session, item_ids, scores):
 
 
 class Skipped:
-    """Counts what can't be answered; `path` is the file of the sessions, empty for the command line."""
+    """Counts what was left out; `path` is the file of the sessions, empty for the command line."""
 
     def __init__(self, path):
         self.path = path
         self.clicks, self.first_click, self.sessions, self.first_session = 0, "", 0, ""
 
     def count(self, line, unknown, is_answered):
-        """Count the item ids `unknown` of a session, and the session itself unless it is answered all the same."""
+        """Count the `unknown` item ids of a session, and the session itself if it can't be answered without them."""
         place = f"{name_of(self.path)}:{line}" if self.path else "the arguments"
         self.first_click = self.first_click or f"{unknown[0][:40]!r} in {place}"
         self.clicks += len(unknown)
@@ -167,15 +179,17 @@ class Skipped:
             self.sessions += 1
 
     def report(self):
-        """One line on stderr, or none where nothing was skipped."""
+        """Print one line on stderr, or none if nothing was skipped."""
         if self.clicks:
-            nothing = f"; nothing to recommend for sessions without any other: {self.sessions} (first: {self.first_session})"
-            tell(f"left out clicks on items that the model doesn't know: {self.clicks} (first: {self.first_click})"
-                 + nothing * bool(self.sessions))
+            line = f"left out clicks on items that the model doesn't know: {self.clicks} (first: {self.first_click})"
+            if self.sessions:
+                line += (f"; nothing to recommend for sessions without any other: {self.sessions} "
+                         f"(first: {self.first_session})")
+            tell(line)
 
 
 def tell(message):
-    """Print a line on stderr; utils.runlog would load the progress bar first."""
+    """Print a line on stderr; utils.runlog would have to load the progress bar first."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 

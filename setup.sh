@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Make a virtual environment with what the given requirements files pin, or leave it as it is if it has that already.
+# Make a virtual environment with the packages that the given requirements files pin. If it has them already, leave it.
 #   bash setup.sh .venv requirements.txt
-# PYTHON names the interpreter (Python 3.11 to 3.13); without it python3.11, python3.12, python3.13 and python3 are tried.
+# PYTHON names the interpreter (Python 3.11 to 3.13). Without it, python3.11, python3.12, python3.13 and python3 are
+# tried in turn.
 set -euo pipefail
 if [ $# -lt 2 ]; then
   echo "usage: bash setup.sh ENVIRONMENT REQUIREMENTS_FILE..." >&2
@@ -12,7 +13,7 @@ shift
 for file in "$@"; do
   if [ ! -f "$file" ]; then echo "setup.sh: found no file $file, expected pinned requirements" >&2; exit 2; fi
 done
-if [ -e "$environment" ] && [ ! -e "$environment/pyvenv.cfg" ]; then  # it would be deleted
+if [ -e "$environment" ] && [ ! -e "$environment/pyvenv.cfg" ]; then  # never delete that
   echo "setup.sh: found $environment, which is no virtual environment, expected one or nothing" >&2
   exit 2
 fi

@@ -3,9 +3,9 @@
     python text2paddle.py raw_train_data/ raw_test_data/ train_data test_data vocab.txt
 
 Every file of the raw directories is converted to a file of the same name. vocab.txt holds the items of the training
-files, the most frequent first, then as strings; an item's index is its line's number, from 0. Test clicks on other items
-are left out and the session closes up; a test session with less than two clicks left is left out too. How many is
-printed, and recorded in text2paddle.json beside the converted files.
+files, the most frequent first and equally frequent ones in string order; an item's index is the number of its line,
+counted from 0. Test clicks on other items are left out, and so is a test session with fewer than two clicks left. How
+many were left out is printed, and recorded in text2paddle.json beside the converted files.
 """
 
 import collections
@@ -14,9 +14,10 @@ import hashlib
 import json
 from pathlib import Path
 
+from utils.data.sessions import CONVERSION, read_conversion, session_files, session_files_in
 from utils.files import InputError, finish, write_atomically
-from utils.options import Parser, run
-from utils.sessions import CONVERSION, list_sessions, read_conversion, session_files
+from utils.options import Parser
+from utils.process import run
 
 COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
 
@@ -24,17 +25,18 @@ COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("raw_train_dir", help="directory of session text with item ids: one session a line")
-    parser.add_argument("raw_test_dir", help="the same for the test sessions")
+    parser.add_argument("raw_test_dir", help="the same for test sessions")
     parser.add_argument("train_dir", help="directory to write the training sessions to, as indices")
     parser.add_argument("test_dir", help="directory to write the test sessions to, as indices")
     parser.add_argument("vocab_path", help="vocab.txt to write")
     options = parser.parse_args()
     if len({Path(path).resolve() for path in vars(options).values()}) < 5:
-        raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, expected five")
+        raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, "
+                         "expected five")
     for name in "raw_train_dir", "raw_test_dir", "train_dir", "test_dir":
         if Path(options.vocab_path).resolve().parent == Path(getattr(options, name)).resolve():
-            raise InputError(f"vocab_path: found {options.vocab_path} in {name}, where it would be read as sessions, expected it "
-                             "in another directory")
+            raise InputError(f"vocab_path: found {options.vocab_path} in {name}, where it would be read as sessions, "
+                             "expected it in another directory")
     return options
 
 
@@ -47,18 +49,20 @@ def main():
     support = count_items(train_files)
     item_ids = sorted(support, key=lambda item_id: (-support[item_id], item_id))
     if len(item_ids) < 2:
-        raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 to choose "
-                         "from")
+        raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 "
+                         "to choose from")
     index = {item_id: str(number) for number, item_id in enumerate(item_ids)}
 
     vocabulary = "".join(f"{item_id}\n" for item_id in item_ids)
     vocab_sha256 = hashlib.sha256(vocabulary.encode()).hexdigest()
 
-    # All outputs appear at the end or none, first vocab.txt and last the records: were this killed in between, the records
-    # that are there would name another vocab.txt, which train.py and infer.py notice. Outdated files go before the records.
+    # Outputs get their names only at the end, vocab.txt first and the records last. If the process is killed in
+    # between, the old records name another vocab.txt, which train.py and infer.py notice. Outdated files go before the
+    # records.
     with contextlib.ExitStack() as outputs:
         open_output = lambda *parts: outputs.enter_context(write_atomically(Path(*parts)))
-        train_record, test_record = open_output(options.train_dir, CONVERSION), open_output(options.test_dir, CONVERSION)
+        train_record = open_output(options.train_dir, CONVERSION)
+        test_record = open_output(options.test_dir, CONVERSION)
         outputs.push(lambda error, *_: remove(outdated) if error is None else None)
         train_counts = convert(train_files, options.train_dir, index, 1, open_output)
         test_counts = convert(test_files, options.test_dir, index, 2, open_output)
@@ -74,26 +78,26 @@ def main():
 
     print(f"vocab size: {len(item_ids)}")
     for path in outdated:
-        print(f"{path}: removed, it was of the conversion before")
+        print(f"{path}: removed, an earlier conversion wrote it")
     for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
         print(f"{directory}: " + " ".join(f"{name}:{counts[name]}" for name in COUNTS))
 
 
 def outdated_files(directory, sources, argument):
-    """What an earlier conversion wrote to `directory` and this one won't replace; other session files there are refused.
+    """The files that an earlier conversion wrote to `directory` and this one won't replace.
 
-    They would be read as sessions of this conversion.
+    InputError if other session files are there: they would be read as sessions of this conversion.
     """
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise InputError(f"{argument}: found a file at {path}, expected a directory or none")
     names = {file.name for file in sources}
-    others = [file for file in list_sessions(path) if file.name not in names] if path.is_dir() else []
+    others = [file for file in session_files_in(path) if file.name not in names] if path.is_dir() else []
     earlier = read_conversion(path, None, argument).get("files") if others else None
     for file in others:
         if not isinstance(earlier, list) or file.name not in earlier:
-            raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing but what "
-                             "text2paddle.py writes")
+            raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing "
+                             "but what text2paddle.py writes")
     return others
 
 
@@ -102,8 +106,8 @@ def remove(files):
         file.unlink()
 
 
-def read_clicks(file):
-    """The item ids of each line of a session text, a list of str a line."""
+def read_item_ids(file):
+    """Yield the item ids of each line of a session text, a list of str."""
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, start=1):
             if b"\0" in line:
@@ -119,17 +123,23 @@ def count_items(files):
     """How often each item id was clicked, a dict of str to int."""
     support = collections.Counter()
     for file in files:
-        for clicks in read_clicks(file):
+        for clicks in read_item_ids(file):
             support.update(clicks)
     return support
 
 
 def convert(files, directory, index, shortest, open_output):
-    """Write `files` as indices to `directory`, sessions of at least `shortest` known clicks; what was written, as a dict."""
+    """Write `files` as indices to `directory`, but only sessions with at least `shortest` known clicks.
+
+    Returns
+    -------
+    dict
+        What was written: the names of the files, and COUNTS.
+    """
     counts = {"files": [file.name for file in files], **dict.fromkeys(COUNTS, 0)}
     for file in files:
         output = open_output(directory, file.name)
-        for clicks in read_clicks(file):
+        for clicks in read_item_ids(file):
             known = [index[click] for click in clicks if click in index]
             counts["clicks_left_out"] += len(clicks) - len(known)
             if len(known) >= shortest:

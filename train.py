@@ -6,25 +6,38 @@ Reads session text (item indices, from text2paddle.py) and vocab.txt; writes a m
 The defaults are the best settings that we know; reproduce/rsc15.sh has those of Paddle's old example.
 """
 
+from functools import partial
+
 from utils import device
-from utils.options import Parser, add_training_flags, check_training_flags, number, run
+from utils.options import Parser, add_training_flags, batching, check_training_flags, number, training_run
+from utils.process import run
 
 
-def parse_arguments():
+def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     add_training_flags(parser)
     parser.add_argument("--step_num", type=number(int, 1), default=1000, help="with --enable_ce: steps an epoch, >= 1")
-    parser.add_argument("--enable_ce", action="store_true", help="stop every epoch after --step_num steps, for a quick check")
-    return check_training_flags(parser.parse_with_config())
+    parser.add_argument("--enable_ce", action="store_true",
+                        help="stop every epoch after --step_num steps, for a quick check")
+    return check_training_flags(parser.parse_with_config(arguments))
+
+
+def make_trainer(options, network, sessions):
+    """The trainer.Trainer that the flags ask for. Call it after `device.prepare`: it loads Paddle."""
+    from utils.training.objectives import AllItems
+    from utils.training.optimizers import Adagrad
+    from utils.training.trainer import Trainer
+    optimizer = Adagrad(options.base_lr, epsilon_inside=False)
+    return Trainer(network, sessions, batching(options), AllItems(network), optimizer)
 
 
 def main():
     options = parse_arguments()
-    device_line = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
-    from utils.training import FullSoftmaxTrainer, log, run_training  # they load Paddle, which device.prepare must come before
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
-    log(device_line)
-    run_training(options, lambda network, sessions: FullSoftmaxTrainer(network, sessions, options))
+    log(prepared.line)
+    run_training(**training_run(options), make_trainer=partial(make_trainer, options), kernels=prepared.kernels)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # Sourced by the pipelines from the repository's root.
 
-# `python` becomes one that has Paddle; .venv is set up where the caller's own has none.
+# Make `python` one that has Paddle: the caller's own, or else that of .venv, which is set up first.
 if ! python -c 'import sys, importlib.util as i; sys.exit(i.find_spec("paddle") is None)' 2>/dev/null; then
   bash setup.sh .venv requirements.txt
   PATH=$PWD/.venv/bin:$PATH

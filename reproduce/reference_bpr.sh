@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
-# Paddle's old example with BPR: ten negatives a prediction from the targets of the batch.
+# Paddle's old example with BPR: ten negatives per prediction, drawn from the targets of the batch.
 #
 #   bash reproduce/reference_bpr.sh TRAIN TEST [OUTPUT_DIR] [SEED]
 #
-# TRAIN and TEST are split files, of full RSC15 (rsc15_train_full.txt, rsc15_test.txt, as `python preprocess.py --fetch 1`
-# makes them) or of its newest 1/64 (the same with --newest_fraction 0.015625).
+# TRAIN and TEST are split files of full RSC15 (rsc15_train_full.txt and rsc15_test.txt, which
+# `python preprocess.py --fetch 1` makes) or of its newest 1/64 (the same with --newest_fraction 0.015625).
 # Expect .606 on full RSC15 (its README); on 1/64 see README.md.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/reference_bpr.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
+train=$(realpath -m "$1") test=$(realpath -m "$2")
+out=$(realpath -m "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
 cd "$(dirname "$0")/.."
 source reproduce/common.sh
 
 convert_splits "$train" "$test" "$out"
-python train_sample_neg.py --loss bpr --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" \
-  --model_dir "$out/model" --overwrite 1 --seed "$seed" --threads 1 ${EPOCHS:+--pass_num "$EPOCHS"}
+python train_sample_neg.py --config settings/reference_bpr.json --train_dir "$out/train_data" \
+  --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 --seed "$seed" --threads 1 \
+  ${EPOCHS:+--pass_num "$EPOCHS"}
 python infer_sample_neg.py --test_dir "$out/test_data" --model_dir "$out/model" --last_index "${EPOCHS:-10}" --threads 1

@@ -4,8 +4,9 @@
 #
 #   bash reproduce/rsc15.sh [CLICKS] [OUTPUT_DIR]
 #
-# CLICKS: yoochoose-data.7z (default; get it with `python preprocess.py --fetch 1`) or the unpacked yoochoose-clicks.dat.
-# Expect .613 after epoch 1 and .681 after epoch 10 (what the old example states; the full data was not at hand here).
+# CLICKS is yoochoose-data.7z (default; get it with `python preprocess.py --fetch 1`) or the unpacked
+# yoochoose-clicks.dat.
+# Expect .613 after epoch 1 and .681 after epoch 10 (the old example's figures; we did not have the full data).
 set -euo pipefail
 clicks=$(realpath -m "${1:-yoochoose-data.7z}") out=$(realpath -m "${2:-reproduce_output/rsc15}")
 cd "$(dirname "$0")/.."
@@ -16,4 +17,5 @@ convert_splits "$out/rsc15_train_tr.txt" "$out/rsc15_test.txt" "$out"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \
   --embedding separate --reset_gate before --init_range 0.04 --emb_lr_x 10 --base_lr 0.01 --hid_dropout 0 \
   --label_smoothing 0 --lr_end 1 --group_batches 20 --batch_size 500 --pass_num "${EPOCHS:-10}"
-python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" --last_index "${EPOCHS:-10}"
+python infer.py --test_dir "$out/test_data" --model_dir "$out/model" --train_dir "$out/train_data" \
+  --last_index "${EPOCHS:-10}"

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# RSC15 1/64, train.py's own settings: recall@20 and MRR@20 of each epoch beside POP and item transitions.
+# RSC15 1/64 with train.py's own settings: recall@20 and MRR@20 of each epoch, beside POP and item transitions.
 #
 #   bash reproduce/rsc15_64.sh TRAIN TEST [OUTPUT_DIR] [SEED]
 #
-# TRAIN and TEST are split files (SessionId, ItemId, Time; also .gz) of the newest 1/64 of RSC15's training sessions and of
-# its test day, as this makes them from the full data:
+# TRAIN and TEST are split files (SessionId, ItemId, Time; also .gz): the newest 1/64 of RSC15's training sessions, and
+# its test day. This command makes them from the full data:
 #   python preprocess.py --fetch 1 --newest_fraction 0.015625
 # Time: about 5 minutes on one core. Expect: see README.md, results.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/rsc15_64.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
+train=$(realpath -m "$1") test=$(realpath -m "$2")
+out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
 cd "$(dirname "$0")/.."
 source reproduce/common.sh
 

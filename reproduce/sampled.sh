@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# This project's own settings of sampled training: train_sample_neg.py's defaults.
+# This project's own settings for sampled training, the defaults of train_sample_neg.py.
 #
 #   bash reproduce/sampled.sh TRAIN TEST [OUTPUT_DIR] [SEED]
 #
-# TRAIN and TEST are split files, of full RSC15 (rsc15_train_full.txt, rsc15_test.txt, as `python preprocess.py --fetch 1`
-# makes them) or of its newest 1/64 (the same with --newest_fraction 0.015625).
-# On 1/64 see README.md; full RSC15 was not at hand.
+# TRAIN and TEST are split files of full RSC15 (rsc15_train_full.txt and rsc15_test.txt, which
+# `python preprocess.py --fetch 1` makes) or of its newest 1/64 (the same with --newest_fraction 0.015625).
+# On 1/64 see README.md; we did not have full RSC15.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/sampled.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
 train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/sampled}") seed=${4:-1}

@@ -20,7 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that tests import net and utils as the scripts do
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # everything here is tiny
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background has them ignore Ctrl-C
+# a shell that starts tests in the background has them ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
@@ -48,8 +49,9 @@ def assert_worked(process):
 
 
 def files_below(directory):
-    """Every file below `directory`, hidden ones too, by its relative path: what a failed script must not have changed."""
-    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(Path(directory).rglob("*")) if path.is_file()}
+    """Every file below `directory`, hidden ones too, by its relative path: a failed script must not change them."""
+    return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(Path(directory).rglob("*"))
+            if path.is_file()}
 
 
 def free_port():
@@ -59,20 +61,21 @@ def free_port():
 
 
 def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embedding="shared", reset_after=True):
-    """A model directory of random weights, or one more epoch of it; its items are item_0, item_1 ... Needs no Paddle."""
-    from utils import checkpoint
-    from utils.scorer import weight_shapes
-    from utils.vocabulary import checksum
-    settings = {"hid_size": list(hid_size), "emb_size": hid_size[-1], "embedding": embedding, "reset_after": reset_after}
+    """A model directory of random weights, or one more epoch of it; its items are item_0, item_1 ... No Paddle."""
+    from utils.data.vocabulary import checksum
+    from utils.model import checkpoint
+    from utils.model.layout import NetworkSettings, weight_shapes
+    settings = NetworkSettings(list(hid_size), hid_size[-1], embedding, reset_after)
     if not (model_dir / "config.json").exists():
         model_dir.mkdir(parents=True)
         vocabulary = model_dir / "vocab.new"
         vocabulary.write_text("".join(f"item_{item}\n" for item in range(items)), encoding="utf-8")
-        config = {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}
+        config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
         checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
         vocabulary.unlink()
     random = np.random.default_rng(seed)
-    weights = {name: random.normal(0, 0.7, shape).astype(np.float32) for name, shape in weight_shapes(settings, items).items()}
+    weights = {name: random.normal(0, 0.7, shape).astype(np.float32)
+               for name, shape in weight_shapes(settings, items).items()}
     checkpoint.save_epoch(model_dir, epoch, weights, {"none": np.zeros(1, np.float32)}, {})
     return model_dir
 
@@ -94,24 +97,19 @@ def redis_url():
         server.terminate()
 
 
-@pytest.fixture
-def native_library_as(monkeypatch):
-    """A function that puts utils/native.cc in use, or out of use, for the rest of the test."""
-    from utils import native
+@pytest.fixture(scope="session")
+def kernels():
+    """The C++ for training, compiled."""
+    import paddle
 
-    def put(in_use):
-        monkeypatch.setattr(native, "_library", native._library)  # so that what it was comes back afterwards
-        if in_use:
-            assert native.load() == "native:yes"
-        else:
-            native._library = None
-    return put
+    from utils.native.kernels import load
+    return load(Path(paddle.__file__).parent)
 
 
 @pytest.fixture(params=["native", "paddle"])
-def native_or_paddle(request, native_library_as):
-    """Both ways to compute: by utils/native.cc, and by Paddle's operations alone."""
-    native_library_as(request.param == "native")
+def kernels_or_none(request):
+    """Both ways to compute: the C++ for training, and None for Paddle's operations alone."""
+    return request.getfixturevalue("kernels") if request.param == "native" else None
 
 
 @pytest.fixture
@@ -133,6 +131,30 @@ def run_here(capsys, monkeypatch):
                     signal.signal(number, handler)
         return subprocess.CompletedProcess(sys.argv, status, *capsys.readouterr())
     return run
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A running server (running_server.Server) that several tests share."""
+    from running_server import Server
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """Start a server that the test may change."""
+    from running_server import Server
+    started = []
+
+    def start(*flags, **environment):
+        started.append(Server(tmp_path, *flags, **environment))
+        return started[-1]
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +182,7 @@ def tiny_data(tmp_path_factory):
 def tiny_model(tiny_data, tmp_path_factory):
     """A model directory that train.py wrote: two epochs on `tiny_data` with 8 units. Copy it to change it."""
     model_dir = tmp_path_factory.mktemp("tiny_model") / "model"
-    assert_worked(run_script("train.py", "--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt",
-                             "--model_dir", model_dir, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--threads", 1))
+    assert_worked(run_script("train.py", "--train_dir", tiny_data / "train_data", "--model_dir", model_dir,
+                             "--vocab_path", tiny_data / "vocab.txt", "--hid_size", 8, "--pass_num", 2,
+                             "--batch_size", 10, "--threads", 1))
     return model_dir

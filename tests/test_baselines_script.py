@@ -3,7 +3,6 @@ import os
 import shutil
 
 import pytest
-
 from conftest import assert_one_line_error, assert_worked, files_below, run_script
 
 TITLES = ["POP", "S-POP", "transitions", "Item-KNN", "V-SKNN"]
@@ -16,8 +15,8 @@ def data(tiny_data, tmp_path):
 
 @pytest.fixture
 def baselines(data, run_here):
-    return lambda *arguments: run_here("baselines.py", "--train_dir", data / "train_data", "--test_dir", data / "test_data",
-                                       "--vocab_path", data / "vocab.txt", *arguments)
+    return lambda *arguments: run_here("baselines.py", "--train_dir", data / "train_data",
+                                       "--test_dir", data / "test_data", "--vocab_path", data / "vocab.txt", *arguments)
 
 
 def table_of(process):
@@ -64,7 +63,8 @@ def test_its_figures_are_those_that_infer_prints(tiny_model, data, baselines):
 
 
 @pytest.mark.parametrize("setting", [("--itemknn_lambda", 0), ("--itemknn_alpha", 0), ("--vsknn_neighbours", 1),
-                                     ("--vsknn_sample_size", 1), ("--vsknn_decay", "linear"), ("--vsknn_idf_weight", 100)])
+                                     ("--vsknn_sample_size", 1), ("--vsknn_decay", "linear"),
+                                     ("--vsknn_idf_weight", 100)])
 def test_every_setting_reaches_its_method_and_no_other(baselines, setting):
     usual = table_of(assert_worked(baselines("--topk", "1,5")))[0]
     changed = table_of(assert_worked(baselines("--topk", "1,5", *setting)))[0]
@@ -73,7 +73,7 @@ def test_every_setting_reaches_its_method_and_no_other(baselines, setting):
 
 
 def test_unknown_clicks_that_the_conversion_left_out_are_told(data, baselines):
-    from utils.vocabulary import checksum
+    from utils.data.vocabulary import checksum
     record = {"vocab_sha256": checksum(data / "vocab.txt"), "clicks_left_out": 17}
     (data / "test_data" / "text2paddle.json").write_text(json.dumps(record))
     assert " unknown_clicks_left_out:17 " in assert_worked(baselines("--methods", "pop")).stdout

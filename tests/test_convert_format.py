@@ -27,7 +27,8 @@ def test_without_flags_it_converts_the_files_of_preprocess(tmp_path):
 
 
 def test_names_and_columns_by_flag_and_gzip(tmp_path):
-    (tmp_path / "in.gz").write_bytes(gzip.compress(b"who,what,when\nu,a,2019-10-01 00:00:05 UTC\nv,b,2019-10-01 00:00:03 UTC\n"))
+    clicks = b"who,what,when\nu,a,2019-10-01 00:00:05 UTC\nv,b,2019-10-01 00:00:03 UTC\n"
+    (tmp_path / "in.gz").write_bytes(gzip.compress(clicks))
     assert_worked(convert(tmp_path, "--train_input", "in.gz", "--train_output", "sub/out.txt", "--test_input", "",
                           "--session_column", "who", "--item_column", "what", "--time_column", "when"))
     assert (tmp_path / "sub/out.txt").read_text() == "b\na\n"
@@ -50,23 +51,27 @@ def test_equals_plain_python(tmp_path_factory, rows):
     for session, item, seconds in sorted(rows, key=lambda row: (row[0], row[2])):
         sessions.setdefault(session, []).append((seconds, item))
     in_order = sorted(sessions.values(), key=lambda clicks: clicks[0][0])
-    assert (directory / "out").read_text() == "".join(" ".join(str(item) for _, item in clicks) + "\n" for clicks in in_order)
+    assert (directory / "out").read_text() == "".join(" ".join(str(item) for _, item in clicks) + "\n"
+                                                      for clicks in in_order)
 
 
 @pytest.mark.parametrize("content, flags, message", [
     ("", [], "in: found an empty file"), (HEADER, [], "in: found no line of clicks"),
-    (HEADER + "1\ta\t1\n1\tb\n", [], "in line 3: found 2 columns"), (HEADER + "1\ta\tx\n", [], "in line 2: found 'x' as Time"),
+    (HEADER + "1\ta\t1\n1\tb\n", [], "in line 3: found 2 columns"),
+    (HEADER + "1\ta\tx\n", [], "in line 2: found 'x' as Time"),
     (HEADER + "1\ta\t1\n", ["--train_output", "in"], "would be overwritten"),
     (HEADER + "1\ta\t1\n", ["--train_output", "."], "expected a file to write"),
     (HEADER + "1\ta\t1\n", ["--test_input", "missing"], "--test_input: found no file missing"),
     (HEADER + "1\ta\t1\n", ["--train_input", ""], "--train_input"),
-    (HEADER + "1\ta\t1\n", ["--item_column", "item"], "in line 1: found the columns 'SessionId, ItemId, Time', expected one"),
+    (HEADER + "1\ta\t1\n", ["--item_column", "item"],
+     "in line 1: found the columns 'SessionId, ItemId, Time', expected one"),
 ])
 def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flags, message):
     (tmp_path / "in").write_text(content)
     (tmp_path / "out").write_text("of before")
     before = files_below(tmp_path)
-    assert_one_line_error(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "", *flags), message)
+    assert_one_line_error(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "", *flags),
+                          message)
     assert files_below(tmp_path) == before
 
 

@@ -33,10 +33,12 @@ def test_other_platforms_cpuinfo_sets_nothing():
 
 
 def prepared(code="", **environment):
-    """What `prepare` says in a fresh process, after changing module `device` by `code`."""
-    program = f"from utils import device\n{code}\nprint(device.prepare(tune_cpu=TUNE, threads=THREADS))"
+    """The line that `prepare` has for the log in a fresh process, after changing module `device` by `code`."""
+    program = f"from utils import device\n{code}\nprepared = device.prepare(tune_cpu=TUNE, threads=THREADS)\n"
+    program += "print(prepared.line)\nassert (prepared.kernels is not None) == (' native:yes' in prepared.line)"
     program = program.replace("TUNE", environment.pop("tune", "1")).replace("THREADS", environment.pop("threads", "0"))
-    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+                             check=True)
     assert not process.stderr, "Paddle's advice must not reach the user"
     return process.stdout
 
@@ -54,13 +56,14 @@ def test_amd_setting_is_made_before_paddle_loads_and_said():
 
 
 def test_users_own_settings_are_respected():
-    line = prepared("device.mkl_setting = lambda text: '5'", MKL_DEBUG_CPU_TYPE="4", OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="2")
+    line = prepared("device.mkl_setting = lambda text: '5'", MKL_DEBUG_CPU_TYPE="4", OMP_NUM_THREADS="1",
+                    MALLOC_ARENA_MAX="2")
     assert "MKL_DEBUG_CPU_TYPE" not in line and "malloc" not in line and "threads:1" in line
 
 
 def test_the_flag_turns_it_off():
     line = prepared("device.mkl_setting = lambda text: '5'", tune="0")
-    assert "MKL_DEBUG_CPU_TYPE" not in line and "malloc" not in line
+    assert "MKL_DEBUG_CPU_TYPE" not in line and "malloc" not in line and "native" not in line
 
 
 def test_threads_flag_wins_over_the_environment():
@@ -73,3 +76,23 @@ def test_host_array_shares_the_memory():
     view = device.host_array(tensor)
     tensor[1, 2] = 9.0
     assert view.shape == (2, 3) and view[1, 2] == 9
+
+
+def test_arrays_and_tensors_become_each_other():
+    import paddle
+    array, tensor = np.arange(6, dtype=np.float32), paddle.ones([3])
+    assert device.as_array(array) is array and device.as_tensor(tensor) is tensor
+    assert (device.as_tensor(array).numpy() == array).all()
+    view = device.as_array(tensor)
+    tensor[0] = 5.0
+    assert view.tolist() == [5, 1, 1], "the same memory"
+    tensor.stop_gradient = False
+    assert (device.as_array(tensor * 2) == 2 * tensor.numpy()).all()
+
+
+def test_host_array_of_a_view_with_gaps():
+    """Paddle 2.6 would hand over the first numbers of the memory, whatever the view skips."""
+    import paddle
+    tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert device.host_array(tensor[:, 1:]).tolist() == [[1, 2], [4, 5]]
+    assert device.host_array(tensor.t()).tolist() == tensor.numpy().T.tolist()

@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, files_below
+
 from utils.files import InputError, finish, require_file, write_atomically
 
 
@@ -77,7 +77,8 @@ def test_a_link_stays_a_link(tmp_path):
 def test_what_is_no_place_for_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("old")
     os.mkfifo(tmp_path / "pipe")
-    for path, found in [(tmp_path, "a directory"), (tmp_path / "file" / "new", "a file"), (tmp_path / "pipe", "a device or a")]:
+    for path, found in [(tmp_path, "a directory"), (tmp_path / "file" / "new", "a file"),
+                        (tmp_path / "pipe", "a device or a")]:
         with pytest.raises(InputError, match=f"found {found}.*, expected"):
             with write_atomically(path):
                 pass
@@ -90,7 +91,8 @@ def test_what_is_no_place_for_a_file_is_refused(tmp_path):
 
 def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
     (tmp_path / "file").write_text("old")
-    program = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); sys.path.insert(0, sys.argv[1])\n"
+    program = ("import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+               "sys.path.insert(0, sys.argv[1])\n"
                "from utils.files import write_atomically\n"
                "try:\n"
                "    with write_atomically(sys.argv[2]) as file: file.write(int(sys.argv[3]) * 'x')\n"

@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-
 from conftest import assert_one_line_error, assert_worked, files_below, run_script
-from utils.checkpoint import save_epoch
-from utils.vocabulary import checksum
+
+from utils.data.vocabulary import checksum
+from utils.model.checkpoint import save_epoch
+from utils.model.load import net_checksum
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ def model(tiny_model, tmp_path):
 @pytest.fixture
 def infer(run_here, data, model):
     """infer.py of the two epochs of `model` on the test sessions of `data`; further flags come last and so win."""
-    return lambda *flags: run_here("infer.py", "--test_dir", data / "test_data", "--model_dir", model, "--last_index", 2,
-                                   "--threads", 1, "--tune_cpu", 0, *flags)
+    return lambda *flags: run_here("infer.py", "--test_dir", data / "test_data", "--model_dir", model,
+                                   "--last_index", 2, "--threads", 1, "--tune_cpu", 0, *flags)
 
 
 def model_lines(process):
@@ -62,11 +63,13 @@ def edit_config(model, **changes):
 
 def test_as_a_user_runs_it(tiny_data, tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "model_output")
-    flags = ["--test_dir", f"{tiny_data}/test_data/", "--model_dir", "model_output/", "--start_index", 1, "--last_index", 2]
+    flags = ["--test_dir", f"{tiny_data}/test_data/", "--model_dir", "model_output/", "--start_index", 1,
+             "--last_index", 2]
     process = assert_worked(run_script("infer.py", *flags, "--use_cuda", 0, "--threads", 1, cwd=tmp_path))
     device_line, test_line, *lines = process.stdout.splitlines()
     assert device_line.startswith("device:cpu paddle:") and "threads:1" in device_line
-    assert re.fullmatch(r"test:\S+ sessions:\d+ predictions:\d+ items:36 unknown_clicks_left_out:0 ties:standard", test_line)
+    assert re.fullmatch(r"test:\S+ sessions:\d+ predictions:\d+ items:36 unknown_clicks_left_out:0 ties:standard",
+                        test_line)
     assert len(lines) == 2
     for epoch, line in enumerate(lines, start=1):
         pattern = rf"model:model_output/epoch_{epoch} recall@20:0\.\d{{4}} mrr@20:0\.\d{{4}} time_cost\(s\):\d+\.\d\d"
@@ -101,7 +104,8 @@ def test_cutoffs_come_in_order_and_grow(infer):
 
 
 def test_a_cutoff_of_all_items_recalls_everything(infer):
-    assert [figures["recall@36"] for figures in figures_of(assert_worked(infer("--topk", "36")))] == ["1.0000", "1.0000"]
+    found = figures_of(assert_worked(infer("--topk", "36")))
+    assert [figures["recall@36"] for figures in found] == ["1.0000", "1.0000"]
 
 
 def test_training_on_has_made_the_model_better(infer):
@@ -152,6 +156,23 @@ def test_an_absurd_range_of_epochs_takes_no_time(infer):
     process = infer("--start_index", 2, "--last_index", 10**15)
     assert process.returncode == 0 and "skipped epochs that are not there: 3 to 1000000000000000" in process.stderr
     assert len(model_lines(process)) == 1
+
+
+def test_a_model_of_another_net_py_is_evaluated_with_one_warning(model, infer):
+    plain = assert_worked(infer())
+    edit_config(model, net_sha256="0" * 64)
+    process = infer()
+    assert process.returncode == 0 and figures_of(process) == figures_of(plain)
+    assert process.stderr.count("\n") == 1 and "another net.py" in process.stderr and str(model) in process.stderr
+    edit_config(model, network_is_known=False, net_sha256=net_checksum())
+    assert figures_of(assert_worked(infer())) == figures_of(plain), "net.py evaluates whatever it defines"
+
+
+def test_a_model_of_before_net_py_had_a_checksum_gets_no_warning(model, infer):
+    config = json.loads((model / "config.json").read_text())
+    assert config.pop("network_is_known") is True and config.pop("net_sha256") == net_checksum()
+    (model / "config.json").write_text(json.dumps(config))
+    assert len(figures_of(assert_worked(infer()))) == 2
 
 
 def test_the_count_of_unknown_clicks_is_repeated(data, model, infer):
@@ -210,7 +231,8 @@ def test_nothing_else_in_the_model_directory_changes(model, infer):
     (["--batch_size", "0"], ["--batch_size", "an integer >= 1"]),
     (["--start_index", "0"], ["--start_index", "an integer >= 1"]),
     (["--start_index", "3"], ["--start_index: found 3, expected at most --last_index 2"]),
-    (["--start_index", "3", "--last_index", "4"], ["--model_dir: found none of the epochs 3 to 4", "epochs there: 1, 2"]),
+    (["--start_index", "3", "--last_index", "4"],
+     ["--model_dir: found none of the epochs 3 to 4", "epochs there: 1, 2"]),
     (["--use_cuda", "2"], ["--use_cuda"]),
     (["--no_such_flag"], ["--no_such_flag", "infer.py -h lists the flags"]),
 ])
@@ -254,7 +276,8 @@ def test_sessions_of_another_vocabulary_are_one_line(data, infer, flag, name):
     assert_one_line_error(infer(flag, data / name), f"{flag}: found sessions in {data / name}", "another vocab.txt")
 
 
-@pytest.mark.parametrize("contents, fragment", [(b"a\nb\n", "another vocabulary"), (b"", "another voc"), (None, "no file")])
+@pytest.mark.parametrize("contents, fragment", [(b"a\nb\n", "another vocabulary"), (b"", "another voc"),
+                                                (None, "no file")])
 def test_another_vocabulary_is_one_line(tmp_path, infer, contents, fragment):
     if contents is not None:
         (tmp_path / "vocab.txt").write_bytes(contents)
@@ -296,7 +319,8 @@ DAMAGES = {
 def test_a_damaged_file_is_one_line_that_names_it(model, infer, name, damage):
     DAMAGES[damage](model / name)
     process = infer("--last_index", 1)
-    is_unfinished = (name, damage) in [("epoch_1/state.json", "deleted")]  # this file is what makes an epoch a finished one
+    # this file is what makes an epoch a finished one
+    is_unfinished = (name, damage) in [("epoch_1/state.json", "deleted")]
     assert_one_line_error(process, "found none of the epochs 1 to 1" if is_unfinished else model / name)
     assert model_lines(process) == []
 
@@ -309,8 +333,10 @@ def test_a_file_of_another_epoch_is_one_line(model, infer):
 @pytest.mark.parametrize("network", [
     None, [], {}, "text", 7, {"hid_size": [8]}, {"hid_size": 8, "emb_size": 8}, {"hid_size": [], "emb_size": 8},
     {"hid_size": ["8"], "emb_size": 8}, {"hid_size": [8.5], "emb_size": 8}, {"hid_size": [-8], "emb_size": 8},
-    {"hid_size": [0], "emb_size": 8}, {"hid_size": [8], "emb_size": None}, {"hid_size": [8], "emb_size": 8, "color": "red"},
-    {"hid_size": [8], "emb_size": 9}, {"hid_size": [9], "emb_size": 9}, {"hid_size": [8], "emb_size": 8, "init_range": -1},
+    {"hid_size": [0], "emb_size": 8}, {"hid_size": [8], "emb_size": None},
+    {"hid_size": [8], "emb_size": 8, "color": "red"},
+    {"hid_size": [8], "emb_size": 9}, {"hid_size": [9], "emb_size": 9},
+    {"hid_size": [8], "emb_size": 8, "init_range": -1},
     {"hid_size": [8], "emb_size": 8, "init_range": "wide"}, {"hid_size": [8], "emb_size": 8, "shared": False},
     {"hid_size": [8, 8], "emb_size": 8},
 ])

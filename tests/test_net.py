@@ -1,21 +1,25 @@
-"""The network: both GRU forms against plainly written ones, gradients included."""
+"""The network: both GRU forms against plainly written ones, gradients included; its shape, its dropout, its loss."""
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from net import DynamicGRU, Network, NetworkSettings, sigmoid
+from net import DynamicGRU, Network, sigmoid
+from utils.model.layout import NetworkSettings, weight_shapes
 
 UNITS, INPUTS = 5, 4
 
 
-def plain_gru(gate_inputs, weight, bias, rows_per_step, reset_after):
+def plain_gru(gate_inputs, weight, bias, rows_per_step, state, reset_after, through_time=True):
     """The docstring's formulas by Paddle's own operations and autograd."""
-    state, states, start = paddle.zeros([rows_per_step[0], UNITS]), [], 0
+    states, start = [], 0
     for rows in rows_per_step:
         x, before = gate_inputs[start:start + rows], state[:rows]
+        before = before if through_time else before.detach()
         x_r, x_z, x_c = paddle.split(x, 3, axis=1)
         u_r, u_z, u_c = paddle.split(weight, 3, axis=1)
         v_r, v_z, v_c = paddle.split(bias, 3)
@@ -25,45 +29,70 @@ def plain_gru(gate_inputs, weight, bias, rows_per_step, reset_after):
         state = update * before + (1 - update) * candidate
         states.append(state)
         start += rows
-    return paddle.concat(states)
+    return paddle.concat(states), state
 
 
 def draw_tensor(random, *shape):
     return paddle.to_tensor(random.normal(0, 1, shape).astype("float32"), stop_gradient=False)
 
 
-@pytest.mark.usefixtures("native_or_paddle")
+def make_gru(weight, bias, **settings):
+    gru = DynamicGRU(weight, NetworkSettings([UNITS], UNITS, **settings), "layer 0")
+    gru.bias.set_value(bias)
+    return gru
+
+
 @pytest.mark.parametrize("reset_after", [True, False])
-@hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("through_time", [True, False])
+@hypothesis_settings(max_examples=25)
 @given(rows=st.lists(st.integers(1, 6), min_size=1, max_size=7), seed=st.integers(0, 1000))
-def test_gru_states_and_gradients_equal_the_plain_form(reset_after, rows, seed):
+def test_gru_states_and_gradients_equal_the_plain_form(reset_after, through_time, rows, seed):
     rows_per_step = sorted(rows, reverse=True)
     random = np.random.default_rng(seed)
-    gru = DynamicGRU(draw_tensor(random, UNITS, 3 * UNITS), 1.0, reset_after)
-    gru.bias.set_value(draw_tensor(random, 3 * UNITS))
+    gru = make_gru(random.normal(size=(UNITS, 3 * UNITS)), draw_tensor(random, 3 * UNITS), reset_after=reset_after,
+                   through_time=through_time)
     gate_inputs, upstream = draw_tensor(random, sum(rows), 3 * UNITS), draw_tensor(random, sum(rows), UNITS)
+    before = draw_tensor(random, rows_per_step[0], UNITS).detach()
     sources = [gate_inputs, gru.weight, gru.bias]
-    found = gru(gate_inputs, rows_per_step)
-    expected = plain_gru(*sources, rows_per_step, reset_after)
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
-    for ours, theirs in zip(paddle.grad((found * upstream).sum(), sources), paddle.grad((expected * upstream).sum(), sources)):
+    found, carried = gru(gate_inputs, rows_per_step, before)
+    expected, expected_carried = plain_gru(*sources, rows_per_step, before, reset_after, through_time)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=3e-6)
+    np.testing.assert_allclose(carried.numpy(), expected_carried.numpy(), atol=3e-6)
+    assert carried.stop_gradient
+    gradients = [paddle.grad((states * upstream).sum(), sources) for states in (found, expected)]
+    for ours, theirs in zip(*gradients):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("native_or_paddle")
 def test_reset_after_is_paddles_own_gru():
     random = np.random.default_rng(3)
     theirs = paddle.nn.GRU(INPUTS, UNITS)
-    gru = DynamicGRU(paddle.to_tensor(theirs.weight_hh_l0.numpy().T), 1.0, True)
-    gru.bias.set_value(theirs.bias_hh_l0)
+    gru = make_gru(theirs.weight_hh_l0.numpy().T, theirs.bias_hh_l0)
     clicks = draw_tensor(random, 1, 6, INPUTS)
     gate_inputs = F.linear(clicks[0], theirs.weight_ih_l0.t(), theirs.bias_ih_l0)
-    np.testing.assert_allclose(gru(gate_inputs, [1] * 6).numpy(), theirs(clicks)[0][0].numpy(), atol=1e-6)
+    states, carried = gru(gate_inputs, [1] * 6, paddle.zeros([1, UNITS]))
+    np.testing.assert_allclose(states.numpy(), theirs(clicks)[0][0].numpy(), atol=1e-6)
+    assert (carried.numpy() == states.numpy()[-1:]).all()
+
+
+@pytest.mark.parametrize("carry_dropped", [False, True])
+def test_the_next_click_sees_dropped_states_only_on_request(carry_dropped):
+    gru = make_gru(np.ones((UNITS, 3 * UNITS)), paddle.ones([3 * UNITS]), hid_dropout=0.5, carry_dropped=carry_dropped)
+    gru.train()
+    inputs, first = draw_tensor(np.random.default_rng(0), 60, 3 * UNITS), paddle.zeros([30, UNITS])
+    states, carried = gru(inputs, [30, 30], first)
+    assert 0.3 < (states.numpy() == 0).mean() < 0.7
+    assert ((carried.numpy() == 0).mean() > 0.3) == carry_dropped
+    before = states[:30] if carry_dropped else gru.step(inputs[:30], first)
+    kept = states.numpy()[30:] != 0
+    expected = 2 * gru.step(inputs[30:], before).numpy()
+    np.testing.assert_allclose(states.numpy()[30:][kept], expected[kept], rtol=1e-5, atol=1e-6)
 
 
 def test_sigmoid_by_tanh_is_sigmoid():
     values = paddle.linspace(-30, 30, 601)
-    np.testing.assert_allclose(sigmoid(values).numpy(), 1 / (1 + np.exp(-values.numpy().astype(np.float64))), rtol=0, atol=2.5e-7)
+    expected = 1 / (1 + np.exp(-values.numpy().astype(np.float64)))
+    np.testing.assert_allclose(sigmoid(values).numpy(), expected, rtol=0, atol=2.5e-7)
 
 
 VARIANTS = {
@@ -72,16 +101,21 @@ VARIANTS = {
     "reset before": dict(hid_size=[6], emb_size=6, reset_after=False),
     "layers": dict(hid_size=[5, 7], emb_size=4, embedding="separate", reset_after=False),
     "smoothed": dict(hid_size=[6], emb_size=6, label_smoothing=0.1),
+    "none": dict(hid_size=[6, 5], emb_size=0, embedding="none"),
 }
+
+
+def loss_of(network, items, targets, rows_per_step):
+    hidden = network.hidden_states(paddle.to_tensor(items), rows_per_step)
+    return network.loss(network.scores(hidden, network.item_matrix), paddle.to_tensor(targets)).mean()
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_loss_gradient_is_the_slope_of_the_loss(name):
     """Against finite differences in the direction of the gradient, for every weight."""
     network = Network(11, NetworkSettings(**VARIANTS[name]), seed=5)
-    items, targets = paddle.to_tensor([1, 2, 3, 1, 5, 6]), paddle.to_tensor([2, 3, 3, 5, 6, 0])
-    batch = items, targets, [3, 2, 1]
-    network.loss(*batch).backward()
+    batch = [1, 2, 3, 1, 5, 6], [2, 3, 3, 5, 6, 0], [3, 2, 1]
+    loss_of(network, *batch).backward()
     for parameter_name, weight in network.named_parameters():
         gradient, start = weight.grad.numpy(), weight.numpy()
         length = np.linalg.norm(gradient)
@@ -90,9 +124,47 @@ def test_loss_gradient_is_the_slope_of_the_loss(name):
         values = []
         for sign in (1, -1):
             weight.set_value(paddle.to_tensor(start + sign * step))
-            values.append(float(network.loss(*batch)))
+            values.append(float(loss_of(network, *batch)))
         weight.set_value(paddle.to_tensor(start))
         assert (values[0] - values[1]) / 2e-2 == pytest.approx(length, rel=0.02), parameter_name
+
+
+def test_scores_are_products_and_biases_however_candidates_are_shared():
+    network, random = Network(11, NetworkSettings([6], 6)), np.random.default_rng(0)
+    states, rows = random.normal(size=(4, 6)).astype(np.float32), random.normal(size=(4, 3, 7)).astype(np.float32)
+    shared = network.scores(paddle.to_tensor(states), paddle.to_tensor(rows[0])).numpy()
+    own = network.scores(paddle.to_tensor(states).unsqueeze(1), paddle.to_tensor(rows)).numpy()
+    assert shared.shape == (4, 3) and own.shape == (4, 1, 3)
+    for position, candidate in np.ndindex(4, 3):
+        expected = states[position] @ rows[0, candidate, :-1] + rows[0, candidate, -1]
+        assert shared[position, candidate] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        expected = states[position] @ rows[position, candidate, :-1] + rows[position, candidate, -1]
+        assert own[position, 0, candidate] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rows_given_and_states_carried_change_nothing(name):
+    """Training looks the rows up itself; sessions side by side go click by click."""
+    settings = NetworkSettings(**VARIANTS[name])
+    network, items, rows_per_step = Network(11, settings, seed=5), paddle.to_tensor([1, 2, 3, 1, 5, 6]), [3, 2, 1]
+    rows = F.embedding(items, network.input_weights())
+    with paddle.no_grad():
+        whole = network.hidden_states(items, rows_per_step).numpy()
+        assert (network.hidden_states(items, rows_per_step, rows).numpy() == whole).all()
+        assert (network.hidden_states(items, rows_per_step, rows * 2).numpy() != whole).any()
+        before = network.first_states(3)
+        assert [tuple(state.shape) for state in before] == [(3, units) for units in settings.hid_size]
+        for start, count in ((0, 3), (3, 2), (5, 1)):
+            before = [state[:count] for state in before]
+            found = network.hidden_states(items[start:start + count], [count], before=before).numpy()
+            np.testing.assert_allclose(found, whole[start:start + count], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_weights_are_those_of_the_layout(name):
+    settings = NetworkSettings(**VARIANTS[name])
+    found = {name: list(weight.shape) for name, weight in Network(11, settings).named_parameters()}
+    assert found == weight_shapes(settings, 11)
 
 
 def test_shared_matrix_is_one_parameter():
@@ -136,7 +208,7 @@ def test_learning_rate_multipliers_reach_the_optimiser():
     network = Network(11, settings)
     optimizer = paddle.optimizer.Adagrad(0.01, parameters=network.parameters())
     before = {name: weight.numpy() for name, weight in network.named_parameters()}
-    network.loss(paddle.to_tensor([1, 2, 3]), paddle.to_tensor([2, 3, 4]), [2, 1]).backward()
+    loss_of(network, [1, 2, 3], [2, 3, 4], [2, 1]).backward()
     optimizer.step()
     # Adagrad's first step is rate * g / (|g| + 1e-6): as long as the rate wherever g is not tiny.
     for name, weight in network.named_parameters():

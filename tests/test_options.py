@@ -5,17 +5,20 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, assert_one_line_error, run_script
+
 from utils.files import InputError
 from utils.options import Parser, cutoffs, number, separator, sizes
 
+ENDS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
 
 def run_program(body, *, shell_redirect=None, **kw):
-    """Run `body` as the main function of a script under options.run."""
+    """Run `body` as the main function of a script under process.run."""
     indented = "".join(f"    {line}\n" for line in body.splitlines())
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'folder/script.py'\n" \
-              f"from utils.files import InputError\nfrom utils.options import Parser, run\ndef main():\n{indented}run(main)\n"
+              "from utils.files import InputError\nfrom utils.options import Parser\nfrom utils.process import run\n" \
+              f"def main():\n{indented}run(main)\n"
     command = [sys.executable, "-c", program]
     if shell_redirect:
         command = ["bash", "-c", f'"$@" {shell_redirect}', "bash", *command]
@@ -32,11 +35,14 @@ def test_number_accepts_what_is_within_its_limits(kind, limits, text, value):
 
 
 @pytest.mark.parametrize("kind, limits, text, expected", [
-    (int, {"low": 1}, "0", "expected an integer >= 1"), (int, {"low": 0, "high": 1}, "2", "expected an integer >= 0 and <= 1"),
-    (int, {}, "1.5", "expected an integer"), (int, {}, "many", "expected an integer"), (int, {}, "", "expected an integer"),
-    (int, {}, str(2**63), "of at most 64 bits"), (int, {}, "9" * 400, "of at most 64 bits"), (int, {}, "9" * 5000, "an integer"),
+    (int, {"low": 1}, "0", "expected an integer >= 1"),
+    (int, {"low": 0, "high": 1}, "2", "expected an integer >= 0 and <= 1"),
+    (int, {}, "1.5", "expected an integer"), (int, {}, "many", "expected an integer"),
+    (int, {}, "", "expected an integer"), (int, {}, str(2**63), "of at most 64 bits"),
+    (int, {}, "9" * 400, "of at most 64 bits"), (int, {}, "9" * 5000, "an integer"),
     (float, {"low": 0, "below": 1}, "1", "expected a number >= 0 and < 1"), (float, {}, "nan", "expected a number"),
-    (float, {}, "inf", "expected a number"), (float, {"low": 0}, "-0.1", "a number >= 0"), (float, {}, "1e999", "number"),
+    (float, {}, "inf", "expected a number"), (float, {"low": 0}, "-0.1", "a number >= 0"),
+    (float, {}, "1e999", "number"),
 ])
 def test_number_refuses_everything_else_and_says_what_it_expected(kind, limits, text, expected):
     with pytest.raises(argparse.ArgumentTypeError) as raised:
@@ -93,10 +99,11 @@ def test_flags_beside_a_config_file_win(tmp_path):
 
 @pytest.mark.parametrize("text, fragments", [
     ("", ["no JSON object"]), ("[1]", ["no JSON object"]), ("{", ["no JSON object"]), ('{"unknown": 1}', ["'unknown'"]),
-    ('{"": 1}', ["''"]), ('{"rat": 1}', ["'rat'"]), ('{"help": 1}', ["'help'"]), ('{"config": "other.json"}', ["'config'"]),
-    ('{"rate": null}', ["null for rate"]), ('{"rate": true}', ["true for rate"]), ('{"rate": {"a": 1}}', ['{"a": 1} for rate']),
-    ('{"quick": 1}', ["1 for quick", "true or false"]), ('{"rate": "fast"}', ["--rate", "'fast'"]), ('{"sizes": []}', ["--sizes"]),
-    ('{"sizes": [[8]]}', ["--sizes"]),
+    ('{"": 1}', ["''"]), ('{"rat": 1}', ["'rat'"]), ('{"help": 1}', ["'help'"]),
+    ('{"config": "other.json"}', ["'config'"]), ('{"rate": null}', ["null for rate"]),
+    ('{"rate": true}', ["true for rate"]), ('{"rate": {"a": 1}}', ['{"a": 1} for rate']),
+    ('{"quick": 1}', ["1 for quick", "true or false"]), ('{"rate": "fast"}', ["--rate", "'fast'"]),
+    ('{"sizes": []}', ["--sizes"]), ('{"sizes": [[8]]}', ["--sizes"]),
 ])
 def test_a_wrong_config_file_is_named(tmp_path, text, fragments):
     with pytest.raises(InputError) as raised:
@@ -105,8 +112,9 @@ def test_a_wrong_config_file_is_named(tmp_path, text, fragments):
         assert fragment in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py", "make_sample.py",
-                                  "train_sample_neg.py", "infer_sample_neg.py", "recommend.py", "baselines.py"])
+@pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py",
+                                  "make_sample.py", "train_sample_neg.py", "infer_sample_neg.py", "recommend.py",
+                                  "baselines.py"])
 def test_help_lists_the_flags_and_their_defaults(name):
     process = run_script(name, "-h")
     assert process.returncode == 0 and process.stderr == ""
@@ -115,7 +123,8 @@ def test_help_lists_the_flags_and_their_defaults(name):
 
 
 @pytest.mark.parametrize("arguments, fragments", [
-    (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]), (["--items", "x"], ["--items", "'x'", "an integer >= "]),
+    (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]),
+    (["--items", "x"], ["--items", "'x'", "an integer >= "]),
     (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
 ])
 def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments):
@@ -140,7 +149,7 @@ def test_a_bug_of_ours_keeps_its_traceback():
     assert process.returncode == 1 and "Traceback" in process.stderr
 
 
-@pytest.mark.parametrize("sent, status, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize("sent, status, word", ENDS)
 def test_an_interruption_has_its_own_status_and_cleans_up(tmp_path, sent, status, word):
     process = run_program("import os, time\nfrom utils.files import write_atomically\n"
                           f"with write_atomically({str(tmp_path / 'file')!r}):\n"
@@ -149,7 +158,7 @@ def test_an_interruption_has_its_own_status_and_cleans_up(tmp_path, sent, status
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sent, status, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+@pytest.mark.parametrize("sent, status, word", ENDS)
 def test_an_interruption_in_a_gradient_of_ours_is_told_from_an_error(sent, status, word):
     """Paddle runs these from C++ and turns whatever they raise into an OSError."""
     process = run_program(f"""import os
@@ -193,7 +202,8 @@ def test_a_job_that_ignores_an_interrupt_goes_on_ignoring_it():
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    process = run_program("for number in range(100000): print(number)", shell_redirect="| head -1; exit ${PIPESTATUS[0]}")
+    process = run_program("for number in range(100000): print(number)",
+                          shell_redirect="| head -1; exit ${PIPESTATUS[0]}")
     assert (process.returncode, process.stdout, process.stderr) == (141, "0\n", "")
 
 

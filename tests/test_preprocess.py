@@ -48,7 +48,8 @@ def preprocess(directory, *flags, **kw):
 @pytest.fixture
 def four_sessions(tmp_path):
     """Four sessions of two clicks on items a and b, two days apart, from second 0."""
-    return write_clicks(tmp_path / "clicks.tsv", {day + 1: [("a", 2 * day * DAY), ("b", 2 * day * DAY + 5)] for day in range(4)})
+    return write_clicks(tmp_path / "clicks.tsv", {day + 1: [("a", 2 * day * DAY), ("b", 2 * day * DAY + 5)]
+                                                  for day in range(4)})
 
 
 YOOCHOOSE = "".join(f"{session},2014-04-0{1 + 2 * (session % 5)}T10:5{click}:09.{session:03}Z,{item},0\n"
@@ -59,17 +60,19 @@ YOOCHOOSE = "".join(f"{session},2014-04-0{1 + 2 * (session % 5)}T10:5{click}:09.
 def archive(tmp_path):
     """A yoochoose-data.7z with several files, as the real one has."""
     with py7zr.SevenZipFile(tmp_path / "yoochoose-data.7z", "w") as file:
-        for name, text in [("yoochoose-buys.dat", "no"), ("yoochoose-clicks.dat", YOOCHOOSE), ("dataset-README.txt", "no")]:
+        for name, text in [("yoochoose-buys.dat", "no"), ("yoochoose-clicks.dat", YOOCHOOSE),
+                           ("dataset-README.txt", "no")]:
             file.writestr(text, name)
     return tmp_path / "yoochoose-data.7z"
 
 
 def test_the_default_is_the_official_rsc15_split_of_the_archive(archive, tmp_path):
     process = assert_worked(run_script("preprocess.py", cwd=tmp_path))
-    names = ["rsc15_test.txt", "rsc15_train_full.txt", "rsc15_train_tr.txt", "rsc15_train_valid.txt", "yoochoose-data.7z"]
+    names = ["rsc15_test.txt", "rsc15_train_full.txt", "rsc15_train_tr.txt", "rsc15_train_valid.txt",
+             "yoochoose-data.7z"]
     assert sorted(files_below(tmp_path)) == names
     parts = read_parts(tmp_path)
-    # Session s has 1 + s % 3 clicks, and those of one click go. Those with a higher s % 5 are newer: 4 is test, 3 validation.
+    # Session s has 1 + s % 3 clicks, and those of one click go. A higher s % 5 is newer: 4 is test, 3 validation.
     sessions = [session for session in range(1, 21) if session % 3]
     assert {part: list(map(int, found)) for part, found in parts.items()} == {
         "train_full": [s for s in sessions if s % 5 < 4], "test": [s for s in sessions if s % 5 == 4],
@@ -93,12 +96,14 @@ def test_the_unpacked_and_the_gzipped_file_give_the_same(archive, tmp_path):
 def test_columns_separator_and_prefix_by_flag(tmp_path):
     (tmp_path / "shop.csv").write_text("when;product;price;who\n" + "".join(
         f"{2000 * DAY * day + 250 * click};p{click};1,5;u{day}\n" for day in range(3) for click in range(2)))
-    assert_worked(preprocess(tmp_path, "--input", tmp_path / "shop.csv", "--session_column", "who", "--item_column", "product",
-                             "--time_column", "when", "--time_unit", "ms", "--separator", ";", "--prefix", "shop_",
-                             "--min_support", 2))
-    assert read_parts(tmp_path, "shop_") == {"train_full": {"u0": ["p0", "p1"], "u1": ["p0", "p1"]}, "test": {"u2": ["p0", "p1"]},
+    assert_worked(preprocess(tmp_path, "--input", tmp_path / "shop.csv", "--session_column", "who",
+                             "--item_column", "product", "--time_column", "when", "--time_unit", "ms",
+                             "--separator", ";", "--prefix", "shop_", "--min_support", 2))
+    assert read_parts(tmp_path, "shop_") == {"train_full": {"u0": ["p0", "p1"], "u1": ["p0", "p1"]},
+                                             "test": {"u2": ["p0", "p1"]},
                                              "train_tr": {"u0": ["p0", "p1"]}, "train_valid": {"u1": ["p0", "p1"]}}
-    assert (tmp_path / "shop_test.txt").read_text() == "SessionId\tItemId\tTime\nu2\tp0\t345600.000\nu2\tp1\t345600.250\n"
+    test = (tmp_path / "shop_test.txt").read_text()
+    assert test == "SessionId\tItemId\tTime\nu2\tp0\t345600.000\nu2\tp1\t345600.250\n"
 
 
 def test_whole_seconds_are_written_without_decimals(four_sessions, tmp_path):
@@ -111,7 +116,8 @@ def test_test_days_may_be_many_or_a_fraction(four_sessions, tmp_path):
         assert_worked(preprocess(tmp_path, "--input", four_sessions, *SMALL, "--test_days", days))
         parts = read_parts(tmp_path)
         assert (list(parts["test"]), list(parts["train_valid"])) == (["4"], ["3"])
-    for days, name in [(2, "train_tr"), (6, "train_full")]:  # a session that ends just so long before the last one is test
+    # a session that ends just so long before the last one is test
+    for days, name in [(2, "train_tr"), (6, "train_full")]:
         process = preprocess(tmp_path, "--input", four_sessions, *SMALL, "--test_days", days)
         assert_one_line_error(process, f"--test_days {days}: left no session for {name}")
 
@@ -120,14 +126,17 @@ def test_user_histories_are_cut_into_sessions(tmp_path):
     clicks = write_clicks(tmp_path / "clicks.tsv", {
         "anna": [("a", 0), ("a", 5), ("b", 10), ("b", 3611), ("a", 3612), ("b", 5 * DAY), ("a", 5 * DAY)],
         "bob": [("b", 3 * DAY), ("a", 3 * DAY)]})
-    assert_worked(preprocess(tmp_path, "--input", clicks, "--session_gap", 3600, "--drop_repeats", 1, "--min_support", 1))
-    assert read_parts(tmp_path) == {"train_full": {"1": ["a", "b"], "2": ["b", "a"], "4": ["b", "a"]}, "test": {"3": ["b", "a"]},
+    assert_worked(preprocess(tmp_path, "--input", clicks, "--session_gap", 3600, "--drop_repeats", 1,
+                             "--min_support", 1))
+    assert read_parts(tmp_path) == {"train_full": {"1": ["a", "b"], "2": ["b", "a"], "4": ["b", "a"]},
+                                    "test": {"3": ["b", "a"]},
                                     "train_tr": {"1": ["a", "b"], "2": ["b", "a"]}, "train_valid": {"4": ["b", "a"]}}
 
 
 def test_until_stable_goes_on_where_one_pass_stops(tmp_path):
     days = {day: [("a", 2 * day * DAY), ("b", 2 * day * DAY)] for day in range(4)}
-    chain = {7: [("c", 0), ("d", 0)], 8: [("c", 0), ("e", 0)]}  # without e, session 8 and so c's support goes, with c session 7
+    # without e, session 8 and so c's support goes, with c session 7
+    chain = {7: [("c", 0), ("d", 0)], 8: [("c", 0), ("e", 0)]}
     clicks = write_clicks(tmp_path / "clicks.tsv", {**days, **chain, 9: [("d", 0), ("a", 0)]})
     for until_stable, sessions in [(0, ["0", "1", "2", "7", "9"]), (1, ["0", "1", "2"])]:
         assert_worked(preprocess(tmp_path, "--input", clicks, "--min_support", 2, "--until_stable", until_stable))
@@ -136,22 +145,27 @@ def test_until_stable_goes_on_where_one_pass_stops(tmp_path):
 
 def test_split_by_start_cuts_training_and_keeps_unknown_items(tmp_path):
     write_clicks(tmp_path / "clicks.tsv", {
-        1: [("a", 0), ("b", 1)], 2: [("a", DAY), ("b", DAY + 1)], 3: [("a", 2 * DAY), ("b", 2 * DAY + 1), ("a", 3 * DAY)],
+        1: [("a", 0), ("b", 1)], 2: [("a", DAY), ("b", DAY + 1)],
+        3: [("a", 2 * DAY), ("b", 2 * DAY + 1), ("a", 3 * DAY)],
         4: [("new", 3 * DAY), ("a", 3 * DAY + 1)]})
     flags = "--input", tmp_path / "clicks.tsv", "--min_support", 1, "--test_days", 0.5
     assert_worked(preprocess(tmp_path, *flags, "--split_by", "start"))
     parts = read_parts(tmp_path)
-    assert parts["train_full"] == {"1": ["a", "b"], "2": ["a", "b"], "3": ["a", "b"]} and parts["test"] == {"4": ["new", "a"]}
+    assert parts["train_full"] == {"1": ["a", "b"], "2": ["a", "b"], "3": ["a", "b"]}
+    assert parts["test"] == {"4": ["new", "a"]}
     assert_worked(preprocess(tmp_path, *flags, "--split_by", "end"))
     parts = read_parts(tmp_path)
     assert parts["train_full"] == {"1": ["a", "b"], "2": ["a", "b"]} and parts["test"] == {"3": ["a", "b", "a"]}
 
 
 def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path):
-    write_clicks(tmp_path / "clicks.tsv", {day + 1: [(item, day * 2 * DAY), ("a", day * 2 * DAY + 1), ("b", day * 2 * DAY + 2)]
+    write_clicks(tmp_path / "clicks.tsv",
+                 {day + 1: [(item, day * 2 * DAY), ("a", day * 2 * DAY + 1), ("b", day * 2 * DAY + 2)]
                                            for day, item in enumerate(["old", "old", "x", "y", "old"])})
-    assert_worked(preprocess(tmp_path, "--input", tmp_path / "clicks.tsv", "--min_support", 1, "--newest_fraction", 0.5))
-    assert read_parts(tmp_path) == {"train_full": {"3": ["x", "a", "b"], "4": ["y", "a", "b"]}, "test": {"5": ["a", "b"]},
+    assert_worked(preprocess(tmp_path, "--input", tmp_path / "clicks.tsv", "--min_support", 1,
+                             "--newest_fraction", 0.5))
+    assert read_parts(tmp_path) == {"train_full": {"3": ["x", "a", "b"], "4": ["y", "a", "b"]},
+                                    "test": {"5": ["a", "b"]},
                                     "train_tr": {"3": ["x", "a", "b"]}, "train_valid": {"4": ["a", "b"]}}
 
 
@@ -161,8 +175,10 @@ def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path):
     (["--min_support", 1, "--test_days", 9], "--test_days 9: left no session for train_full of 6 days of clicks"),
     (["--test_days", "many"], "--test_days: found 'many', expected a number"),
     (["--newest_fraction", 0], "--newest_fraction"), (["--newest_fraction", 1.5], "--newest_fraction"),
-    (["--until_stable", 2], "--until_stable"), (["--separator", "ab"], "--separator"), (["--no_such_flag"], "--no_such_flag"),
-    (["--item_column", "Item"], "clicks.tsv line 1: found the columns 'SessionId, ItemId, Time', expected one named 'Item'"),
+    (["--until_stable", 2], "--until_stable"), (["--separator", "ab"], "--separator"),
+    (["--no_such_flag"], "--no_such_flag"),
+    (["--item_column", "Item"],
+     "clicks.tsv line 1: found the columns 'SessionId, ItemId, Time', expected one named 'Item'"),
     (["--input", "missing.tsv"], "--input"), (["--input", "."], "--input"),
 ])
 def test_a_users_mistake_is_one_line_and_changes_no_file(four_sessions, tmp_path, flags, message):
@@ -179,10 +195,11 @@ def test_unknown_items_may_leave_no_test(tmp_path):
                           "test, unknown items", "left none of 1 sessions, 2 clicks")
 
 
-@pytest.mark.parametrize("line, message", [("5\tx", "line 10: found 2 columns in '5\\tx', expected 3 (SessionId, ItemId, Time)"),
-                                           ("5\tx\tnoon", "line 10: found 'noon' as Time, expected unix seconds"),
-                                           ("5\tx y\t7", "line 10: found 'x y' as ItemId, expected an id without blanks"),
-                                           ("\tx\t7", "line 10: found '' as SessionId, expected an id")])
+@pytest.mark.parametrize("line, message", [
+    ("5\tx", "line 10: found 2 columns in '5\\tx', expected 3 (SessionId, ItemId, Time)"),
+    ("5\tx\tnoon", "line 10: found 'noon' as Time, expected unix seconds"),
+    ("5\tx y\t7", "line 10: found 'x y' as ItemId, expected an id without blanks"),
+    ("\tx\t7", "line 10: found '' as SessionId, expected an id")])
 def test_a_wrong_line_is_named(four_sessions, tmp_path, line, message):
     with open(four_sessions, "a") as file:
         file.write(line + "\n" + "6\tx\n")
@@ -294,7 +311,8 @@ def test_fetching_checks_and_prints_the_hash_and_then_goes_on(archive, tmp_path,
 
 @pytest.mark.parametrize("too_much, flags, message", [
     (7, [], "expected 1,007 as the server announced"), (0, ["--sha256", "0" * 64], "expected " + "0" * 64),
-    (0, ["--url", "http://127.0.0.1:9/data.7z"], "fetch it by hand and put it at"), (0, ["--url", "nonsense"], "nonsense")])
+    (0, ["--url", "http://127.0.0.1:9/data.7z"], "fetch it by hand and put it at"),
+    (0, ["--url", "nonsense"], "nonsense")])
 def test_a_failed_fetch_leaves_no_file(tmp_path, serve, too_much, flags, message):
     url = serve(b"7" * 1000, too_much)
     process = run_script("preprocess.py", "--fetch", 1, "--url", url, *flags, cwd=tmp_path, timeout=30)
@@ -308,7 +326,8 @@ def test_a_page_that_is_not_there(tmp_path, serve):
 
 
 def test_without_the_data_the_error_says_how_to_get_it(tmp_path):
-    assert_one_line_error(run_script("preprocess.py", cwd=tmp_path), "found no file yoochoose-data.7z", "--fetch 1 downloads")
+    assert_one_line_error(run_script("preprocess.py", cwd=tmp_path), "found no file yoochoose-data.7z",
+                          "--fetch 1 downloads")
 
 
 def test_help_starts_fast():
@@ -322,6 +341,7 @@ def test_help_starts_fast():
 
 def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path):
     for name in ("one", "two"):
-        assert_worked(run_script("benchmarks/make_clicks.py", "--clicks", 5000, "--items", 300, "--output", tmp_path / name))
+        assert_worked(run_script("benchmarks/make_clicks.py", "--clicks", 5000, "--items", 300,
+                                 "--output", tmp_path / name))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert "5,000 clicks" in assert_worked(preprocess(tmp_path, "--input", tmp_path / "one")).stdout

@@ -9,11 +9,15 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
-
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
-from utils.scorer import load_scorer, top_k
-from utils.vocabulary import checksum
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from utils.data.vocabulary import checksum
+from utils.model.load import load_model
+from utils.model.scorer import Scorer
+from utils.model.top_k import top_k
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\n"), max_size=12)
 
@@ -41,8 +45,8 @@ def sessions_file(tmp_path):
 
 
 def expected_answer(model, items, topk=20, excluded=(), epoch=None):
-    """(item id, score) of the best items after a session of indices, click by click."""
-    scorer, _ = load_scorer(model, epoch)
+    """(item id, score) of the best items after a session of indices, by NumPy and click by click."""
+    scorer = Scorer(*load_model(model, epoch)[:2])
     states = scorer.before_first_click()
     for item in items:
         states = scorer.click(item, states)
@@ -91,7 +95,8 @@ def test_a_file_a_pipe_and_the_arguments_get_the_same_answers(tiny_data, model, 
     assert list(found) == list(range(1, len(sessions) + 1))
     for number, items in enumerate(sessions, start=1):
         assert_same_answer(found[number], expected_answer(model, items))
-    assert_worked(run_script("recommend.py", "--model_dir", model, "--sessions", "-", input=text)).stdout == process.stdout
+    piped = assert_worked(run_script("recommend.py", "--model_dir", model, "--sessions", "-", input=text))
+    assert piped.stdout == process.stdout
     for number in 1, 7:
         for arguments in (text.splitlines()[number - 1].split(), [text.splitlines()[number - 1]]):
             assert_same_answer(answers(assert_worked(recommend(*arguments)))[1], found[number])
@@ -99,7 +104,8 @@ def test_a_file_a_pipe_and_the_arguments_get_the_same_answers(tiny_data, model, 
 
 def test_json_holds_what_the_lines_hold(tiny_data, recommend, sessions_file):
     path = sessions_file(tiny_sessions(tiny_data)[0])
-    records = [json.loads(line) for line in assert_worked(recommend("--sessions", path, "--format", "json")).stdout.splitlines()]
+    process = assert_worked(recommend("--sessions", path, "--format", "json"))
+    records = [json.loads(line) for line in process.stdout.splitlines()]
     assert all(list(record) == ["session", "items", "scores"] for record in records)
     found = {record["session"]: list(zip(record["items"], record["scores"])) for record in records}
     assert found == answers(recommend("--sessions", path))
@@ -112,7 +118,8 @@ def test_flags_change_the_answer(model, recommend):
     unseen = answers(recommend("--topk", 1000, "--exclude_seen", 1, "item_3", "item_3", "item_5"))[1]
     assert unseen == [(item_id, score) for item_id, score in everything if item_id not in ("item_3", "item_5")]
     assert_same_answer(answers(recommend("--epoch", 1, "item_3"))[1], expected_answer(model, [3], epoch=1))
-    assert recommend("item_3").stdout == recommend("--epoch", 2, "item_3").stdout != recommend("--epoch", 1, "item_3").stdout
+    of_epoch = lambda epoch: recommend("--epoch", epoch, "item_3").stdout
+    assert recommend("item_3").stdout == of_epoch(2) != of_epoch(1)
 
 
 def test_nothing_is_left_when_every_item_was_seen(recommend):
@@ -147,7 +154,8 @@ def test_whatever_text_is_given(recommend, sessions_file, lines):
     assert process.returncode == 0 and process.stderr.count("\n") <= 1, process
     lines = "\n".join(lines).removeprefix("\ufeff").split("\n")
     known = {f"item_{number}" for number in range(36)}
-    expected = [(number, bool(known.intersection(line.split()))) for number, line in enumerate(lines, start=1) if line.split()]
+    expected = [(number, bool(known.intersection(line.split()))) for number, line in enumerate(lines, start=1)
+                if line.split()]
     records = [json.loads(line) for line in process.stdout.splitlines()]
     assert [(record["session"], len(record["items"]) == 1) for record in records] == expected
 
@@ -188,7 +196,8 @@ def test_unknown_items_are_left_out_and_counted(recommend, sessions_file):
         f"recommend.py: left out clicks on items that the model doesn't know: 5 (first: 'new_1' in {path}:2); "
         f"nothing to recommend for sessions without any other: 2 (first: {path}:3)\n")
     records = [json.loads(line) for line in recommend("--sessions", path, "--format", "json").stdout.splitlines()]
-    assert [(record["session"], len(record["items"])) for record in records] == [(1, 20), (2, 20), (3, 0), (4, 20), (5, 0)]
+    counts = [(record["session"], len(record["items"])) for record in records]
+    assert counts == [(1, 20), (2, 20), (3, 0), (4, 20), (5, 0)]
 
 
 def test_unknown_items_in_the_arguments(recommend):
@@ -215,9 +224,11 @@ def test_a_model_without_item_ids_answers_with_indices(model, recommend):
 # What is refused
 
 @pytest.mark.parametrize("arguments, fragments", [
-    ([], ["ITEM, --sessions", "neither"]), (["a", "--sessions", "x"], ["ITEM, --sessions"]), ([" "], ["ITEM", "blanks"]),
+    ([], ["ITEM, --sessions", "neither"]), (["a", "--sessions", "x"], ["ITEM, --sessions"]),
+    ([" "], ["ITEM", "blanks"]),
     (["--sessions", "nowhere"], ["--sessions", "nowhere"]), (["--sessions", ROOT], ["--sessions", "directory"]),
-    (["a", "--topk", "0"], ["--topk", "'0'", ">= 1"]), (["a", "--topk", "x"], ["--topk"]), (["a", "--epoch", "-1"], ["--epoch"]),
+    (["a", "--topk", "0"], ["--topk", "'0'", ">= 1"]), (["a", "--topk", "x"], ["--topk"]),
+    (["a", "--epoch", "-1"], ["--epoch"]),
     (["a", "--epoch", "3"], ["--epoch", "3", "1, 2"]), (["a", "--exclude_seen", "2"], ["--exclude_seen"]),
     (["a", "--format", "xml"], ["--format", "xml"]), (["a", "--model_dir", "nowhere"], ["--model_dir", "nowhere"]),
     (["a", "--model_dir", ROOT / "tests"], ["--model_dir", "config.json"]), (["a", "--what"], ["--what"])], ids=str)
@@ -240,7 +251,8 @@ def test_standard_input_is_named_in_errors(model):
     arguments = ["--model_dir", model, "--sessions", "-"]
     process = run_script("recommend.py", *arguments, input=b"item_1\n\xff\n", text=False)
     assert process.returncode == 2 and b"standard input:2: found a byte" in process.stderr
-    process = subprocess.run(["sh", "-c", '"$@" <&-', "sh", sys.executable, str(ROOT / "recommend.py"), *map(str, arguments)],
+    process = subprocess.run(["sh", "-c", '"$@" <&-', "sh", sys.executable, str(ROOT / "recommend.py"),
+                              *map(str, arguments)],
                              capture_output=True, text=True)
     assert_one_line_error(process, "standard input closed")
 
@@ -271,7 +283,7 @@ def test_no_large_library_is_loaded(model):
 
 
 def test_it_starts_in_less_than_three_tenths_of_a_second(model):
-    """In processor seconds, of which a busy machine takes no more; the least of several, as the first reads the disk."""
+    """In processor seconds, of which a busy machine takes no more. The least of several: the first reads the disk."""
     def seconds():
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime

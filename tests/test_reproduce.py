@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 
 
 def run_pipeline(name, *arguments, **environment):
     """Run reproduce/NAME with this interpreter first in PATH and one epoch."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = subprocess.run(["bash", str(ROOT / "reproduce" / name), *map(str, arguments)], capture_output=True, text=True, timeout=300,
+    command = ["bash", str(ROOT / "reproduce" / name), *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300,
                              env={**os.environ, "PATH": path, "EPOCHS": "1", **environment})
     assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
     return process.stdout
@@ -25,7 +25,8 @@ def clicks(tmp_path_factory):
     if "RSC15_CLICKS" in os.environ:
         return Path(os.environ["RSC15_CLICKS"])
     path = tmp_path_factory.mktemp("clicks") / "yoochoose-clicks.dat"
-    subprocess.run([sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output", path], check=True, capture_output=True)
+    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output", path]
+    subprocess.run(command, check=True, capture_output=True)
     return path
 
 
@@ -41,7 +42,8 @@ def test_rsc15_64_from_split_files(name, clicks, tmp_path):
     assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output and "transitions" in output
 
 
-@pytest.mark.parametrize("name", ["sampled.sh", "best.sh", "official_xe.sh", "official_bpr_max.sh", "reference_bpr.sh", "reference_ce.sh"])
+@pytest.mark.parametrize("name", ["sampled.sh", "best.sh", "official_xe.sh", "official_bpr_max.sh", "reference_bpr.sh",
+                                  "reference_ce.sh"])
 def test_sampled_pipelines(name, clicks, tmp_path):
     assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path, "--newest_fraction", 0.1))
     output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
@@ -58,24 +60,28 @@ def test_pipelines_without_arguments_say_their_usage(path):
 @pytest.mark.parametrize("arguments, fragment", [
     ([], "usage: bash setup.sh"), (["environment"], "usage: bash setup.sh"),
     (["environment", "nowhere.txt"], "no file nowhere.txt"),
-    (["kept", "requirements.txt"], "no virtual environment"), (["requirements.txt", "requirements.txt"], "no virtual environment"),
+    (["kept", "requirements.txt"], "no virtual environment"),
+    (["requirements.txt", "requirements.txt"], "no virtual environment"),
 ])
 def test_setup_deletes_nothing_but_a_virtual_environment(tmp_path, arguments, fragment):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept/precious").touch()
     (tmp_path / "requirements.txt").touch()
     before = files_below(tmp_path)
-    process = subprocess.run(["bash", str(ROOT / "setup.sh"), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    command = ["bash", str(ROOT / "setup.sh"), *arguments]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert_one_line_error(process, fragment)
     assert files_below(tmp_path) == before
 
 
 def test_speed_measures_every_part(tmp_path):
-    process = subprocess.run([sys.executable, ROOT / "benchmarks/speed.py", "--seconds", "0.1", "--threads", "1,1", "--items", "2000",
-                              "--units", "8", "--sessions", "500", "--clicks", "20000"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    command = [sys.executable, ROOT / "benchmarks/speed.py", "--seconds", "0.1", "--threads", "1,1", "--items", "2000",
+               "--units", "8", "--sessions", "500", "--clicks", "20000"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
-    for wanted in ("products of the softmax alone", "train.py ", "infer.py", "train_sample_neg.py ", "  the official settings",
-                   "train.py, 2000 items", "train_sample_neg.py, 8 units", "train.py, 500 sessions", "peak memory", "a step of train.py",
-                   "a step of the official settings", "reading, first time", "reading, again"):
+    for wanted in ("products of the softmax alone", "train.py ", "infer.py", "train_sample_neg.py ",
+                   "  the official settings", "train.py, 2000 items", "train_sample_neg.py, 8 units",
+                   "train.py, 500 sessions", "peak memory", "a step of train.py", "a step of the official settings",
+                   "reading, first time", "reading, again"):
         assert sum(line.startswith(wanted) for line in lines) == 2, wanted

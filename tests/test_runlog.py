@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, assert_one_line_error, assert_worked, run_script
+
 from utils.runlog import append_record, read_records
 
 # Packages that write down what they are told: what the real ones do with it, their own tests say.
@@ -42,8 +42,8 @@ class LogWriter:
 
 
 def flags(data, model_dir, *more):
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir, "--threads", 1,
-            "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1, *more]
+    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+            "--threads", 1, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1, *more]
 
 
 def environment(packages):
@@ -53,7 +53,8 @@ def environment(packages):
 def test_config_json_has_every_setting_versions_checksums_and_the_commit(tiny_data, tmp_path, run_here):
     assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model")))
     config = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))
-    assert config["script"] == "train.py" and config["options"]["valid_fraction"] == 0.1 and config["options"]["watch"] == "recall@20"
+    assert config["script"] == "train.py" and config["options"]["valid_fraction"] == 0.1
+    assert config["options"]["watch"] == "recall@20"
     assert {"python", "paddle", "numpy", "machine", "commit"} == set(config["versions"])
     assert all(len(config["data"][name]) == 64 for name in ("vocab_sha256", "sessions_sha256", "validation_sha256"))
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -61,7 +62,7 @@ def test_config_json_has_every_setting_versions_checksums_and_the_commit(tiny_da
 
 
 def test_without_git_there_is_no_commit(monkeypatch):
-    from utils.resume import commit
+    from utils.training.resume import commit
     monkeypatch.setenv("PATH", "")
     assert commit() is None
 
@@ -73,7 +74,8 @@ def test_event_files_hold_what_metrics_jsonl_has(tiny_data, tmp_path, name, file
         (tmp_path / "packages" / path).write_text(text, encoding="utf-8")
     (tmp_path / "packages/tensorboard/__init__.py").touch()
     model_dir = tmp_path / "model"
-    assert_worked(run_script("train.py", *flags(tiny_data, model_dir, f"--{name}", 1), env=environment(tmp_path / "packages")))
+    more = flags(tiny_data, model_dir, f"--{name}", 1)
+    assert_worked(run_script("train.py", *more, env=environment(tmp_path / "packages")))
     lines = [line.split() for line in (model_dir / name / file).read_text(encoding="utf-8").splitlines()]
     written = {(tag, int(epoch)): float(value) for tag, value, epoch in lines}
     for record in read_records(model_dir):
@@ -95,7 +97,8 @@ def test_real_event_files_can_be_read_back(tiny_data, tmp_path, run_here):
 def test_a_missing_package_is_said_before_anything_is_written(tiny_data, tmp_path, name):
     (tmp_path / "packages").mkdir()
     (tmp_path / f"packages/{name}.py").write_text("raise ImportError('not here')", encoding="utf-8")
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", f"--{name}", 1), env=environment(tmp_path / "packages"))
+    more = flags(tiny_data, tmp_path / "model", f"--{name}", 1)
+    process = run_script("train.py", *more, env=environment(tmp_path / "packages"))
     assert_one_line_error(process, f"--{name} 1", f"pip install {name}")
     assert not (tmp_path / "model").exists()
 

@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+
 from make_sample import TASTES
-from utils.sessions import read_conversion, read_sessions
-from utils.vocabulary import checksum, read_vocabulary
+from utils.data.sessions import read_conversion, read_sessions
+from utils.data.vocabulary import checksum, read_vocabulary
 
 BUNDLED = ["vocab.txt", "train_data/sample_train.txt", "train_data/text2paddle.json", "test_data/sample_test.txt",
            "test_data/text2paddle.json"]
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     return directory / "demo_output"
 
 
-def read_clicks(path):
+def sessions_of(path):
     """The item numbers of each session of a click file, a list of lists."""
     sessions = collections.defaultdict(list)
     for line in path.read_text().splitlines()[1:]:
@@ -62,15 +62,15 @@ def test_the_bundled_sample_is_large_enough_and_fits_together():
 
 
 def test_popularity_falls_off_as_in_a_shop(made):
-    support = collections.Counter(item for items in read_clicks(made / "sample_clicks.tsv") for item in items)
+    support = collections.Counter(item for items in sessions_of(made / "sample_clicks.tsv") for item in items)
     counts = sorted(support.values(), reverse=True)
     assert sum(counts[:60]) > 0.3 * sum(counts)  # a tenth of the items
     assert counts[0] > 3 * counts[len(counts) // 2]
 
 
 def test_a_model_with_memory_can_predict_more(made):
-    """The successor that came most often: after the last click, and after the last click and the first click's taste."""
-    sessions = read_clicks(made / "sample_clicks.tsv")
+    """The successor that came most often: after the last click, and after that click and the first click's taste."""
+    sessions = sessions_of(made / "sample_clicks.tsv")
     half, hits = len(sessions) // 2, {}
     for name, key in [("last click", lambda first, last: last), ("memory", lambda first, last: (first % TASTES, last))]:
         followers = collections.defaultdict(collections.Counter)
@@ -117,9 +117,11 @@ def test_the_network_beats_popularity_and_transitions_on_it(tmp_path):
     """By its memory: so the demo shows something."""
     data = ["--vocab_path", ROOT / "vocab.txt", "--model_dir", tmp_path / "model"]
     assert_worked(run_script("train.py", "--train_dir", ROOT / "train_data", *data, "--pass_num", 5, "--threads", 1))
-    process = assert_worked(run_script("infer.py", "--test_dir", ROOT / "test_data", *data, "--train_dir", ROOT / "train_data",
+    process = assert_worked(run_script("infer.py", "--test_dir", ROOT / "test_data", *data,
+                                       "--train_dir", ROOT / "train_data",
                                        "--start_index", 5, "--last_index", 5, "--threads", 1))
-    table = {words[0]: [float(word) for word in words[1:]] for words in map(str.split, process.stdout.splitlines()[-3:])}
+    table = {words[0]: [float(word) for word in words[1:]]
+             for words in map(str.split, process.stdout.splitlines()[-3:])}
     assert set(table) == {"POP", "transitions", "epoch_5"}
     for baseline in ("POP", "transitions"):
         assert all(ours > theirs + 0.005 for ours, theirs in zip(table["epoch_5"], table[baseline])), table

@@ -7,6 +7,7 @@ import paddle
 import pytest
 
 from utils import losses
+from utils.losses import Loss
 
 ROWS, CANDIDATES = 4, 7
 
@@ -82,13 +83,32 @@ def test_value_and_gradient(name, scale):
         assert gradient[row, column] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3, abs=2e-5)
 
 
-def test_the_shift_of_the_full_softmax_is_added_to_the_scores():
-    random = np.random.default_rng(1)
-    hidden, matrix = (paddle.to_tensor(random.normal(size=shape).astype(np.float32), stop_gradient=False) for shape in [(5, 3), (9, 4)])
-    targets, shift = paddle.to_tensor(random.integers(9, size=5)), paddle.to_tensor(random.normal(size=9).astype(np.float32))
-    scores = paddle.matmul(losses.with_ones(hidden), matrix, transpose_y=True) + shift
-    expected = losses.cross_entropy(scores, targets).mean()
-    found = losses.FullSoftmaxCrossEntropy.apply(hidden, matrix, targets, 0.0, shift)
-    assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    for ours, theirs in zip(paddle.grad(found, [hidden, matrix]), paddle.grad(expected, [hidden, matrix])):
-        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-6)
+@pytest.mark.parametrize("loss, name", [
+    (Loss(), "cross-entropy"), (Loss("ce", smoothing=0.2, elu=0.5), "cross-entropy smoothed"),
+    (Loss("bpr", smoothing=0.2), "bpr"), (Loss("bpr-max"), "bpr-max"),
+    (Loss("bpr-max", elu=0.5, regularisation=1.5), "bpr-max elu"), (Loss("top1"), "top1"),
+    (Loss("top1-max", elu=0.5), "top1-max"),
+])
+def test_a_loss_is_called_by_its_name_with_the_parameters_that_it_has(loss, name):
+    function, _, settings = CASES[name]
+    random = np.random.default_rng(2)
+    scores = paddle.to_tensor(random.normal(0, 1, (ROWS, CANDIDATES)).astype(np.float32))
+    targets = paddle.to_tensor(random.integers(CANDIDATES, size=ROWS))
+    assert (loss(scores, targets).numpy() == function(scores, targets, **settings).numpy()).all()
+
+
+def test_nan_is_not_hidden():
+    for column in (0, 1):
+        scores = np.ones((ROWS, CANDIDATES), np.float32)
+        scores[:, column] = np.nan
+        for name, (function, _, settings) in CASES.items():
+            found = function(paddle.to_tensor(scores), paddle.zeros([ROWS], "int64"), **settings)
+            assert np.isnan(found.numpy()).all(), (name, column)
+
+
+@pytest.mark.parametrize("name", ["top1-max", "bpr-max"])
+def test_negatives_far_below_zero_are_numbers_all_the_same(name):
+    function, _, settings = CASES[name]
+    scores = paddle.to_tensor([[3.0, -120.0, -121.0, -150.0]], stop_gradient=False)
+    found = function(scores, paddle.to_tensor([0]), **settings).sum()
+    assert np.isfinite(float(found)) and np.isfinite(paddle.grad(found, scores)[0].numpy()).all()

@@ -1,6 +1,7 @@
 """serve.py as a user runs it: a real server with two workers, and what it answers, refuses, counts and logs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,23 +11,26 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-
 from conftest import ROOT, assert_one_line_error, assert_worked, free_port, run_script, write_random_model
-from serving import ITEMS, draw_sessions, own_server, server  # noqa: F401
+from running_server import ITEMS, draw_sessions
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+
+
 # Answers
 
 def test_answers_equal_those_of_recommend(server, tmp_path):
     sessions = draw_sessions(1000)
     path = tmp_path / "sessions.txt"
     path.write_text("".join(" ".join(session) + "\n" for session in sessions))
-    process = run_script("recommend.py", "--model_dir", server.model_dir, "--sessions", path, "--format", "json", "--topk", 20)
+    process = run_script("recommend.py", "--model_dir", server.model_dir, "--sessions", path, "--format", "json",
+                         "--topk", 20)
     records = [json.loads(line) for line in process.stdout.splitlines()]
     expected = [{"items": record["items"], "scores": record["scores"]} for record in records]
     assert len(expected) == 1000
     with httpx.Client(base_url=server.url) as client:
-        alone = [client.post("/v1/recommend", json={"sessions": [session]}).json()["answers"][0] for session in sessions]
+        alone = [client.post("/v1/recommend", json={"sessions": [session]}).json()["answers"][0]
+                 for session in sessions]
     batches = [answer for start in range(0, 1000, 64) for answer in server.recommend(sessions[start:start + 64])]
     for found in alone, batches:
         assert [answer.pop("unknown_items") for answer in map(dict, found)] == [
@@ -42,6 +46,23 @@ def test_without_a_compiler_numpy_answers_the_same(own_server, server, tmp_path)
     for found, expected in zip(plain.recommend(sessions, k=10), server.recommend(sessions, k=10), strict=True):
         assert found["items"] == expected["items"]
         np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-5)
+
+
+def test_a_network_that_only_paddle_knows(own_server, server, tmp_path):
+    model_dir = write_random_model(tmp_path / "model", items=ITEMS, hid_size=(16,))
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps(config | {"network_is_known": False}))
+    slow = own_server(PATH=os.environ["PATH"])
+    loaded = [line for line in slow.log_lines() if line["message"] == "model loaded"]
+    assert ["Paddle" in line["scoring"] for line in loaded] == [True] * 2
+    sessions = draw_sessions(60, seed=2)
+    for found, expected in zip(slow.recommend(sessions, k=10), server.recommend(sessions, k=10), strict=True):
+        assert found["items"] == expected["items"]
+        np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-4)
+    for number in range(3):
+        live = slow.get("/v1/recommend", session_id="a", item_id=f"item_{number}", user_consent="true").json()
+        whole, = slow.recommend([[f"item_{item}" for item in range(number + 1)]])
+        assert live["items"] == whole["items"] and live["clicks"] == number + 1
 
 
 @pytest.mark.parametrize("store", ["machine", "redis"])
@@ -87,9 +108,10 @@ def test_requests_choose_what_is_recommended(server):
     def left(names):
         return [item_id for item_id in everything["items"] if item_id in names]
     assert server.recommend([["item_1", "item_2"]], k=3)[0]["items"] == everything["items"][:3]
-    unseen = server.recommend([["item_1", "item_2"]], k=1000, exclude_seen=True, exclude=["item_7", "unknown"])[0]["items"]
-    assert unseen == left(set(everything["items"]) - {"item_1", "item_2", "item_7"})
-    allowed = server.recommend([["item_1", "item_2"]], allow=["item_9", "item_3", "unknown", "item_1"], exclude_seen=True)[0]
+    unseen = server.recommend([["item_1", "item_2"]], k=1000, exclude_seen=True, exclude=["item_7", "unknown"])[0]
+    assert unseen["items"] == left(set(everything["items"]) - {"item_1", "item_2", "item_7"})
+    allowed = server.recommend([["item_1", "item_2"]], allow=["item_9", "item_3", "unknown", "item_1"],
+                               exclude_seen=True)[0]
     assert allowed["items"] == left({"item_9", "item_3"})
     np.testing.assert_allclose(allowed["scores"], [scores[item_id] for item_id in allowed["items"]], atol=2e-6)
     live = server.get("/v1/recommend", session_id="x", item_id="item_1", allow=["item_9", "item_3"], exclude="item_3",
@@ -101,7 +123,8 @@ def test_items_like_one_and_items_by_prefix(server):
     found = server.get("/v1/similar", item_id="item_5", k=4).json()
     assert found["item_id"] == "item_5" and len(found["items"]) == 4 and "item_5" not in found["items"]
     assert found["scores"] == sorted(found["scores"], reverse=True) and max(found["scores"]) <= 1
-    assert server.get("/v1/items", prefix="item_29", k=4).json()["items"] == ["item_29", "item_290", "item_291", "item_292"]
+    found = server.get("/v1/items", prefix="item_29", k=4).json()["items"]
+    assert found == ["item_29", "item_290", "item_291", "item_292"]
     assert server.get("/v1/items", prefix="x").json()["items"] == []
 
 
@@ -125,7 +148,8 @@ JSON = {"content-type": "application/json"}
     ("POST", "/v1/recommend", 422, "body", {"content": b"[" * 100_000, "headers": JSON}),
     ("POST", "/v1/recommend", 413, "body", {"content": b" " * 1_100_000, "headers": JSON}),
     ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}"}),
-    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {"content-type": "text/plain"}}),
+    ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {
+        "content-type": "text/plain"}}),
     ("POST", "/v1/recommend", 415, "header.content-type", {"content": b"{}", "headers": {
         "content-type": "application/json; charset=latin-1"}}),
     ("POST", "/v1/recommend", 415, "header.content-encoding",
@@ -151,7 +175,8 @@ JSON = {"content-type": "application/json"}
     ("GET", "/v1/recommend?session_id=%ff&item_id=b", 400, "query", {}),
     ("GET", "/v1/items", 431, "head", {"headers": {"x": "y" * 70_000}}),
     ("GET", "/v1/similar?item_id=unknown", 404, "query.item_id", {}),
-    ("GET", "/v2", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}), ("GET", "/%2e%2e/serve.py", 404, "path", {}),
+    ("GET", "/v2", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}),
+    ("GET", "/%2e%2e/serve.py", 404, "path", {}),
     ("PUT", "/v1/recommend", 405, "method", {}), ("POST", "/v1/similar", 405, "method", {})],
     ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "")
 def test_refusals(server, method, path, status, where, more):
@@ -165,8 +190,8 @@ def test_refusals(server, method, path, status, where, more):
 
 def test_the_description_holds_for_whatever_is_sent(server):
     """Schemathesis sends what the description allows, and what it doesn't, and looks at every reply."""
-    command = [Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json", "--max-examples", "40",
-               "--generation-deterministic", "--suppress-health-check", "all", "--no-color"]
+    command = [Path(sys.executable).with_name("schemathesis"), "run", server.url + "/openapi.json",
+               "--max-examples", "40", "--generation-deterministic", "--suppress-health-check", "all", "--no-color"]
     process = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=server.model_dir.parent)
     assert process.returncode == 0, process.stdout[-6000:]
     assert "6 selected / 6 total" in process.stdout and "6 passed" in process.stdout
@@ -216,7 +241,8 @@ def test_help_explains_itself():
     (["--model_dir", "nowhere"], ["--model_dir", "nowhere"]), (["--port", "0"], ["--port", "'0'"]),
     (["--workers", "x"], ["--workers"]),
     (["--epoch", "3"], ["--epoch", "no finished epoch 3"]),
-    (["--what"], ["--what"]), (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
+    (["--what"], ["--what"]),
+    (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
     (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
     (["--session_store", "/nowhere/store"], ["--session_store", "/nowhere/store"])], ids=str)
 def test_wrong_flags(server, flags, fragments):
@@ -226,15 +252,16 @@ def test_wrong_flags(server, flags, fragments):
 
 def test_a_broken_model_and_a_taken_port(server, tmp_path):
     port = server.url.rpartition(":")[2]
-    assert_one_line_error(run_script("serve.py", "--model_dir", server.model_dir, "--port", port), "--host, --port", port,
-                          "not free")
+    assert_one_line_error(run_script("serve.py", "--model_dir", server.model_dir, "--port", port),
+                          "--host, --port", port, "not free")
     model = write_random_model(tmp_path / "model")
     (model / "epoch_1" / "model.safetensors").write_bytes(b"")
     assert_one_line_error(run_script("serve.py", "--model_dir", model, "--port", free_port()), "truncated or changed")
 
 
 def test_no_paddle_is_loaded(server):
-    program = ("import os, sys; os.environ['SERVE_FLAGS'] = '--model_dir ' + sys.argv[1] + ' --session_store ' + sys.argv[2];"
+    program = ("import os, sys\n"
+               "os.environ['SERVE_FLAGS'] = '--model_dir ' + sys.argv[1] + ' --session_store ' + sys.argv[2]\n"
                "import serve; serve.application(); print(*sys.modules)")
     process = subprocess.run([sys.executable, "-c", program, str(server.model_dir), str(server.model_dir / "none")],
                              capture_output=True, text=True, cwd=ROOT)

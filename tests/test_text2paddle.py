@@ -4,11 +4,11 @@ import os
 import resource
 
 import pytest
-
 from conftest import assert_one_line_error, assert_worked, files_below, run_script
 
 TRAIN = "b c a\nc b\nc c d\n"  # c four times, b twice, a and d once
-PATHS = {"raw_train": "raw_train", "raw_test": "raw_test", "train": "train_data", "test": "test_data", "vocab": "vocab.txt"}
+PATHS = {"raw_train": "raw_train", "raw_test": "raw_test", "train": "train_data", "test": "test_data",
+         "vocab": "vocab.txt"}
 TEST = "b c\na new c\nnew a\n\nc new new\nd d\n"
 
 
@@ -135,7 +135,8 @@ def test_session_files_of_another_conversion_are_not_mixed_in(raw, convert, dire
     assert files_below(raw) == before
 
 
-@pytest.mark.parametrize("record", ["old", "{}", '{"vocab_sha256": "abc"}', '{"vocab_sha256": "abc", "files": ["others.txt"]}',
+@pytest.mark.parametrize("record", ["old", "{}", '{"vocab_sha256": "abc"}',
+                                    '{"vocab_sha256": "abc", "files": ["others.txt"]}',
                                     '{"vocab_sha256": "abc", "files": 5}'])
 def test_a_record_that_names_no_such_file_does_not_make_it_ours(raw, convert, record):
     (raw / "train_data").mkdir()
@@ -147,8 +148,8 @@ def test_a_record_that_names_no_such_file_does_not_make_it_ours(raw, convert, re
 
 
 @pytest.mark.parametrize("paths", [
-    {"train": "raw_train"}, {"test": "raw_test"}, {"test": "train_data"}, {"raw_test": "raw_train"}, {"vocab": "train_data"},
-    {"train": "raw_test/../raw_train/"}, {"vocab": "raw_train"},
+    {"train": "raw_train"}, {"test": "raw_test"}, {"test": "train_data"}, {"raw_test": "raw_train"},
+    {"vocab": "train_data"}, {"train": "raw_test/../raw_train/"}, {"vocab": "raw_train"},
 ])
 def test_the_same_path_twice_is_refused(raw, convert, paths):
     before = files_below(raw)

@@ -1,5 +1,6 @@
 """train.py as a user runs it: log lines, files, determinism, wrong input, and being killed."""
 
+import hashlib
 import json
 import random
 import re
@@ -11,16 +12,16 @@ import time
 
 import numpy as np
 import pytest
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 from safetensors.numpy import load_file
 
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
-from utils import checkpoint
+from utils.model import checkpoint
 
 
 def flags(data, model_dir, *more):
     """A quick run on `data`; later flags win."""
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir, "--threads", 1,
-            "--hid_size", 8, "--pass_num", 1, "--batch_size", 10, *more]
+    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+            "--threads", 1, "--hid_size", 8, "--pass_num", 1, "--batch_size", 10, *more]
 
 
 def lines_of(path):
@@ -34,10 +35,12 @@ def weights(model_dir, epoch):
 def test_the_references_command_line_works_as_it_stands(tiny_data, tmp_path):
     for name in ("train_data", "vocab.txt"):
         (tmp_path / name).symlink_to(tiny_data / name)
-    process = assert_worked(run_script("train.py", *"--train_dir train_data --use_cuda 0 --batch_size 50 --model_dir model_output "
-                                       "--print_batch 2".split(), cwd=tmp_path))
+    arguments = "--train_dir train_data --use_cuda 0 --batch_size 50 --model_dir model_output --print_batch 2".split()
+    process = assert_worked(run_script("train.py", *arguments, cwd=tmp_path))
     lines = process.stdout.splitlines()
     assert lines[0].startswith("device:cpu ")
+    way = "native" if lines[0].endswith("native:yes") else "paddle"
+    assert f"engine:{way} loss:{way} optimizer:{way}" in lines[:lines.index("epoch_1 start")]
     assert "epoch_1 start" in lines and "epoch_10 start" in lines and lines[-1] == "finish training"
     assert any(re.fullmatch(r"step:2 ppl:\d+\.\d{3}", line) for line in lines)
     assert any(re.match(r"epoch:10 num_steps:\d+ time_cost\(s\):\d+\.\d{6} ", line) for line in lines)
@@ -47,7 +50,10 @@ def test_the_references_command_line_works_as_it_stands(tiny_data, tmp_path):
 
 def test_the_model_directory_is_complete(tiny_data, tiny_model):
     config = json.loads((tiny_model / "config.json").read_text(encoding="utf-8"))
-    assert config["network"]["hid_size"] == [8] and config["data"]["items"] == 36 and config["options"]["batch_size"] == 10
+    assert config["network"]["hid_size"] == [8] and config["data"]["items"] == 36
+    assert config["options"]["batch_size"] == 10
+    assert config["network_is_known"] is True and config["loss"] == "ce" and config["loss_is_sampled"] is False
+    assert config["net_sha256"] == hashlib.sha256((ROOT / "net.py").read_bytes()).hexdigest()
     assert (tiny_model / "vocab.txt").read_bytes() == (tiny_data / "vocab.txt").read_bytes()
     records = [json.loads(line) for line in lines_of(tiny_model / "metrics.jsonl")]
     assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
@@ -67,25 +73,37 @@ def test_every_session_counts_in_every_epoch(tiny_data, tiny_model):
 
 
 def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model, tmp_path):
-    run = lambda name, *more: assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
+    def run(name, *more):
+        assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
+
+    def record(model_dir):
+        return [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))]
+
     run("same"), run("other", "--seed", 2), run("shuffled", "--shuffle", 1)
-    record = lambda model_dir: [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))]
-    assert (tmp_path / "same/epoch_2/model.safetensors").read_bytes() == (tiny_model / "epoch_2/model.safetensors").read_bytes()
+    same, before = (path / "epoch_2/model.safetensors" for path in (tmp_path / "same", tiny_model))
+    assert same.read_bytes() == before.read_bytes()
     assert record(tmp_path / "same") == record(tiny_model)
     for other in ("other", "shuffled"):
         assert record(tmp_path / other) != record(tiny_model)
 
 
 @pytest.mark.parametrize("more", [
-    ["--embedding", "separate", "--emb_size", 5], ["--hid_size", "6,8"], ["--reset_gate", "before"], ["--emb_dropout", 0.2, "--hid_dropout", 0],
-    ["--label_smoothing", 0.1], ["--embedding", "separate", "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
+    ["--embedding", "separate", "--emb_size", 5], ["--hid_size", "6,8"], ["--reset_gate", "before"],
+    ["--emb_dropout", 0.2, "--hid_dropout", 0], ["--label_smoothing", 0.1],
+    ["--embedding", "separate", "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
 ])
 def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more):
     assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 3, *more)))
     losses = [json.loads(line)["loss"] for line in lines_of(tmp_path / "model/metrics.jsonl")]
     assert losses[2] < losses[0]
-    process = run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model", "--last_index", 3)
+    process = run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
+                         "--last_index", 3)
     assert assert_worked(process).stdout.count("recall@20:") == 3
+
+
+def test_without_the_tuning_paddle_computes_everything(tiny_data, tmp_path):
+    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--tune_cpu", 0)))
+    assert "engine:paddle loss:paddle optimizer:paddle" in process.stdout.splitlines()
 
 
 def test_long_sessions_are_cut_and_told(tiny_data, tmp_path):
@@ -97,7 +115,8 @@ def test_long_sessions_are_cut_and_told(tiny_data, tmp_path):
 
 
 def test_enable_ce_stops_each_epoch_early(tiny_data, tmp_path):
-    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "m", "--enable_ce", "--step_num", 3, "--is_local", 1)))
+    more = ["--enable_ce", "--step_num", 3, "--is_local", 1]
+    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", *more)))
     assert "epoch:1 num_steps:3 " in process.stdout
 
 
@@ -105,7 +124,8 @@ def test_a_lone_count_as_vocabulary_is_accepted_with_a_warning(tiny_data, tmp_pa
     (tmp_path / "count.txt").write_text("36\n", encoding="utf-8")
     process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "count.txt"))
     assert process.returncode == 0 and process.stderr.count("\n") == 1 and "number of items" in process.stderr
-    assert_worked(run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model", "--last_index", 1))
+    assert_worked(run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
+                             "--last_index", 1))
 
 
 def test_a_second_run_needs_overwrite(tiny_data, tiny_model, tmp_path):
@@ -175,7 +195,8 @@ def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name):
     (["--use_cuda", 2], ["--use_cuda", "'2'"]),
 ])
 def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
-    assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path), *fragments)
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
+    assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
 
@@ -183,7 +204,8 @@ def test_use_cuda_without_cuda_ends_in_one_line(tiny_data, tmp_path):
     import paddle
     if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
         pytest.skip("this machine can")
-    assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--use_cuda", 1)), "--use_cuda 1", "expected")
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--use_cuda", 1))
+    assert_one_line_error(process, "--use_cuda 1", "expected")
 
 
 def test_sessions_of_another_vocabulary_are_refused(tiny_data, tmp_path):
@@ -208,7 +230,8 @@ def limited_to(size):
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(tiny_data, tmp_path):
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model"), preexec_fn=limited_to(2000))
+    more = flags(tiny_data, tmp_path / "model", "--hid_size", 16)
+    process = run_script("train.py", *more, preexec_fn=limited_to(5000))
     assert_one_line_error(process, "epoch_1", "File too large")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "vocab.txt"]
 
@@ -238,7 +261,7 @@ def wait_for(process, words):
 def test_kill_at_any_moment_leaves_every_saved_epoch_usable(large_vocabulary, tmp_path):
     draw, model_dir = random.Random(4), tmp_path / "model"
     shapes = None
-    for round_number in range(6):
+    for _ in range(6):
         process = start(large_vocabulary, model_dir, "--overwrite", 1)
         wait_for(process, "model saved in")
         time.sleep(draw.uniform(0, 0.6))
@@ -251,7 +274,8 @@ def test_kill_at_any_moment_leaves_every_saved_epoch_usable(large_vocabulary, tm
         for epoch in finished:
             loaded = checkpoint.load_weights(model_dir, epoch, shapes)
             assert all(np.isfinite(values).all() for values in loaded.values())
-    process = run_script("infer.py", "--test_dir", large_vocabulary / "test_data", "--model_dir", model_dir, "--last_index", 1)
+    process = run_script("infer.py", "--test_dir", large_vocabulary / "test_data", "--model_dir", model_dir,
+                         "--last_index", 1)
     assert "epoch_1 recall@20:" in assert_worked(process).stdout
 
 

@@ -1,16 +1,16 @@
 """train_sample_neg.py and infer_sample_neg.py as a user runs them."""
 
 import json
+import re
 
 import pytest
-from safetensors.numpy import load_file
-
 from conftest import ROOT, assert_one_line_error, assert_worked, run_script
+from safetensors.numpy import load_file
 
 
 def flags(data, model_dir, *more):
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir, "--threads", 1,
-            "--hid_size", 8, "--pass_num", 3, "--neg_size", 16, *more]
+    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+            "--threads", 1, "--hid_size", 8, "--pass_num", 3, "--neg_size", 16, *more]
 
 
 def losses(model_dir):
@@ -18,22 +18,30 @@ def losses(model_dir):
     return [record["loss"] for record in map(json.loads, lines) if record["event"] == "epoch"]
 
 
+def options_of(model_dir):
+    return json.loads((model_dir / "config.json").read_text(encoding="utf-8"))["options"]
+
+
 VARIANTS = {
     "own settings": [],
-    "reference bpr": ["--loss", "bpr", "--neg_size", 5],
-    "reference ce": ["--loss", "ce", "--neg_size", 5],
+    "reference bpr": ["--config", ROOT / "settings/reference_bpr.json", "--neg_size", 5],
+    "reference ce": ["--config", ROOT / "settings/reference_ce.json", "--neg_size", 5],
     "official xe": ["--config", ROOT / "settings/official_xe.json", "--batch_size", 8],
     "official bpr-max": ["--config", ROOT / "settings/official_bpr_max.json", "--batch_size", 8],
-    "top1": ["--loss", "top1", "--logq", 0],
-    "top1-max": ["--loss", "top1-max", "--logq", 0],
-    "bpr-max in whole sessions": ["--batching", "sessions", "--loss", "bpr-max", "--logq", 0, "--batch_size", 8],
-    "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam", "--base_lr", 0.01,
-                                 "--batch_size", 8],
+    "bpr": ["--loss", "bpr"],
+    "top1": ["--loss", "top1"],
+    "top1-max": ["--loss", "top1-max"],
+    "bpr-max in whole sessions": ["--batching", "sessions", "--loss", "bpr-max", "--batch_size", 8],
+    "bpr-max without the native library": ["--loss", "bpr-max", "--tune_cpu", 0],
+    "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam",
+                                 "--base_lr", 0.01, "--batch_size", 8],
     "no embedding, two layers": ["--embedding", "none", "--hid_size", "8,6", "--reset_gate", "before", "--grad_cap", 1],
     "whole sessions, drawn negatives alone": ["--batching", "sessions", "--batch_size", 8],
-    "whole sessions, targets as negatives": ["--batching", "sessions", "--batch_size", 8, "--in_batch", 1, "--group_batches", 5],
+    "whole sessions, targets as negatives": ["--batching", "sessions", "--batch_size", 8, "--in_batch", 1,
+                                             "--group_batches", 5],
     "dropped states carried": ["--batching", "sessions", "--batch_size", 8, "--through_time", 0, "--carry_dropped", 1],
-    "targets only, parallel": ["--neg_size", 0, "--batching", "parallel", "--batch_size", 8, "--momentum", 0.2, "--hid_size", "6,8"],
+    "targets only, parallel": ["--neg_size", 0, "--batching", "parallel", "--batch_size", 8, "--momentum", 0.2,
+                               "--hid_size", "6,8"],
 }
 
 
@@ -63,7 +71,8 @@ def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
     run = lambda name, lr: assert_worked(run_script("train_sample_neg.py", *flags(
         tiny_data, tmp_path / name, "--train_dir", tmp_path / "train.txt", "--neg_size", 0, "--base_lr", lr)))
     run("moved", 0.1), run("still", 0)
-    moved, still = (load_file(tmp_path / name / "epoch_3/model.safetensors")["item_matrix"] for name in ("moved", "still"))
+    read = lambda name: load_file(tmp_path / name / "epoch_3/model.safetensors")["item_matrix"]
+    moved, still = read("moved"), read("still")
     changed = (moved != still).any(axis=1)
     assert changed[[1, 2, 3]].all() and changed.sum() == 3
 
@@ -73,15 +82,18 @@ def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
     ("0 0 0\n", []),  # one item
     ("0 1 2\n1 2\n", ["--batching", "parallel", "--batch_size", 32]),  # fewer sessions than slots
     ("0 1 2\n1 2\n", ["--neg_size", 5000]),  # more negatives than items
+    ("0 1\n", ["--config", ROOT / "settings/reference_bpr.json", "--neg_size", 3]),
+    ("0 0 0\n", ["--config", ROOT / "settings/reference_ce.json", "--neg_size", 3]),
     ("0 1\n", ["--loss", "bpr", "--neg_size", 3]),
-    ("0 0 0\n", ["--loss", "ce", "--neg_size", 3]),
+    ("0 0 0\n", ["--loss", "bpr-max", "--neg_size", 3]),
     ("0 1 2\n", ["--batching", "parallel", "--neg_size", 2]),
     ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--loss", "bpr-max"]),  # one target in the last batch
     ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--label_smoothing", 0.1]),
 ])
 def test_tiny_data_works(tiny_data, tmp_path, text, more):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
-    assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", *more)))
+    more = flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", *more)
+    assert_worked(run_script("train_sample_neg.py", *more))
 
 
 @pytest.mark.parametrize("text, more", [
@@ -93,8 +105,8 @@ def test_tiny_data_works(tiny_data, tmp_path, text, more):
 ])
 def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
-    process = run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt",
-                                                       "--neg_size", 0, *more))
+    more = flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", "--neg_size", 0, *more)
+    process = run_script("train_sample_neg.py", *more)
     assert_one_line_error(process, "--neg_size 0", "two sessions")
     assert not (tmp_path / "model").exists()
 
@@ -125,34 +137,93 @@ def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
 def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
     (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
     (tmp_path / "strange.json").write_text('{"no_such_flag": 1}', encoding="utf-8")
-    assert_one_line_error(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path), *fragments)
+    process = run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
+    assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
 
 def test_flags_beside_a_config_win(tiny_data, tmp_path):
     assert_worked(run_script("train_sample_neg.py", "--config", ROOT / "settings/official_xe.json",
                              *flags(tiny_data, tmp_path / "model", "--pass_num", 1)))
-    options = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]
-    assert options["pass_num"] == 1 and options["neg_size"] == 16 and options["momentum"] == 0.2 and options["loss"] == "ce"
+    options = options_of(tmp_path / "model")
+    expected = {"pass_num": 1, "neg_size": 16, "momentum": 0.2, "loss": "ce"}
+    assert {name: options[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("more, logq", [
-    ([], 1), (["--loss", "bpr-max"], 0), (["--negatives", "tiled", "--batching", "sessions"], 0), (["--logq", 0.5], 0.5),
-    (["--loss", "top1", "--logq", 1], 1)])
-def test_the_correction_is_by_default_that_of_cross_entropy_alone(tiny_data, tmp_path, more, logq):
-    assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 1, *more)))
-    assert json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))["options"]["logq"] == logq
+    ([], 1), (["--loss", "bpr-max"], 0), (["--negatives", "tiled", "--batching", "sessions"], 0),
+    (["--logq", 0.5], 0.5), (["--loss", "top1", "--logq", 1], 1)])
+def test_the_correction_is_by_default_that_of_cross_entropy_alone(tiny_data, tmp_path, run_here, more, logq):
+    assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 1, *more)))
+    assert options_of(tmp_path / "model")["logq"] == logq
+
+
+def test_to_name_the_default_loss_changes_nothing(tiny_data, tmp_path, run_here):
+    assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "default")))
+    assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "named", "--loss", "ce")))
+    for name in ("model", "optimizer"):
+        default, named = ((tmp_path / run / f"epoch_3/{name}.safetensors").read_bytes() for run in ("default", "named"))
+        assert default == named
+    assert losses(tmp_path / "default") == losses(tmp_path / "named")
+    found = options_of(tmp_path / "named")
+    assert {**found, "model_dir": str(tmp_path / "default")} == options_of(tmp_path / "default")
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bpr-max", "top1", "top1-max"])
+def test_another_loss_changes_nothing_else_but_the_correction(tiny_data, tmp_path, run_here, loss):
+    for name, more in (("ce", []), ("other", ["--loss", loss])):
+        assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / name, "--pass_num", 1, *more)))
+    default, other = options_of(tmp_path / "ce"), options_of(tmp_path / "other")
+    assert {name for name in default if default[name] != other[name]} == {"loss", "logq", "model_dir"}
+    assert (other["loss"], other["logq"], other["negatives"]) == (loss, 0, "shared")
+
+
+@pytest.mark.parametrize("loss", ["bpr", "ce"])
+def test_the_reference_comes_by_its_settings(tiny_data, tmp_path, run_here, loss):
+    """Paddle's old example: negatives of each position's own, and the reset gate before the product."""
+    assert_worked(run_here("train_sample_neg.py", "--config", ROOT / f"settings/reference_{loss}.json",
+                           *flags(tiny_data, tmp_path / "model", "--pass_num", 1)))
+    found = options_of(tmp_path / "model")
+    expected = {"loss": loss, "negatives": "tiled", "batching": "sessions", "reset_gate": "before", "logq": 0,
+                "candidate_dropout": 0.2, "optimizer": "adagrad", "in_batch": 0, "emb_dropout": 0.2, "base_lr": 0.01}
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("more, described", [
+    ([], "loss:ce negatives:shared neg_size:16 in_batch:1 sample_alpha:0.5 logq:1.0"),
+    (["--loss", "bpr"], "loss:bpr negatives:shared neg_size:16 in_batch:1 sample_alpha:0.5 logq:0.0"),
+    (["--loss", "top1-max", "--batching", "sessions", "--logq", 0.5, "--sample_alpha", 1],
+     "loss:top1-max negatives:shared neg_size:16 in_batch:0 sample_alpha:1.0 logq:0.5"),
+    (["--config", ROOT / "settings/reference_bpr.json"], "loss:bpr negatives:tiled neg_size:16 candidate_dropout:0.2"),
+])
+def test_the_log_says_what_the_loss_is_taken_over(tiny_data, tmp_path, run_here, more, described):
+    """Its mean is logged by its name: over a sample of the items, exp(loss) is no perplexity."""
+    more = flags(tiny_data, tmp_path / "model", "--print_batch", 2, *more)
+    process = assert_worked(run_here("train_sample_neg.py", *more))
+    lines, name = process.stdout.splitlines(), described.split()[0].removeprefix("loss:")
+    assert described in lines[:lines.index("epoch_1 start")]
+    assert any(re.fullmatch(rf"step:2 {name}:\d+\.\d{{4}}", line) for line in lines)
+    assert "ppl" not in process.stdout
+    config = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))
+    assert config["loss"] == name and config["loss_is_sampled"] is True
+    way = "native" if "native:yes" in lines[0] else "paddle"
+    assert f"engine:{way} loss:{way} optimizer:{way}" in lines
 
 
 def test_sampled_ranks_stand_in_no_table_with_full_ones(tiny_data, tiny_model):
-    assert_one_line_error(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
-                                     "--train_dir", tiny_data / "train_data", "--sampled", 5), "--train_dir", "--sampled")
+    process = run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
+                         "--train_dir", tiny_data / "train_data", "--sampled", 5)
+    assert_one_line_error(process, "--train_dir", "--sampled")
 
 
 def test_sampled_metrics_come_with_a_warning_and_don_t_depend_on_the_batch_size(tiny_data, tiny_model):
-    run = lambda *more: run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model, "--last_index", 2,
-                                   "--topk", "1,5", *more)
-    figures = lambda process: [line.split(" time_cost")[0] for line in process.stdout.splitlines() if line.startswith("model:")]
+    def run(*more):
+        return run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
+                          "--last_index", 2, "--topk", "1,5", *more)
+
+    def figures(process):
+        return [line.split(" time_cost")[0] for line in process.stdout.splitlines() if line.startswith("model:")]
+
     sampled, again = run("--sampled", 5, "--batch_size", 1), run("--sampled", 5, "--batch_size", 64)
     assert sampled.returncode == 0 and sampled.stderr.count("\n") == 1 and "don't compare" in sampled.stderr
     assert figures(sampled) == figures(again) != figures(run())

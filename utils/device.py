@@ -11,11 +11,14 @@ import platform
 import signal
 import sys
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from utils import native
 from utils.files import InputError
+from utils.native import kernels
+from utils.native.compiling import NotCompiled
 
 # glibc's mallopt parameters, from malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -23,8 +26,19 @@ MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # from Linux's mman.h; bytes
 HEAP_BYTES = 1 << 30
 
 
+class Device(NamedTuple):
+    """What `prepare` made ready.
+
+    line : str, the log line that says what was done
+    kernels : kernels.Kernels or None, the C++ for training where the device is a processor that has it
+    """
+
+    line: str
+    kernels: object
+
+
 def prepare(use_cuda=0, threads=0, tune_cpu=1):
-    """Choose the device, prepare it for speed, load Paddle, and return the log line that says what was done.
+    """Choose the device, prepare it for speed, load Paddle, and return the Device.
 
     Parameters
     ----------
@@ -54,14 +68,37 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     if use_cuda and not paddle.device.cuda.device_count():
         raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
     paddle.set_device("gpu:0" if use_cuda else "cpu")
+    native = None
     if tune_cpu and not use_cuda:
-        done.append(native.load())
-    return f"device:{_device_name(use_cuda, paddle)} paddle:{paddle.__version__} " + " ".join(filter(None, done))
+        try:
+            native = kernels.load(Path(paddle.__file__).parent)
+            done.append("native:yes")
+        except NotCompiled as reason:
+            done.append(f"native:no({reason})".replace(" ", "_"))
+    name = _device_name(use_cuda, paddle)
+    return Device(f"device:{name} paddle:{paddle.__version__} " + " ".join(filter(None, done)), native)
 
 
 def host_array(tensor):
-    """A Paddle tensor as a NumPy array; on the processor a view of the same memory."""
-    return np.from_dlpack(_Shared(tensor.detach())) if is_on_host(tensor) else tensor.numpy()
+    """A Paddle tensor as a NumPy array; on the processor a view of the same memory where that has no gaps."""
+    if not is_on_host(tensor):
+        return tensor.numpy()
+    tensor = tensor.detach()
+    # Paddle 2.6 hands over memory without its strides.
+    return np.from_dlpack(_Shared(tensor if tensor.is_contiguous() else tensor.contiguous()))
+
+
+def as_array(values):
+    """A Paddle tensor as `host_array` returns it; an array as it is."""
+    return values if isinstance(values, np.ndarray) else host_array(values)
+
+
+def as_tensor(values):
+    """An array as a Paddle tensor on the device; a tensor as it is."""
+    if not isinstance(values, np.ndarray):
+        return values
+    import paddle
+    return paddle.to_tensor(values)
 
 
 class _Shared:
@@ -145,10 +182,12 @@ def _tune_malloc():
 
     Otherwise each large temporary is mapped and page-faulted anew at every step.
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
+    is_set = any(name.startswith("MALLOC_") for name in os.environ)
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or is_set:
         return ""
     libc = ctypes.CDLL(None)
-    set_all = all([libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1), libc.mallopt(M_TOP_PAD, 64 << 20)])
+    wanted = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
+    set_all = all([libc.mallopt(name, value) for name, value in wanted.items()])
     if not set_all:
         return ""
     return "malloc:kept,huge" if _advise_huge_pages(libc) else "malloc:kept"

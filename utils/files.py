@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and the one kind of error that a user's input can raise."""
+"""Files that are written completely or not at all, and the one kind of error that a user's input can raise."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class InputError(Exception):
-    """A mistake in what the user gave: a file, a line or a flag.
+    """A mistake in the user's input: a file, a line or a flag.
 
-    Its text is one line that names the file, line or flag, what was found and what was expected.
-    `options.run` prints it and exits with status 2.
+    Its text is one line that names the file, line or flag, what was found and what was expected. `process.run` prints
+    it and exits with status 2.
     """
 
 
@@ -21,14 +21,14 @@ class InputError(Exception):
 def write_atomically(path, mode="w"):
     """Open a temporary file beside `path` and rename it to `path` when the block ends well.
 
-    Readers see the old file or the whole new one, never a part; where the block raises, the temporary file is
-    removed and the old file stays. The data is on the disk before the new name is. The block may close the file with
-    `finish`, and so write many at once.
+    Readers see the old file or the complete new one, never a part. If the block raises, the temporary file is removed
+    and the old file stays. The data is on the disk before the new name is. The block may close the file with `finish`,
+    for example to complete several files before any of them is renamed.
 
     Parameters
     ----------
     path : str or Path
-        The file to write; its folder is made where it is missing. A link stays one: what it points to is written.
+        The file to write; its folder is created if missing. If it is a link, the file that it points to is written.
     mode : {"w", "wb"}
         Text (UTF-8, newlines as written) or bytes.
     """
@@ -58,20 +58,20 @@ def write_atomically(path, mode="w"):
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in NO_SPACE and not error.filename:
-            error.filename = str(path)  # which the system does not say of a failed write
+            error.filename = str(path)  # the system doesn't name the file when a write fails
         raise
     sync_directory(path.parent)
 
 
 def finish(file):
-    """Bring all that was written to `file` to the disk, and close it."""
+    """Close `file`, with all that was written to it on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
 
 
 def sync_directory(directory):
-    """Make the names in `directory` survive a power cut. Does nothing where the system can't."""
+    """Make the names in `directory` survive a power cut, if the system can."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError:
@@ -85,7 +85,7 @@ def sync_directory(directory):
 
 
 def require_file(path, flag):
-    """The `path` as a Path, or an InputError where it is not a readable file."""
+    """The `path` as a Path; InputError if it is a directory or doesn't exist."""
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{flag}: found the directory {path}, expected a file")
@@ -95,7 +95,7 @@ def require_file(path, flag):
 
 
 def _umask():
-    """The process's file mode mask, which can only be read by setting it."""
+    """The process's file mode creation mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

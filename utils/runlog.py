@@ -1,4 +1,4 @@
-"""What a run tells: log lines, the progress bar, and the records in metrics.jsonl."""
+"""What a run reports: log lines, the progress bar, and the records in metrics.jsonl."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from utils.files import InputError
 
 
 def log(message):
-    """Print a line at once, above the progress bar where there is one."""
+    """Print a line at once, above the progress bar if there is one."""
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
 
@@ -23,12 +23,12 @@ def warn(message):
 
 
 def line_of(figures):
-    """Figures by name, such as recall_and_mrr's, as they stand in a log line."""
+    """Figures by name, such as those of `recall_and_mrr`, in the form of a log line."""
     return " ".join(f"{name}:{value:.4f}" for name, value in figures.items())
 
 
 def print_table(results):
-    """Print a table of `results`, a dict of rows' names to their figures by name: the same names in every row."""
+    """Print `results` as a table: a dict of row names to dicts of figures, all with the same names."""
     names = list(next(iter(results.values())))
     log("\n" + " " * 12 + "".join(f"{name:>12}" for name in names))
     for row, figures in results.items():
@@ -36,12 +36,13 @@ def print_table(results):
 
 
 def progress(total, description, done=0, unit="predictions"):
-    """A progress bar with speed and time left on a terminal; nothing where stderr is a file or a pipe."""
-    return tqdm(total=total, desc=description, initial=done, unit=f" {unit}", unit_scale=True, leave=False, disable=None)
+    """A progress bar with speed and time left on a terminal; nothing if stderr is a file or a pipe."""
+    return tqdm(total=total, desc=description, initial=done, unit=f" {unit}", unit_scale=True, leave=False,
+                disable=None)
 
 
 def read_records(model_dir):
-    """The records of metrics.jsonl in their order, a list of dicts; a line that a crash cut off is left out."""
+    """The records of metrics.jsonl in order, a list of dicts; a line that a crash cut off is left out."""
     path, records = model_dir / "metrics.jsonl", []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
@@ -56,7 +57,7 @@ def read_records(model_dir):
 def append_record(model_dir, record):
     """Append `record`, a dict, and the time to metrics.jsonl, in one write so that lines never mix.
 
-    A line that a crash cut off stays as it is, and the record starts a new one.
+    If a crash cut off the last line, that stays as it is, and the record starts a new one.
     """
     path = model_dir / "metrics.jsonl"
     line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
@@ -68,26 +69,27 @@ def append_record(model_dir, record):
                     line = "\n" + line
             data = line.encode()
             written = file.write(data)
-            if written < len(data):  # the disk is full: this one then says so
+            if written < len(data):  # the disk is full; the next write raises the error that says so
                 file.write(data[written:])
     except OSError as error:
         error.filename = str(path)
         raise
 
 
-def import_event_writers(options):
-    """What --tensorboard and --visualdl ask for, a list of functions.
+def import_event_writers(names):
+    """Functions that write the figures of epochs for the programs in `names`, "tensorboard" and "visualdl": a list.
 
-    Each takes the model directory, opens the event file there, and returns a function that writes the numbers of an epoch's
-    record, a dict. Raises InputError where the package is missing.
+    Each function takes the model directory, opens the event file there, and returns another function, which writes the
+    numbers of an epoch's record, a dict. InputError if the program's package is missing.
     """
-    wanted = [("tensorboard", options.tensorboard, _import_tensorboard), ("visualdl", options.visualdl, _import_visualdl)]
+    loaders = {"tensorboard": _import_tensorboard, "visualdl": _import_visualdl}
     openers = []
-    for name, is_wanted, load in wanted:
+    for name in names:
         try:
-            openers += [load()] if is_wanted else []
+            openers.append(loaders[name]())
         except ImportError as error:
-            raise InputError(f"--{name} 1: found no package {name} that works here ({error}), expected one; pip install {name}") from None
+            raise InputError(f"--{name} 1: found no package {name} that works here ({error}), expected one; "
+                             f"pip install {name}") from None
     return openers
 
 
@@ -95,7 +97,7 @@ def _import_tensorboard():
     from tensorboard.summary import Writer
 
     def open_events(model_dir):
-        threading.excepthook = lambda failed: None  # of the writer's own thread, whose errors come back from flush
+        threading.excepthook = lambda failed: None  # the writer's own thread prints nothing; flush raises its errors
         writer = Writer(str(model_dir / "tensorboard"))
 
         def write(record):
@@ -111,7 +113,8 @@ def _import_visualdl():
 
     def open_events(model_dir):
         def write(record):
-            # VisualDL shows one file of a directory, so all epochs go to the same; each closes it, and so is complete.
+            # VisualDL shows one file of a directory, so all epochs go to the same file. It is closed after each epoch,
+            # so that the epoch is complete.
             with LogWriter(logdir=str(model_dir / "visualdl"), file_name="vdlrecords.training.log") as writer:
                 for name, value in _scalars(record):
                     writer.add_scalar(tag=name, value=value, step=record["epoch"])
@@ -120,6 +123,6 @@ def _import_visualdl():
 
 
 def _scalars(record):
-    """The figures of a record as pairs of name and number; @ is not allowed in names there."""
+    """The figures of a record as pairs of name and number; the programs don't allow @ in names."""
     return [(name.replace("@", "_at_"), value) for name, value in record.items()
             if name != "epoch" and isinstance(value, (int, float))]

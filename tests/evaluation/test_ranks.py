@@ -1,0 +1,272 @@
+"""utils/evaluation/ranks.py: the ranks of a slow plain evaluation, by the scores that net.py gives, edited or not."""
+
+import numpy as np
+import paddle
+import pytest
+
+from net import Network
+from utils import losses
+from utils.data.sessions import Sessions
+from utils.evaluation import ranks
+from utils.evaluation.metrics import TIES
+from utils.evaluation.ranks import network_ranks, network_ranks_and_losses
+from utils.files import InputError
+from utils.model.layout import NetworkSettings
+
+ITEMS = 150
+SETTINGS = [NetworkSettings([12], 12, hid_dropout=0.5, emb_dropout=0.3),
+            NetworkSettings([12], 7, embedding="separate", hid_dropout=0.5),
+            NetworkSettings([8, 12], 12, reset_after=False, hid_dropout=0.5)]
+
+
+def as_sessions(lists):
+    return Sessions(np.array([item for items in lists for item in items], np.int32),
+                    np.cumsum([0, *map(len, lists)], dtype=np.int64))
+
+
+def random_network(settings, items=ITEMS, scale=3.0):
+    """A network whose states and biases are far from those of a fresh one."""
+    network, random = Network(items, settings, seed=3), np.random.default_rng(4)
+    for weight in network.parameters():
+        values = weight.numpy() * scale + random.normal(0, 0.1, weight.shape)
+        weight.set_value(paddle.to_tensor(values.astype(np.float32)))
+    return network
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    random = np.random.default_rng(5)
+    return as_sessions([random.integers(ITEMS, size=length).tolist()
+                        for length in [1, 2, 30, 1, *random.geometric(0.25, 60)]])
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def plain_scores(network, clicks):
+    """Scores after each click of one session, float64 [clicks, items]: the formulas of net.py, click by click."""
+    weights = {name: weight.numpy().astype(np.float64) for name, weight in network.named_parameters()}
+    embedding = weights.get("embedding", weights["item_matrix"][:, :-1])
+    states = embedding[clicks]
+    for layer, units in enumerate(network.settings.hid_size):
+        recurrent, bias = weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"]
+        state, rows = np.zeros(units), []
+        for inputs in states @ weights[f"fc.{layer}.weight"] + weights[f"fc.{layer}.bias"]:
+            parts = slice(0, units), slice(units, 2 * units), slice(2 * units, 3 * units)
+            reset, update = (sigmoid(inputs[part] + state @ recurrent[:, part] + bias[part]) for part in parts[:2])
+            part = parts[2]
+            if network.settings.reset_after:
+                candidate = np.tanh(inputs[part] + reset * (state @ recurrent[:, part] + bias[part]))
+            else:
+                candidate = np.tanh(inputs[part] + (reset * state) @ recurrent[:, part] + bias[part])
+            state = update * state + (1 - update) * candidate
+            rows.append(state)
+        states = np.array(rows)
+    return states @ weights["item_matrix"][:, :-1].T + weights["item_matrix"][:, -1]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
+def test_ranks_equal_a_slow_plain_evaluation_session_by_session(settings, sessions):
+    network, expected, is_clear = random_network(settings), [], []
+    for start, end in zip(sessions.offsets, sessions.offsets[1:]):
+        clicks = sessions.items[start:end]
+        for scores, target in zip(plain_scores(network, clicks), clicks[1:]):
+            expected.append(1 + (scores > scores[target]).sum())
+            is_clear.append(np.sort(abs(scores - scores[target]))[1] > 1e-4)  # float32 can't turn these around
+    found = network_ranks(network, sessions, 16)
+    assert len(found) == len(expected) == sessions.predictions
+    assert np.mean(is_clear) > 0.9 and len(set(expected)) > 50
+    assert found[is_clear].tolist() == np.array(expected)[is_clear].tolist()
+
+
+def test_hand_worked_ranks_of_a_network_that_only_has_biases():
+    network = Network(4, NetworkSettings([2], 2))
+    for weight in network.parameters():
+        weight.set_value(paddle.zeros(weight.shape))
+    network.item_matrix.set_value(paddle.to_tensor(np.array([[0, 0, 1], [0, 0, 3], [0, 0, 1], [0, 0, 2]], np.float32)))
+    sessions = as_sessions([[3, 0], [1], [2, 1, 3, 2]])
+    assert network_ranks(network, sessions, 2).tolist() == [3, 1, 2, 3]
+    assert network_ranks(network, sessions, 2, "conservative").tolist() == [4, 1, 2, 4]
+    assert network_ranks(network, sessions, 2, "median").tolist() == [3.5, 1, 2, 3.5]
+
+
+@pytest.mark.parametrize("ties", TIES)
+@pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
+def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, monkeypatch):
+    network = random_network(settings)
+    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
+    expected = network_ranks(network, sessions, 512, ties)
+    for batch_size in 1, 2, 7:
+        assert np.array_equal(network_ranks(network, sessions, batch_size, ties), expected), batch_size
+
+
+def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model():
+    random = np.random.default_rng(6)
+    sessions = as_sessions([random.integers(3000, size=length).tolist() for length in 1 + random.geometric(0.3, 40)])
+    network = random_network(NetworkSettings([100], 100), items=3000, scale=1.0)
+    expected = network_ranks(network, sessions, 512, "median")
+    for batch_size in 1, 2, 7:
+        assert np.array_equal(network_ranks(network, sessions, batch_size, "median"), expected), batch_size
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_counting_where_the_scores_lie_gives_the_same_ranks(sessions, ties, monkeypatch):
+    network = random_network(SETTINGS[0])
+    values = network.item_matrix.numpy()
+    values[:100] = values[0]  # so that there are ties
+    network.item_matrix.set_value(paddle.to_tensor(values))
+    expected = network_ranks(network, sessions, 16, ties)
+    monkeypatch.setattr(ranks, "is_on_host", lambda tensor: False)  # the way that a GPU's scores go
+    monkeypatch.setattr(ranks, "host_array", None)
+    assert np.array_equal(network_ranks(network, sessions, 16, ties), expected)
+
+
+def test_evaluation_leaves_dropout_out(sessions):
+    network = random_network(SETTINGS[0])
+    network.train()
+    assert np.array_equal(network_ranks(network, sessions, 16), network_ranks(network, sessions, 16))
+
+
+def test_one_session_of_two_clicks_is_enough():
+    assert network_ranks(random_network(SETTINGS[0]), as_sessions([[5, 6]]), 512).shape == (1,)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["item_matrix", "fc.0.weight", "gru.0.bias"])
+def test_weights_that_are_not_finite_are_an_error(sessions, name, value):
+    network = random_network(SETTINGS[0])
+    weight = network.state_dict()[name]
+    values = weight.numpy()
+    values.flat[-1] = value
+    weight.set_value(paddle.to_tensor(values))
+    with pytest.raises(InputError, match=f"weights {name} that are not finite"):
+        network_ranks(network, sessions, 16)
+
+
+@pytest.mark.parametrize("name, what", [("item_matrix", "scores"), ("fc.0.weight", "hidden states")])
+def test_finite_weights_that_overflow_are_an_error(sessions, name, what):
+    network = random_network(SETTINGS[1])
+    network.embedding.set_value(network.embedding * 100)
+    weight = network.state_dict()[name]
+    weight.set_value(paddle.to_tensor(np.sign(weight.numpy()) * np.float32(3e38)))
+    if name == "fc.0.weight":
+        network.gru[0].weight.set_value(paddle.sign(network.gru[0].weight) * 3e38)
+    with pytest.raises(InputError, match=f"{what} that are not finite"):
+        network_ranks(network, sessions, 16)
+
+
+# An edited network
+
+class ThreeTimes(Network):
+    def scores(self, states, item_rows):
+        return 3 * super().scores(states, item_rows)
+
+
+class OtherSign(Network):
+    def scores(self, states, item_rows):
+        return -super().scores(states, item_rows)
+
+
+class ByDistance(Network):
+    """Near vectors score high, a form that is no product."""
+
+    def scores(self, states, item_rows):
+        squares = ((states.unsqueeze(-2) - item_rows[..., :-1].unsqueeze(-3)) ** 2).sum(axis=-1)
+        return item_rows[..., -1].unsqueeze(-2) - squares
+
+
+def random_and_edited(edited, items=ITEMS):
+    """A network, and an edited one of the same weights."""
+    plain, other = random_network(SETTINGS[0], items), edited(items, SETTINGS[0])
+    other.set_state_dict(plain.state_dict())
+    return plain, other
+
+
+def scores_and_targets(network, sessions):
+    """All predictions' scores by `network.scores` alone, float64 [predictions, items], and targets, [predictions]."""
+    network.eval()
+    scores, targets = [], []
+    for start, end in zip(sessions.offsets, sessions.offsets[1:]):
+        clicks = paddle.to_tensor(sessions.items[start:end].astype(np.int64))
+        if len(clicks) > 1:
+            with paddle.no_grad():
+                states = network.hidden_states(clicks[:-1], [1] * (len(clicks) - 1))
+                scores.append(network.scores(states, network.item_matrix).numpy().astype(np.float64))
+            targets += clicks[1:].tolist()
+    return np.concatenate(scores), np.array(targets)
+
+
+def losses_of(scores, targets):
+    largest = scores.max(axis=1)
+    return largest + np.log(np.exp(scores - largest[:, None]).sum(axis=1)) - scores[np.arange(len(targets)), targets]
+
+
+def test_losses_are_the_cross_entropy_of_the_scores(sessions):
+    network = random_network(SETTINGS[0])
+    ranks_found, losses_found = network_ranks_and_losses(network, sessions, 16)
+    assert np.array_equal(ranks_found, network_ranks(network, sessions, 16))
+    np.testing.assert_allclose(losses_found, losses_of(*scores_and_targets(network, sessions)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("edited", [ThreeTimes, OtherSign, ByDistance])
+@pytest.mark.parametrize("items", [ITEMS, ranks.PROOF_ITEMS + 100])
+def test_edited_scores_take_effect(sessions, edited, items):
+    plain, other = random_and_edited(edited, items)
+    scores, targets = scores_and_targets(other, sessions)
+    of_targets = scores[np.arange(len(targets)), targets]
+    expected = 1 + (scores > of_targets[:, None]).sum(axis=1)
+    nearest = np.sort(abs(scores - of_targets[:, None]), axis=1)[:, 1]
+    is_clear = nearest > 1e-5 * abs(scores).max()  # float32 can't turn these around
+    found, found_losses = network_ranks_and_losses(other, sessions, 16)
+    assert np.array_equal(network_ranks(other, sessions, 16), found)
+    assert np.mean(is_clear) > 0.9 and np.array_equal(found[is_clear], expected[is_clear])
+    np.testing.assert_allclose(found_losses, losses_of(scores, targets), rtol=1e-4, atol=1e-4)
+
+    plain_ranks, plain_losses = network_ranks_and_losses(plain, sessions, 16)
+    assert np.array_equal(found, plain_ranks) == (edited is ThreeTimes), "three times the scores rank the same"
+    assert np.abs(found_losses - plain_losses).max() > 1
+
+
+def test_sampled_and_other_ties_use_edited_scores_too(sessions):
+    plain, other = random_and_edited(OtherSign)
+    best_last = lambda found: ITEMS + 1 - found
+    for ties, turned in ("conservative", "standard"), ("standard", "conservative"), ("median", "median"):
+        found = network_ranks(other, sessions, 16, ties)
+        assert np.array_equal(found, best_last(network_ranks(plain, sessions, 16, turned)))
+    sample = np.random.default_rng(0).integers(ITEMS - 1, size=(len(sessions.items), 9))
+    found = network_ranks(other, sessions, 16, "median", sample=sample)
+    assert np.array_equal(found, 9 + 2 - network_ranks(plain, sessions, 16, "median", sample=sample))
+
+
+@pytest.mark.parametrize("edited", [Network, ThreeTimes])
+def test_all_items_are_scored_the_fast_way_where_that_is_the_same(sessions, monkeypatch, edited):
+    _, network = random_and_edited(edited)
+    whole, scores = [], network.scores
+    monkeypatch.setattr(network, "scores", lambda states, rows: (whole.append(rows is network.item_matrix),
+                                                                 scores(states, rows))[1])
+    network_ranks(network, sessions, 16)
+    assert any(whole) == (edited is ThreeTimes)
+
+
+def test_scores_that_divide_by_the_length_of_a_state(sessions, monkeypatch):
+    """Rows that only fill a product up mustn't have length 0."""
+    class Cosine(Network):
+        def scores(self, states, item_rows):
+            return super().scores(states / paddle.norm(states, axis=1, keepdim=True), item_rows)
+
+    _, network = random_and_edited(Cosine)
+    expected = network_ranks(network, sessions, 512)
+    for chunk_rows in range(8, 16):  # the last chunk has any number of rows
+        monkeypatch.setattr(losses, "CHUNK_ROWS", chunk_rows)
+        assert np.array_equal(network_ranks(network, sessions, 512), expected)
+
+
+def test_edited_scores_that_are_not_finite_are_an_error(sessions):
+    class Overflowing(Network):
+        def scores(self, states, item_rows):
+            return paddle.exp(1000 * super().scores(states, item_rows))
+
+    _, network = random_and_edited(Overflowing)
+    with pytest.raises(InputError, match="scores that are not finite"):
+        network_ranks(network, sessions, 16)

@@ -1,0 +1,154 @@
+"""utils/model/load.py: what a model directory gives, and that nothing foreign is loaded."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import write_random_model
+
+from utils.data.vocabulary import checksum
+from utils.files import InputError
+from utils.model import checkpoint
+from utils.model.layout import ANSWERING, weight_shapes
+from utils.model.load import choose_epoch, load_model, load_scorer, read_settings
+from utils.model.native_scorer import NativeScorer, native_library
+from utils.model.scorer import Scorer
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of `tiny_model`, to change."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def assert_refused(model_dir, *fragments, epoch=None):
+    with pytest.raises(InputError) as error:
+        load_scorer(model_dir, epoch)
+    for fragment in (*fragments, "expected"):
+        assert str(fragment) in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def edit_network(model, **changes):
+    config = json.loads((model / "config.json").read_text())
+    config["network"] |= changes
+    (model / "config.json").write_text(json.dumps(config))
+
+
+def resave(model, change):
+    """Save the last epoch anew, its weights as `change` returns them."""
+    weights = checkpoint.load_weights(model, 2, weight_shapes(read_settings(model, checkpoint.read_config(model)), 36))
+    shutil.rmtree(model / "epoch_2")
+    checkpoint.save_epoch(model, 2, {name: change(values) for name, values in weights.items()}, {}, {})
+
+
+# What is loaded
+
+def test_the_last_epoch_is_the_default(model):
+    assert choose_epoch(model) == 2 and choose_epoch(model, 1) == 1
+    last, first = load_scorer(model)[0], load_scorer(model, 1)[0]
+    assert (last.item_vectors == load_scorer(model, 2)[0].item_vectors).all()
+    assert (last.item_vectors != first.item_vectors).any()
+    (model / "epoch_2" / "state.json").unlink()
+    assert choose_epoch(model) == 1
+
+
+def test_cpp_answers_where_it_can_be_compiled_and_numpy_elsewhere(tmp_path, monkeypatch):
+    model = write_random_model(tmp_path / "model")
+    scorer, _ = load_scorer(model)
+    assert type(scorer) is NativeScorer and scorer.way == native_library()[1] == "native:yes"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    native_library.cache_clear()
+    try:
+        scorer, _ = load_scorer(model)
+        assert type(scorer) is Scorer and scorer.way == native_library()[1] == "native:no(no C++ compiler)"
+    finally:
+        native_library.cache_clear()
+
+
+def test_settings_weights_and_item_ids(model):
+    settings, weights, item_ids = load_model(model, 1)
+    assert settings == read_settings(model, checkpoint.read_config(model)) and settings.hid_size == [8]
+    assert {name: list(values.shape) for name, values in weights.items()} == weight_shapes(settings, 36)
+    assert item_ids == [f"item_{number}" for number in range(36)]
+
+
+# What can't be loaded
+
+def test_epochs_that_are_not_there(model):
+    assert_refused(model, "--epoch", "3", "1, 2", epoch=3)
+    for epoch in 1, 2:
+        shutil.rmtree(model / f"epoch_{epoch}")
+    assert_refused(model, "--model_dir", model)
+
+
+@pytest.mark.parametrize("changes", [
+    {"hid_size": []}, {"hid_size": [0]}, {"hid_size": [8.0]}, {"hid_size": ["8"]}, {"hid_size": 8},
+    {"hid_size": [True]}, {"hid_size": [9]}, {"emb_size": 9}, {"color": "red"}, {"hid_size": None},
+    {"emb_size": "8"}, {"emb_size": -1}, {"embedding": "triple"}, {"embedding": []},
+    {"reset_after": 1}, {"reset_after": None}, {"reset_after": "after"}], ids=str)
+def test_settings_that_no_network_has(model, changes):
+    edit_network(model, **changes)
+    assert_refused(model, model / "config.json", "network settings")
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_settings_that_are_missing(model, name):
+    config = json.loads((model / "config.json").read_text())
+    del config["network"][name]
+    (model / "config.json").write_text(json.dumps(config))
+    assert_refused(model, model / "config.json", name)
+
+
+@pytest.mark.parametrize("network", [None, [], "shared", {}], ids=str)
+def test_a_config_without_a_network(model, network):
+    config = json.loads((model / "config.json").read_text()) | {"network": network}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_refused(model, model / "config.json", "network settings")
+
+
+@pytest.mark.parametrize("changes", [
+    {"hid_size": [9], "emb_size": 9}, {"hid_size": [8, 8]}, {"embedding": "separate", "emb_size": 9},
+    {"embedding": "none"}], ids=str)
+def test_weights_of_another_network(model, changes):
+    edit_network(model, **changes)
+    assert_refused(model, model / "epoch_2" / "model.safetensors", "shapes")
+
+
+@pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
+def test_truncated_weights(model, kept):
+    path = model / "epoch_2" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert_refused(model, path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e20, -1e20])
+def test_weights_that_are_not_finite_numbers(model, value):
+    def spoil(values):
+        values = values.copy()
+        values.flat[-1] = value
+        return values
+    resave(model, spoil)
+    assert_refused(model, model / "epoch_2" / "model.safetensors", "without overflow")
+
+
+@pytest.mark.parametrize("precision", ["float64", "float16", "int32", "bool", "complex64"])
+def test_weights_of_another_type(model, precision):
+    resave(model, lambda values: values.astype(precision))
+    assert_refused(model, model / "epoch_2" / "model.safetensors", precision)
+
+
+def test_another_vocabulary_than_in_training(model):
+    with open(model / "vocab.txt", "a", encoding="utf-8") as file:
+        file.write("one_more\n")
+    assert_refused(model, model / "vocab.txt", "SHA-256")
+    config = json.loads((model / "config.json").read_text())
+    config["data"]["vocab_sha256"] = checksum(model / "vocab.txt")
+    (model / "config.json").write_text(json.dumps(config))
+    assert_refused(model, "shapes")
+    (model / "config.json").write_text(json.dumps(config | {"data": {}}))
+    assert_refused(model, model / "config.json", "checksum")
+    (model / "vocab.txt").unlink()
+    assert_refused(model, model / "vocab.txt")

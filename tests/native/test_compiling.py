@@ -1,0 +1,122 @@
+"""utils/native/compiling.py: what is compiled when, and what is said where it can't be."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from utils.native import compiling, kernels
+from utils.native.compiling import ALIGNED, NotCompiled, address, aligned, level_flags, library
+
+
+def loaded(**environment):
+    """What the log line of a fresh process says of the C++ for training."""
+    program = "from utils import device\nprepared = device.prepare(threads=1)\n" \
+              "print(prepared.kernels is None, prepared.line)"
+    process = subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True,
+                             text=True, check=True, cwd=ROOT)
+    is_missing, *words = process.stdout.split()
+    assert (is_missing == "True") == words[-1].startswith("native:no")
+    return words[-1]
+
+
+def test_it_is_compiled_once_and_not_without_compiler_or_place(tmp_path):
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    assert loaded(**cache) == "native:yes"
+    [file] = (tmp_path / "cache" / "gru4rec-paddle").iterdir()
+    written = file.stat().st_mtime_ns
+    assert loaded(**cache) == "native:yes" and file.stat().st_mtime_ns == written
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert loaded(XDG_CACHE_HOME=str(empty), PATH=str(empty)) == "native:no(no_C++_compiler)"
+    (tmp_path / "file").touch()
+    assert loaded(XDG_CACHE_HOME=str(tmp_path / "file")) == "native:no(NotADirectoryError)"
+    assert loaded(XDG_CACHE_HOME=str(empty), CXX="false").startswith("native:no(CalledProcessError)")
+
+
+def test_a_paddle_without_mkl_is_named(tmp_path):
+    with pytest.raises(NotCompiled, match="this Paddle has no libmklml_intel.so"):
+        kernels.load(tmp_path)
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Two C++ files that need each other, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first, second = tmp_path / "first.cc", tmp_path / "second.cc"
+    first.write_text('extern "C" int twice(int x) { return 2 * x; }', encoding="utf-8")
+    second.write_text('extern "C" int twice(int x);\nextern "C" int answer() { return twice(21); }', encoding="utf-8")
+    return [first, second]
+
+
+def cached(tmp_path):
+    return sorted((tmp_path / "cache/gru4rec-paddle").iterdir())
+
+
+def test_sources_become_one_library_and_others_or_other_flags_another(sources, tmp_path):
+    assert library(sources, []).answer() == 42 and library(sources, []).answer() == 42
+    assert len(cached(tmp_path)) == 1
+    assert library(sources, ["-DUNUSED"]).answer() == 42 and len(cached(tmp_path)) == 2
+    assert library(sources, [], ["-lm"]).answer() == 42 and len(cached(tmp_path)) == 3
+    sources[0].write_text('extern "C" int twice(int x) { return 3 * x; }', encoding="utf-8")
+    assert library(sources, []).answer() == 63 and len(cached(tmp_path)) == 4
+
+
+def test_headers_count_among_the_sources(sources, tmp_path, monkeypatch):
+    assert {"activations.h", "shared.h"} <= {path.name for path in compiling.HEADERS}
+    header = tmp_path / "some.h"
+    header.touch()
+    monkeypatch.setattr(compiling, "HEADERS", [header])
+    library(sources, [])
+    header.write_text("// another", encoding="utf-8")
+    library(sources, [])
+    assert len(cached(tmp_path)) == 2
+
+
+def test_code_for_this_processor_is_not_used_on_another(sources, tmp_path, monkeypatch):
+    library(sources, ["-march=native"]), library(sources, [])
+    real = compiling._processor
+    monkeypatch.setattr(compiling, "_processor", lambda *names: [*real(*names), "flags : another"])
+    library(sources, [])
+    assert len(cached(tmp_path)) == 2
+    library(sources, ["-march=native"])
+    assert len(cached(tmp_path)) == 3
+
+
+def test_what_does_not_compile_leaves_nothing(sources, tmp_path):
+    sources[1].write_text("this is no C++", encoding="utf-8")
+    with pytest.raises(NotCompiled, match="CalledProcessError"):
+        library(sources, [])
+    assert cached(tmp_path) == []
+
+
+V3 = "flags : avx avx2 bmi1 bmi2 f16c fma movbe"
+V4 = V3 + " avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize("lines, flags", [
+    ([V4], ["-march=x86-64-v4"]), ([V3], ["-march=x86-64-v3"]), ([V3, V4], ["-march=x86-64-v3"]),
+    (["flags : sse2"], []), ([], []),
+])
+def test_the_level_is_one_that_all_processors_have(monkeypatch, lines, flags):
+    monkeypatch.setattr(compiling, "_processor", lambda *names: lines)
+    assert level_flags() == flags
+
+
+@pytest.mark.parametrize("shape, dtype", [((3, 5), np.float32), ((0, 5), np.float32), ((7,), np.int64)])
+def test_arrays_for_results_are_aligned(shape, dtype):
+    for _ in range(5):
+        array = aligned(shape, dtype)
+        assert array.shape == shape and array.dtype == dtype and array.flags.c_contiguous
+        assert address(array) % ALIGNED == 0 or not array.size
+        array[...] = 1
+
+
+def test_addresses_are_those_of_the_numbers():
+    array = np.arange(6, dtype=np.float32)
+    assert address(None) is None and address(array) == array.ctypes.data and address(array[2:]) == array.ctypes.data + 8
+    array.flags.writeable = False
+    assert address(array) == array.ctypes.data

@@ -1,0 +1,27 @@
+"""benchmarks/serve_load.py and benchmarks/scoring.py run and print what they promise."""
+
+import pytest
+from conftest import assert_worked, run_script, write_random_model
+
+
+@pytest.mark.parametrize("form", ["post", "get"])
+def test_load(form):
+    process = assert_worked(run_script("benchmarks/serve_load.py", "--items", 200, "--hid_size", 8, "--rates", "20,50",
+                                       "--seconds", 1, "--form", form, "--workers", 1))
+    machine, model, titles, *lines = process.stdout.splitlines()
+    assert "GFLOP/s" in machine and f"200 items, 8 units, {form}" in model
+    for rate, line in zip([20, 50], lines, strict=True):
+        figures = dict(zip(titles.split(), map(float, line.split()), strict=True))
+        assert figures["asked/s"] == rate and 0.4 * rate < figures["done/s"] < 2.5 * rate and figures["failed"] == 0
+        assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] + 0.1
+
+
+def test_scoring(tmp_path):
+    model = write_random_model(tmp_path / "model", items=300)
+    (tmp_path / "test.txt").write_text("1 2 3\n5 299 4 4\n7\n")
+    process = assert_worked(run_script("benchmarks/scoring.py", "--model_dir", model,
+                                       "--test_dir", tmp_path / "test.txt", "--k", 300, "--batch", 2))
+    machine, *scorers, same = process.stdout.splitlines()
+    assert "300 items, 8 units, 5 predictions, batches of 2" in machine
+    assert [line.split()[:2] for line in scorers] == [["NumPy", "recall@300:1.0000"], ["native", "recall@300:1.0000"]]
+    assert same.startswith("the same items in the same order: ")

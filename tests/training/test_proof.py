@@ -1,0 +1,197 @@
+"""utils/training/proof.py: what differs is found and trained by Paddle; the run's own weights stay as they are."""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+
+import net
+from net import Network
+from utils.data.batches import Batching
+from utils.data.sessions import Sessions
+from utils.files import InputError
+from utils.losses import Loss
+from utils.model.layout import NetworkSettings
+from utils.native.kernels import LOSSES, Kernels
+from utils.training import proof as proof_module
+from utils.training.engines import NativeEngine, PaddleEngine
+from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
+from utils.training.optimizers import Adagrad, Adam
+from utils.training.proof import prove
+from utils.training.trainer import Trainer
+
+ITEMS = 40
+AGREES = "engine:native loss:native optimizer:native"
+
+
+def draw_sessions():
+    random = np.random.default_rng(5)
+    lengths = random.integers(1, 30, 60)
+    items = random.integers(0, ITEMS, lengths.sum()).astype(np.int32)
+    return Sessions(items, np.concatenate([[0], np.cumsum(lengths)]))
+
+
+def make_trainer(settings=None, objective=AllItems, optimizer=None, network=None):
+    network = network or Network(ITEMS, settings or NetworkSettings([9], 9), seed=3)
+    return Trainer(network, draw_sessions(), Batching(True, 8), objective(network), optimizer or Adagrad(0.1, 0.2))
+
+
+def proven(kernels, **given):
+    trainer = make_trainer(**given)
+    found, line = prove(trainer, kernels)
+    return trainer, found, line
+
+
+def shared(loss, logq=0.0, in_batch=True):
+    return lambda network: SharedNegatives(network, loss, np.arange(ITEMS), 20, 0.5, logq, in_batch)
+
+
+SETTINGS = {
+    "shared": NetworkSettings([9], 9),
+    "two layers, states dropped and carried": NetworkSettings([9, 7], 7, hid_dropout=0.4, through_time=False,
+                                                              carry_dropped=True),
+    "separate, dropout": NetworkSettings([9], 6, "separate", emb_dropout=0.3, hid_dropout=0.2),
+    "none, reset before": NetworkSettings([9, 8], 0, "none", reset_after=False, gru_lr_x=2.0),
+}
+OBJECTIVES = {
+    "all items": AllItems,
+    **{f"{name}, {words}": shared(Loss(name, elu=0.5), logq, in_batch) for name in LOSSES
+       for words, logq, in_batch in [("in batch", 0.0, True), ("drawn alone, logQ", 1.0, False)]},
+    "smoothed": shared(Loss("ce", smoothing=0.1), 1.0),
+    "tiled": lambda network: TiledNegatives(network, Loss("bpr"), 5, 0.3),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_as_it_comes_all_agrees(kernels, settings, objective):
+    trainer, found, line = proven(kernels, settings=settings, objective=objective)
+    assert line == AGREES
+    assert found.agrees("scorer") and found.agrees("carrying")
+    assert isinstance(trainer.engine, NativeEngine) and trainer.objective.kernels and trainer.optimizer.kernels
+
+
+def test_without_cpp_paddle_trains():
+    trainer, found, line = proven(None)
+    assert line == "engine:paddle loss:paddle optimizer:paddle" and found.agrees("scorer")
+    assert isinstance(trainer.engine, PaddleEngine) and trainer.objective.kernels is trainer.optimizer.kernels is None
+
+
+def test_adam_goes_by_paddle(kernels):
+    assert proven(kernels, optimizer=Adam(0.1))[2] == "engine:native loss:native optimizer:paddle"
+
+
+def test_the_runs_own_weights_and_masks_stay_as_they_are(kernels, monkeypatch):
+    settings = NetworkSettings([9], 9, hid_dropout=0.4)
+    dropout, trainer = net.dropout, make_trainer(settings=settings)
+    before = {name: weight.numpy() for name, weight in trainer.network.named_parameters()}
+    prove(trainer, kernels)
+    monkeypatch.setattr(Network, "scores", None)  # something fails in the middle
+    with pytest.raises(TypeError):
+        prove(trainer, kernels)
+    for name, weight in trainer.network.named_parameters():
+        assert (weight.numpy() == before[name]).all(), name
+    assert net.dropout is dropout and trainer.network.training
+
+
+class Twisted(Kernels):
+    """Kernels of which one function is wrong by 1 %, as of a broken compiler."""
+
+    def __init__(self, kernels, name):
+        super().__init__(kernels.library)
+        right = getattr(kernels, name)
+
+        def wrong(*arguments, **keywords):
+            results = right(*arguments, **keywords)
+            if name == "adagrad":
+                with paddle.no_grad():
+                    paddle.assign(1.01 * arguments[0], arguments[0])
+                return None
+            first = results if isinstance(results, np.ndarray) else results[0]
+            first *= np.float32(1.01)
+            return results
+        setattr(self, name, wrong)
+
+
+@pytest.mark.parametrize("name, part", [
+    ("gru_forward", "engine"), ("gru_backward", "engine"), ("linear_forward", "engine"), ("linear_backward", "engine"),
+    ("softmax_cross_entropy", "loss"), ("adagrad", "optimizer")])
+def test_wrong_cpp_is_not_used(kernels, name, part):
+    _, found, line = proven(Twisted(kernels, name))
+    assert found.differs[part] and f"{part}:paddle (not what utils/native computes: " in line
+
+
+EDITED_STEPS = {
+    "candidate": lambda self, inputs, before: paddle.tanh(1.01 * inputs[:, 18:]) * 0.5 + 0.5 * before,
+    "large values alone": lambda self, inputs, before: paddle.clip(right_step(self, inputs, before), -0.9, 0.9),
+    "without bias": lambda self, inputs, before: right_step_without_bias(self, inputs, before),
+}
+right_step = net.DynamicGRU.step
+
+
+def right_step_without_bias(gru, inputs, before):
+    products = paddle.matmul(before, gru.weight)
+    reset, update = paddle.split(net.sigmoid(inputs[:, :18] + products[:, :18]), 2, axis=1)
+    new = paddle.tanh(inputs[:, 18:] + reset * products[:, 18:])
+    return new + update * (before - new)
+
+
+@pytest.mark.parametrize("name", EDITED_STEPS)
+def test_an_edited_step_is_found_by_engine_and_scorer(kernels, monkeypatch, name):
+    monkeypatch.setattr(net.DynamicGRU, "step", EDITED_STEPS[name])
+    trainer, found, _ = proven(kernels)
+    assert "hidden_states" in found.differs["engine"] and "hidden_states" in found.differs["scorer"]
+    assert found.agrees("loss") and isinstance(trainer.engine, PaddleEngine)
+
+
+def test_dropout_of_an_edit_is_found_though_the_states_are_the_same_once_trained(kernels, monkeypatch):
+    right = Network.hidden_states
+    monkeypatch.setattr(Network, "hidden_states", lambda self, *arguments, **keywords: F.dropout(
+        right(self, *arguments, **keywords), 0.1, training=self.training))
+    _, found, _ = proven(kernels)
+    assert found.differs["engine"] and found.agrees("scorer")
+
+
+@pytest.mark.parametrize("objective", [AllItems, shared(Loss("bpr-max")), OBJECTIVES["tiled"]],
+                         ids=["all", "shared", "tiled"])
+def test_edited_scores_are_found(kernels, monkeypatch, objective):
+    right = Network.scores
+    monkeypatch.setattr(Network, "scores", lambda self, states, rows: right(self, states, rows) * 1.01)
+    _, found, _ = proven(kernels, objective=objective)
+    assert found.differs["loss"] and found.differs["scorer"] == ["scores"] and found.agrees("engine")
+
+
+def test_other_first_states_and_input_weights_are_found(kernels, monkeypatch):
+    monkeypatch.setattr(Network, "first_states", lambda self, sessions: [paddle.ones([sessions, 9])])
+    assert "first_states" in proven(kernels)[1].differs["engine"]
+    monkeypatch.undo()
+    network = Network(ITEMS, NetworkSettings([9], 10, "separate"), seed=1)
+    monkeypatch.setattr(Network, "input_weights", lambda self: self.item_matrix)
+    assert proven(kernels, network=network)[1].differs["engine"] == ["input_weights"]
+
+
+def test_a_network_that_trains_another_way_than_it_evaluates_is_refused(kernels, monkeypatch):
+    right = Network.hidden_states
+    monkeypatch.setattr(Network, "hidden_states", lambda self, items, rows_per_step, item_rows=None, before=None: right(
+        self, items, rows_per_step, item_rows if item_rows is None else 2 * item_rows, before))
+    with pytest.raises(InputError, match="item_rows"):
+        proven(kernels)
+    monkeypatch.setattr(Network, "input_weights", lambda self: paddle.tanh(self.item_matrix))
+    with pytest.raises(InputError, match="input_weights"):
+        proven(kernels)
+
+
+def test_states_that_are_not_carried_are_found(monkeypatch):
+    right = Network.hidden_states
+    monkeypatch.setattr(Network, "hidden_states", lambda self, items, rows_per_step, item_rows=None, before=None: right(
+        self, items, rows_per_step, item_rows))
+    assert proven(None)[1].differs["carrying"] == ["hidden_states"]
+
+
+def test_what_is_not_a_number_differs():
+    values = np.array([1.0, np.nan])
+    assert proof_module.differences({"a": values}, {"a": np.ones(2)}) == ["a"]
+    assert proof_module.differences({"a": np.ones(2)}, {"a": values}) == ["a"]
+    assert proof_module.differences({}, {"a": np.ones(2)}) == ["a"]
+    assert proof_module.differences({"a": np.ones(3)}, {"a": np.ones(2)}) == ["a"]
+    assert proof_module.differences({"a": np.ones(2) + 9e-4}, {"a": np.ones(2)}) == []

@@ -1,0 +1,1 @@
+"""Clicks: tables, session text, batches, the vocabulary."""

@@ -1,0 +1,1 @@
+"""Ranks of the next clicks, and the figures made of them."""

@@ -1,0 +1,147 @@
+"""Ranks of the next clicks: every click after the first of every session is predicted from those before it."""
+
+import numpy as np
+import paddle
+
+from utils.data.batches import evaluation_batches
+from utils.device import host_array, is_on_host
+from utils.evaluation.metrics import target_ranks
+from utils.files import InputError
+from utils.losses import chunk_rows, cross_entropy_of_scores
+from utils.runlog import progress
+
+PROOF_ITEMS = 500  # whose scores are computed both ways
+TOLERANCE = 1e-3  # how far the two may differ, relative to the largest score
+PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
+
+
+def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None):
+    """Rank all items for each prediction by a network.
+
+    Parameters
+    ----------
+    network : net.Network
+    sessions : sessions.Sessions
+    batch_size : int
+        Sessions computed at once; the ranks don't depend on it.
+    ties : {"standard", "conservative", "median"}
+    sample : int array [events, n] or None
+        Rank each target among these items, drawn for its place in `sessions.items`, instead of among all. They are
+        numbered without the target: those from the target's index on are meant one higher.
+
+    Returns
+    -------
+    float64 array [predictions]
+        In the order of the clicks in `sessions`.
+
+    Raises
+    ------
+    InputError
+        Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
+    """
+    def ranks(scores, targets, positions):
+        return [_ranks(scores, targets, ties, None if sample is None else sample[positions])]
+
+    return _measure(network, sessions, batch_size, description, ranks)[0]
+
+
+def network_ranks_and_losses(network, sessions, batch_size, description="evaluation"):
+    """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
+    def ranks_and_losses(scores, targets, positions):
+        ranks = _ranks(scores, targets, "standard")
+        return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
+
+    return _measure(network, sessions, batch_size, description, ranks_and_losses)
+
+
+@paddle.no_grad()
+def _measure(network, sessions, batch_size, description, measure):
+    """What `measure` says of each prediction, float64 [figures, predictions].
+
+    It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in
+    `sessions.items`, int64 arrays [rows]; it returns a list of float arrays [rows].
+    """
+    network.eval()
+    for name, weight in network.named_parameters():
+        require_finite(weight, f"weights {name}")
+    largest_sum = float(paddle.abs(network.item_matrix).sum(axis=1).max())
+    score, figures = _scoring(network), None
+    chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
+    with progress(sessions.predictions, description) as bar:
+        for batch in evaluation_batches(sessions, batch_size, PAD_ROWS):
+            hidden = _with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
+            require_finite(hidden, "hidden states")
+            require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
+            for start in range(0, hidden.shape[0], chunk):
+                positions = batch.positions[start:start + chunk]
+                # The scores get no name, so that the next chunk takes the same memory, still in the cache.
+                found = np.stack(measure(score(_padded(hidden[start:start + chunk])),
+                                         batch.targets[start:start + chunk], positions))
+                is_real = positions >= 0
+                figures = np.zeros([len(found), len(sessions.items)]) if figures is None else figures
+                figures[:, positions[is_real]] = found[:, is_real]
+                bar.update(int(is_real.sum()))
+    return figures[:, _predicted(sessions)]
+
+
+def _scoring(network):
+    """A function of hidden states and a column of ones, [rows, units + 1]: all scores, [rows, items].
+
+    A product with the items side by side is several times as fast as `network.scores`, and is used where that gives the
+    same.
+    """
+    items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
+    states = np.random.default_rng(0).uniform(-1, 1, (PAD_ROWS, network.item_matrix.shape[1] - 1))
+    tried = paddle.to_tensor(states.astype(np.float32))
+    expected = network.scores(tried, network.item_matrix[:PROOF_ITEMS])
+    found = paddle.matmul(_with_ones(tried), items_by_unit[:, :PROOF_ITEMS])
+    largest = float(paddle.abs(expected).max())
+    if (found.shape == expected.shape and np.isfinite(largest)  # an infinite tolerance would let anything pass
+            and bool((paddle.abs(found - expected) <= TOLERANCE * largest).all())):
+        return lambda hidden: paddle.matmul(hidden, items_by_unit)
+
+    def score(hidden):
+        scores = network.scores(hidden[:, :-1], network.item_matrix)
+        require_finite(scores, "scores")
+        return scores
+    return score
+
+
+def _with_ones(hidden):
+    """`hidden`, float32 [rows, units], and the column of ones that meets the bias column of the item matrix."""
+    return paddle.concat([hidden, paddle.ones([hidden.shape[0], 1], hidden.dtype)], axis=1)
+
+
+def require_finite(values, what):
+    """Raise InputError where the float tensor `values` holds NaN or infinity."""
+    if not bool(paddle.isfinite(values).all()):
+        raise InputError(f"found {what} that are not finite numbers, expected a model that was trained without "
+                         "overflow")
+
+
+def _ranks(scores, targets, ties, sample=None):
+    """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items]."""
+    scores = scores[:len(targets)]
+    if sample is not None:
+        others = sample + (sample >= targets[:, None])
+        chosen = np.take_along_axis(scores.numpy(), np.concatenate([targets[:, None], others], axis=1), axis=1)
+        return target_ranks(chosen, chosen[:, 0], ties)
+    if is_on_host(scores):
+        scores = host_array(scores)
+        return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
+    picks = np.stack([np.arange(len(targets)), targets], axis=1)
+    target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))
+    return target_ranks(scores, target_scores, ties, count=lambda mask: paddle.sum(mask, axis=1).numpy())
+
+
+def _padded(hidden):
+    """`hidden` with at least PAD_ROWS rows: its last one again, as an edited network may divide by a row's length."""
+    missing = PAD_ROWS - hidden.shape[0]
+    return hidden if missing <= 0 else paddle.concat([hidden, paddle.tile(hidden[-1:], [missing, 1])])
+
+
+def _predicted(sessions):
+    """Whether each click is a prediction's target: all but the first of each session, bool [events]."""
+    predicted = np.ones(len(sessions.items), bool)
+    predicted[sessions.offsets[:-1]] = False
+    return predicted

@@ -1,0 +1,1 @@
+"""The C++ of this project: how it is compiled and called."""

@@ -1,0 +1,267 @@
+"""The hot parts of a training step in C++ (training.cc, losses.cc), for numbers in the processor's memory.
+
+The library is compiled at first use, which takes seconds, and kept in the user's cache directory. It needs a C++
+compiler and the MKL that Paddle's packages for Linux on x86 bring.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.native.compiling import FLOAT, INTEGER, KEY, POINTER, NotCompiled, address, aligned, library
+
+SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "losses.cc")]
+COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
+LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
+LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
+LOSS = [INTEGER] + [FLOAT] * 3
+ARGUMENTS = {
+    "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT, KEY] + [POINTER] * 2,
+    "gru_backward": [POINTER] * 6 + [INTEGER] * 4 + [POINTER] * 3,
+    "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
+    "shared_loss": [POINTER] * 6 + [INTEGER] * 5 + LOSS + [POINTER] * 3,
+    "tiled_loss": [POINTER] * 3 + [INTEGER] * 4 + [FLOAT, KEY] + LOSS + [POINTER] * 3,
+    "adagrad": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT] * 3 + [INTEGER],
+    "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
+    "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
+    "linear_forward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER],
+    "linear_backward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER] * 3,
+    "dropout": [POINTER, INTEGER, FLOAT, KEY],
+    "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
+    "distinct": [POINTER, INTEGER] + [POINTER] * 3,
+}
+
+
+def load(paddle_directory):
+    """The Kernels, compiled where that hasn't been done.
+
+    Parameters
+    ----------
+    paddle_directory : Path
+        Where Paddle is installed.
+
+    Raises
+    ------
+    NotCompiled
+        They can't be had here; it says why in a few words.
+    """
+    libraries = paddle_directory / "libs"
+    missing = [name for name in LIBRARIES if not (libraries / name).is_file()]
+    if missing:
+        raise NotCompiled(f"this Paddle has no {missing[0]}")
+    # Linked by itself, so that no second OpenMP comes in, nor code that changes how the whole process rounds.
+    link = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", *(f"-l:{name}" for name in LIBRARIES)]
+    return Kernels(library(SOURCES, COMPILE, link))
+
+
+class Kernels:
+    """The library's functions.
+
+    Each takes Paddle tensors in the processor's memory or NumPy arrays, float32 unless said otherwise, and returns the
+    kind that it was given.
+    """
+
+    def __init__(self, found):
+        self.library = found
+        for name, types in ARGUMENTS.items():
+            getattr(found, name).argtypes = types
+            getattr(found, name).restype = INTEGER if name == "distinct" else None
+
+    def gru_forward(self, gate_inputs, weight, bias, before, rows_per_step, reset_after, dropped_share=0.0, key=0):
+        """All states of a GRU over packed sessions, as `net.DynamicGRU` defines them, and what `gru_backward` needs.
+
+        Parameters
+        ----------
+        gate_inputs, weight, bias, before, rows_per_step
+            As in `net.DynamicGRU`, `before` its `state`.
+        reset_after : bool
+        dropped_share, key
+            Of the `dropout` of all states, which the next step then sees too.
+
+        Returns
+        -------
+        float32 [clicks, units], float32 [clicks, 4 units]
+        """
+        clicks, units = gate_inputs.shape[0], weight.shape[0]
+        states, saved = _empty([clicks, units], weight), _empty([clicks, 4 * units], weight)
+        rows = np.asarray(rows_per_step, np.int64)
+        self._call("gru_forward", gate_inputs, weight, bias, before, rows, len(rows), units, reset_after, dropped_share,
+                   key % 2**64, states, saved)
+        return states, saved
+
+    def gru_backward(self, states_gradient, states, saved, weight, before, rows_per_step, reset_after,
+                     through_time=True):
+        """Gradients by the gates' inputs, float32 [clicks, 3 units], the weight and the bias, from that by the states.
+
+        Without `through_time` the gradient of a step's state stops at the state before it.
+        """
+        clicks, units = states.shape
+        gradients = [_empty(shape, weight) for shape in ([clicks, 3 * units], [units, 3 * units], [3 * units])]
+        rows = np.asarray(rows_per_step, np.int64)
+        self._call("gru_backward", states_gradient, states, saved, weight, before, rows, len(rows), units, reset_after,
+                   through_time, *gradients)
+        return gradients
+
+    def linear_forward(self, inputs, weight, bias):
+        """inputs weight + bias: float32 [rows, outputs]."""
+        result = _empty([inputs.shape[0], weight.shape[1]], weight)
+        self._call("linear_forward", inputs, weight, bias, *inputs.shape, weight.shape[1], result)
+        return result
+
+    def linear_backward(self, gradient, inputs, weight):
+        """Gradients by the inputs, the weight and the bias, from that by the result of `linear_forward`."""
+        gradients = [_empty(shape, weight) for shape in (inputs.shape, weight.shape, weight.shape[1:])]
+        self._call("linear_backward", gradient, inputs, weight, *inputs.shape, weight.shape[1], *gradients)
+        return gradients
+
+    def softmax_cross_entropy(self, hidden, item_rows, targets, smoothing, shift, chunk, own_shift=None):
+        """`losses.cross_entropy` over all of `item_rows`, by `chunk` rows of `hidden` at a time.
+
+        Parameters
+        ----------
+        hidden : float32 [rows, units]
+        item_rows : float32 [items, units + 1]
+        targets : int64 [rows]
+        smoothing : float
+            Share of each target's probability that is spread over all items.
+        shift : float32 [items] or None
+            Added to the scores.
+        chunk : int
+        own_shift : float32 [rows] or None
+            With it, each row has its target with this shift as one more candidate, which no other row has.
+
+        Returns
+        -------
+        float32 [rows]
+            The losses.
+        float32 [rows, units], float32 [items, units + 1]
+            The gradients of their mean.
+        """
+        results = _results(hidden, item_rows)
+        self._call("softmax_cross_entropy", hidden, item_rows, shift, targets, own_shift, *hidden.shape,
+                   item_rows.shape[0], chunk, smoothing, *results)
+        return results
+
+    def shared_loss(self, loss, hidden, item_rows, weights, targets, targets_are_candidates, shift, own_shift, chunk):
+        """A loss over candidates that all rows share.
+
+        Parameters
+        ----------
+        loss : losses.Loss
+        hidden, item_rows, targets, chunk, shift
+            As for `softmax_cross_entropy`.
+        weights : float32 [items]
+            How often each item is a candidate.
+        targets_are_candidates : bool
+            Whether one of the candidates of each row is its own target; else that comes to them.
+        own_shift : float32 [rows] or None
+            Added to the scores of targets that are no candidates.
+
+        Returns
+        -------
+        As `softmax_cross_entropy`.
+        """
+        results = _results(hidden, item_rows)
+        self._call("shared_loss", hidden, item_rows, shift, weights, targets, own_shift, *hidden.shape,
+                   item_rows.shape[0], chunk, targets_are_candidates, *_numbers(loss), *results)
+        return results
+
+    def tiled_loss(self, loss, hidden, item_rows, candidates, dropped_share=0.0, key=0):
+        """A loss over each row's own candidates, int64 [rows, candidates], the target first; biases don't count.
+
+        `dropped_share` and `key` are those of the `dropout` on the candidates' vectors, float32 [rows, candidates,
+        units]. Returns as `softmax_cross_entropy`.
+        """
+        results = _results(hidden, item_rows)
+        self._call("tiled_loss", hidden, item_rows, candidates, *hidden.shape, item_rows.shape[0], candidates.shape[1],
+                   dropped_share, key % 2**64, *_numbers(loss), *results)
+        return results
+
+    def adagrad(self, weight, sums, velocity, gradient, rows, rows_with_bias, rate, momentum, epsilon, epsilon_inside):
+        """One step of `optimizers.Adagrad` in place. `velocity` and `rows` may be None."""
+        width = gradient.shape[-1] if gradient.ndim > 1 else 1
+        count = gradient.size // width
+        rows_with_bias = count if rows_with_bias is None else rows_with_bias
+        self._call("adagrad", weight, sums, velocity, gradient, rows, count, rows_with_bias, width, rate, momentum,
+                   epsilon, epsilon_inside)
+
+    def gather(self, matrix, numbers, columns):
+        """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""
+        rows = _empty([len(numbers), columns], matrix)
+        self._call("gather", matrix, matrix.shape[1], numbers, len(numbers), columns, rows)
+        return rows
+
+    def add_rows(self, target, source, numbers):
+        """target[numbers[i], :columns of source] += source[i], in place, for int64 numbers."""
+        self._call("add_rows", target, target.shape[1], source, source.shape[1], numbers, source.shape[0])
+
+    def dropout(self, values, share, key):
+        """Zero a random share of `values` in place and scale the others by 1 / (1 - share), as the key says."""
+        self._call("dropout", values, values.size, share, key % 2**64)
+
+    def search(self, cumulative, start, numbers):
+        """numpy.searchsorted(cumulative, numbers, side="right") for numbers from 0 to below cumulative[-1].
+
+        `start`, int64, is that of 0, 1 / size, 2 / size and so on for the size of the float64 array `cumulative`.
+        """
+        found = np.empty(numbers.shape, np.int64)
+        self._call("search", cumulative, start, len(cumulative), numbers, numbers.size, found)
+        return found
+
+    def distinct(self, items, place_of_item):
+        """As `sampling.distinct`."""
+        found, places = np.empty(len(items), np.int64), np.empty(len(items), np.int64)
+        count = self._call("distinct", items, len(items), place_of_item, found, places)
+        return found[:count], places
+
+    def _call(self, name, *arguments):
+        """Call a function of the library; tensors and arrays become the addresses of their numbers."""
+        arguments = [argument if argument is None or isinstance(argument, (int, float)) else _contiguous(argument)
+                     for argument in arguments]  # this list also keeps alive what had to be copied
+        return getattr(self.library, name)(*(_address(argument) for argument in arguments))
+
+
+def empty(shape):
+    """A float32 array for a result, aligned: MKL's rounding depends on where numbers lie, and runs must repeat."""
+    return aligned(shape, np.float32)
+
+
+def zeros(shape):
+    """The same, filled with 0."""
+    result = empty(shape)
+    result.fill(0)
+    return result
+
+
+def copied(values):
+    """The same, filled with `values`."""
+    copy = empty(values.shape)
+    copy[...] = values
+    return copy
+
+
+def _results(hidden, item_rows):
+    return [_empty(shape, hidden) for shape in (hidden.shape[:1], hidden.shape, item_rows.shape)]
+
+
+def _numbers(loss):
+    return LOSSES.index(loss.name), loss.smoothing, loss.elu, loss.regularisation
+
+
+def _contiguous(values):
+    if isinstance(values, np.ndarray):
+        return values if values.flags.c_contiguous else np.ascontiguousarray(values)
+    return values if values.is_contiguous() else values.contiguous()
+
+
+def _address(argument):
+    if isinstance(argument, np.ndarray):
+        return address(argument)
+    return argument if argument is None or isinstance(argument, (int, float)) else argument.data_ptr()
+
+
+def _empty(shape, like):
+    if isinstance(like, np.ndarray):
+        return empty(shape)
+    import paddle
+    return paddle.empty(shape, "float32")

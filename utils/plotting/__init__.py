@@ -1,0 +1,1 @@
+"""What plot.py reads, computes and draws."""

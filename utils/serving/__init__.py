@@ -1,0 +1,1 @@
+"""What serve.py is made of."""

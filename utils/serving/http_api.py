@@ -1,0 +1,353 @@
+"""The server's routes, an ASGI application: requests come in, questions go to the model, replies go out."""
+
+import asyncio
+import signal
+import time
+from collections import OrderedDict
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+
+from utils.model.load import prepare
+from utils.serving import http_messages as messages
+from utils.serving import monitoring
+from utils.serving.http_requests import Requests
+from utils.serving.micro_batches import Batcher, Question, QueueFull
+from utils.serving.model_reload import ModelSlot, ServedModel, signature_of
+from utils.serving.session_store import StoreError, machine_store, open_store, shared_directory
+
+PAGE = Path(__file__).with_name("page.html")
+PAGE_MAY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+            "base-uri 'none'")
+BODY_SECONDS = 10
+CLIENTS = 10_000  # how many clients' rates are watched
+SAVING = 1_000_000  # multiplications that take as long as saving a state; clicks that cost less are replayed
+SEARCHED_ITEMS = 100_000
+BOOLEANS = {"true": True, "false": False}
+
+encode = msgspec.json.Encoder().encode
+decode_sessions = msgspec.json.Decoder(messages.SessionsToAnswer).decode
+
+
+class Refused(Exception):
+    """A request that gets no answer: the status, which part is wrong, and what is wrong with it."""
+
+    def __init__(self, status, where, message, retry_after=None):
+        self.status, self.where, self.message, self.retry_after = status, where, message, retry_after
+
+
+@dataclass
+class ServerSettings:
+    """The server's settings; serve.py's flags with these names say what each one means.
+
+    model_dir : str
+    epoch : int or None, None for the best or the last
+    session_store : str
+    reload_seconds, drain_seconds, session_ttl, client_rate : float
+    max_sessions, max_batch, max_queue : int
+    logs_all : bool, whether successful requests are logged too
+    """
+
+    model_dir: str
+    epoch: int = None
+    session_store: str = ""
+    reload_seconds: float = 5.0
+    drain_seconds: float = 0.0
+    session_ttl: float = 1800.0
+    client_rate: float = 0.0
+    max_sessions: int = 500_000
+    max_batch: int = 64
+    max_queue: int = 512
+    logs_all: bool = True
+
+
+def create_application(settings):
+    """The ASGI application for these ServerSettings."""
+    return Requests(Api(settings).application, logs_all=settings.logs_all)
+
+
+class Api:
+    """The routes, and the state they share."""
+
+    def __init__(self, settings):
+        self.settings, self.is_draining, self.store = settings, False, None
+        model_dir, epoch = settings.model_dir, settings.epoch
+        self.slot = ModelSlot(partial(ServedModel, model_dir, epoch), partial(signature_of, model_dir, epoch),
+                              monitoring.count_model, partial(prepare, model_dir))
+        self.batcher = Batcher(self.slot, settings.max_batch, settings.max_queue, monitoring.batch_size.observe)
+        self.rates = ClientRates(settings.client_rate)
+        self.description, self.page = encode(messages.openapi()), PAGE.read_bytes()
+        self.application = Starlette(lifespan=self.lifespan, routes=[
+            Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),  # first, as they are tried in order
+            Route("/v1/similar", self.similar), Route("/v1/items", self.items),
+            Route("/livez", self.is_alive), Route("/readyz", self.is_ready), Route("/metrics", self.show_metrics),
+            Route("/", self.show_page), Route("/openapi.json", self.describe),
+        ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
+                               Exception: refuse_failed})
+
+    @asynccontextmanager
+    async def lifespan(self, application):
+        address = self.settings.session_store
+        with nullcontext() if address else shared_directory() as own_directory:
+            self.store = open_store(address or machine_store(own_directory), self.settings.session_ttl,
+                                    self.settings.max_sessions, messages.MAX_CLICKS)
+            watcher = asyncio.create_task(self.slot.watch(self.settings.reload_seconds))
+            if self.settings.drain_seconds:
+                self._drain_before_stopping()
+            yield
+            watcher.cancel()
+            await self.store.close()
+
+    def _drain_before_stopping(self):
+        """After SIGTERM, let /readyz say 503, so that load balancers send no more, and stop `drain_seconds` later."""
+        loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+        def drain(number, frame):
+            if not self.is_draining and callable(stop):
+                self.is_draining = True
+                loop.call_soon_threadsafe(loop.call_later, self.settings.drain_seconds, stop, number, None)
+        signal.signal(signal.SIGTERM, drain)
+
+    def model(self, request):
+        """The model to answer with; Refused if there is none yet, or the client asks too often."""
+        if not self.rates.allows(request.client.host if request.client else ""):
+            raise Refused(429, "client",
+                          f"found more than {self.settings.client_rate:g} requests a second, expected fewer", 1)
+        if self.slot.model is None:
+            raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
+        return self.slot.model
+
+    async def ask(self, questions):
+        try:
+            return await self.batcher.ask(questions)
+        except QueueFull:
+            raise Refused(503, "server", f"found {self.batcher.size} sessions waiting, expected room for "
+                          f"{len(questions)} more within {self.settings.max_queue}", 1) from None
+
+    # What clients ask
+
+    async def recommend(self, request):
+        return await (self.recommend_sessions if request.method == "POST" else self.recommend_live)(request)
+
+    async def recommend_sessions(self, request):
+        self.model(request)
+        asked = await read_body(request)
+        allowed = None if asked.allow is msgspec.UNSET else asked.allow
+        answers = await self.ask([Question(session, asked.k, asked.exclude + session * asked.exclude_seen, allowed)
+                                  for session in asked.sessions])
+        unknown = sum(answer.unknown for answer in answers)
+        note(request, answers[0].model, unknown, sessions=len(answers))
+        return reply(messages.Answers(named(answers[0].model), [
+            messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown) for answer in answers]))
+
+    async def recommend_live(self, request):
+        self.model(request)
+        asked = read_query(request, messages.Click)
+        allowed = None if asked.allow is msgspec.UNSET else asked.allow
+        try:
+            if not asked.user_consent:
+                await self.store.forget(asked.session_id)
+                clicks, question = [asked.item_id], Question([asked.item_id], asked.k)
+                session = None
+            else:
+                session = await self.store.click(asked.session_id, asked.item_id)
+                clicks, question = session.clicks, Question(session.clicks, asked.k)
+                if session.covered_of_kept >= 0:
+                    question = question._replace(covered=session.covered_of_kept, model=session.model,
+                                                 state=session.state)
+            question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
+            answer, = await self.ask([question])
+            if session and answer.state and is_worth_saving(session, answer.model):
+                await self.store.save(asked.session_id, session.count, answer.model.checksum, answer.state)
+        except StoreError as error:
+            raise Refused(503, "server", str(error), 1) from error
+        note(request, answer.model, asked.item_id not in answer.model.index_of)
+        return reply(messages.LiveAnswer(named(answer.model), answer.item_ids, rounded(answer.scores), answer.unknown,
+                                         session.count if session else 1))
+
+    async def similar(self, request):
+        model, asked = self.model(request), read_query(request, messages.LikeItem)
+        item = model.index_of.get(asked.item_id)
+        if item is None:
+            raise Refused(404, "query.item_id",
+                          f"found {asked.item_id[:40]!r}, expected an item that the model knows")
+        best, cosines = await asyncio.to_thread(model.similar, item, asked.k)  # a million items take long
+        item_ids = [model.item_ids[index] for index in best.tolist()]
+        return reply(messages.SimilarItems(named(model), asked.item_id, item_ids, rounded(cosines.tolist())))
+
+    async def items(self, request):
+        model, asked = self.model(request), read_query(request, messages.ItemSearch)
+        searched = islice(model.item_ids, SEARCHED_ITEMS)
+        found = (item_id for item_id in searched if item_id.startswith(asked.prefix))
+        return reply(messages.FoundItems(named(model), list(islice(found, asked.k))))
+
+    # What operators ask
+
+    async def is_alive(self, request):
+        return reply(messages.Health("alive"))
+
+    async def is_ready(self, request):
+        if self.is_draining:
+            raise Refused(503, "server", "found the server about to stop, expected it to serve on", 1)
+        if self.slot.model is None:
+            raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
+        return reply(messages.Health("ready", named(self.slot.model)))
+
+    async def show_metrics(self, request):
+        try:
+            monitoring.stored_sessions.set(await self.store.size())
+        except StoreError:
+            pass  # the last figure stays; the failing requests themselves are counted
+        text, kind = monitoring.exposition()
+        return Response(text, media_type=kind)
+
+    async def describe(self, request):
+        return Response(self.description, media_type="application/json")
+
+    async def show_page(self, request):
+        return Response(self.page, media_type="text/html", headers={"content-security-policy": PAGE_MAY})
+
+
+class ClientRates:
+    """Limits the requests of each client address: each has a bucket of one second's worth, which refills steadily."""
+
+    def __init__(self, per_second):
+        self.per_second, self.buckets = per_second, OrderedDict()
+
+    def allows(self, client):
+        """Whether one more request is within the rate."""
+        if not self.per_second:
+            return True
+        now, most = time.monotonic(), max(self.per_second, 1)
+        left, since = self.buckets.pop(client, (most, now))
+        left = min(most, left + (now - since) * self.per_second)
+        self.buckets[client] = (left - (left >= 1), now)
+        if len(self.buckets) > CLIENTS:
+            self.buckets.popitem(last=False)
+        return left >= 1
+
+
+async def read_body(request):
+    """The body of a POST as messages.SessionsToAnswer."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/json" or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
+        raise Refused(415, "header.content-type",
+                      f"found {kind[:40]!r} {parameters[:40]!r}, expected application/json")
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise Refused(415, "header.content-encoding", "found a compressed body, expected it as it is")
+    body = bytearray()
+    if int(request.headers.get("content-length", 0)) <= messages.MAX_BODY_BYTES:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > messages.MAX_BODY_BYTES:
+                        break
+                else:
+                    return decode_sessions(body)
+        except TimeoutError:
+            raise Refused(408, "body", f"found no end of it after {BODY_SECONDS} seconds, expected one") from None
+        except msgspec.ValidationError as error:
+            raise wrong_message("body", error) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Refused(400, "body", f"found no JSON ({error}), expected some") from None
+    raise Refused(413, "body", f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
+
+
+def read_query(request, kind):
+    """The query of a GET as one of the `messages`."""
+    try:
+        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise Refused(400, "query", "found bytes that are not UTF-8, expected text") from None
+    values = {}
+    for name, text in pairs:
+        if name in ("exclude", "allow"):
+            values.setdefault(name, []).append(text)
+        elif name in values:
+            raise Refused(422, f"query.{name[:40]}", "found twice, expected once")
+        elif name == "k":
+            is_integer = text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10
+            values[name] = int(text) if is_integer else text
+        elif name in ("user_consent", "exclude_seen"):
+            values[name] = BOOLEANS.get(text, text)
+        else:
+            values[name] = text
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise wrong_message("query", error) from None
+
+
+def wrong_message(part, error):
+    """Refused, with the place where msgspec found the mistake."""
+    message, _, place = str(error).partition(" - at `$")
+    return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
+
+
+def is_worth_saving(session, model):
+    """Whether to save the session's new state.
+
+    That is worth it if replaying the clicks that the saved state doesn't cover costs more than saving a new one, or if
+    the first of these clicks may soon be forgotten.
+    """
+    uncovered = session.count - (session.covered if session.model == model.checksum else 0)
+    return uncovered * model.scorer.click_cost >= SAVING or uncovered >= messages.MAX_CLICKS // 2
+
+
+def named(model):
+    return messages.Model(model.name, model.checksum)
+
+
+def rounded(scores):
+    """Scores rounded as recommend.py prints them."""
+    return [round(score, 6) for score in scores]
+
+
+def note(request, model, unknown, **more):
+    """Report an answer to the log and the metrics."""
+    if unknown:
+        monitoring.unknown_items.inc(unknown)
+    request.scope["log"].update(model=model.name, unknown_items=int(unknown), **more)
+
+
+def reply(message):
+    return Response(encode(message), media_type="application/json")
+
+
+async def refuse(request, refused):
+    headers = {"retry-after": str(refused.retry_after)} if refused.retry_after else None
+    request.scope["log"].update(where=refused.where, reason=refused.message)
+    problem = messages.Problem(refused.status, refused.where, refused.message)
+    body = encode(messages.Refusal(problem, request.scope["request_id"]))
+    return Response(body, refused.status, headers, "application/json")
+
+
+async def refuse_route(request, error):
+    """The reply to what the framework refuses: paths and methods that don't exist."""
+    where = "method" if error.status_code == 405 else "path"
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    response = await refuse(request, Refused(error.status_code, where, message))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def refuse_gone(request, error):
+    """The reply to a client that left before its body was complete; only the log shows it."""
+    return await refuse(request, Refused(400, "body", "found the connection closed, expected the rest of the body"))
+
+
+async def refuse_failed(request, error):
+    """The reply after a failure of ours: the client learns only where to look."""
+    return await refuse(request, Refused(500, "server",
+                                         "the request failed; the server's log says why by its request_id"))

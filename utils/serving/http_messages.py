@@ -1,0 +1,171 @@
+"""The form of requests and replies, their limits, and the OpenAPI description made from both."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+MAX_BODY_BYTES = 1 << 20
+MAX_SESSIONS, MAX_CLICKS, MAX_K, MAX_IDS, MAX_QUERY_IDS, MAX_ID_LENGTH = 64, 200, 1000, 10_000, 100, 256
+
+ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, description="An item id, as in vocab.txt.")]
+ItemIds = Annotated[list[ItemId], Meta(max_length=MAX_IDS)]
+FewItemIds = Annotated[list[ItemId], Meta(max_length=MAX_QUERY_IDS)]
+Session = Annotated[list[ItemId], Meta(max_length=MAX_CLICKS,
+                                       description="The item ids of a session's clicks in time order.")]
+K = Annotated[int, Meta(ge=1, le=MAX_K, description="How many items to recommend.")]
+ExcludeSeen = Annotated[bool, Meta(description="Leave out the items of the session itself.")]
+
+
+class SessionsToAnswer(Struct, forbid_unknown_fields=True):
+    """Whole sessions."""
+
+    sessions: Annotated[list[Session], Meta(min_length=1, max_length=MAX_SESSIONS)]
+    k: K = 20
+    exclude_seen: ExcludeSeen = False
+    exclude: ItemIds = []
+    allow: ItemIds | UnsetType = UNSET
+
+
+class Click(Struct, forbid_unknown_fields=True):
+    """A click of a live session, as a query."""
+
+    session_id: Annotated[str, Meta(min_length=1, max_length=128, description="Any text that names the session.")]
+    item_id: ItemId
+    user_consent: Annotated[bool, Meta(
+        description="Whether the server may remember the session. Without it, only this click counts, and what was "
+                    "remembered is deleted.")] = False
+    k: K = 20
+    exclude_seen: ExcludeSeen = False
+    exclude: Annotated[FewItemIds, Meta(description="Item ids to leave out.")] = []
+    allow: Annotated[FewItemIds, Meta(description="Item ids to choose from; without it, all.")] | UnsetType = UNSET
+
+
+class LikeItem(Struct, forbid_unknown_fields=True):
+    """An item to find similar ones for, as a query."""
+
+    item_id: ItemId
+    k: K = 20
+
+
+class ItemSearch(Struct, forbid_unknown_fields=True):
+    """The beginning of item ids, as a query."""
+
+    prefix: Annotated[str, Meta(max_length=MAX_ID_LENGTH, description="What the ids begin with.")] = ""
+    k: K = 20
+
+
+class Model(Struct):
+    """The model that answered: model directory and epoch, and the SHA-256 of its weights."""
+
+    name: str
+    sha256: str
+
+
+class Best(Struct):
+    """The best items, the best first, and their scores."""
+
+    items: list[str]
+    scores: list[float]
+    unknown_items: Annotated[int, Meta(
+        ge=0, description="Clicks that were left out, because the model doesn't know their items.")]
+
+
+class Answers(Struct):
+    """The best items for each session, in the order of the request."""
+
+    model: Model
+    answers: list[Best]
+
+
+class LiveAnswer(Struct):
+    """The best items after the click."""
+
+    model: Model
+    items: list[str]
+    scores: list[float]
+    unknown_items: Annotated[int, Meta(ge=0)]
+    clicks: Annotated[int, Meta(ge=1, description="Clicks of the session that count, this one included.")]
+
+
+class SimilarItems(Struct):
+    """Items similar to one, the most similar first, and their cosines."""
+
+    model: Model
+    item_id: str
+    items: list[str]
+    scores: list[float]
+
+
+class FoundItems(Struct):
+    """Item ids, the most frequent first."""
+
+    model: Model
+    items: list[str]
+
+
+class Health(Struct):
+    """Whether the server does its work."""
+
+    status: str
+    model: Model | None = None
+
+
+class Problem(Struct):
+    """What is wrong with a request, and where."""
+
+    status: int
+    where: str
+    message: str
+
+
+class Refusal(Struct):
+    """The body of every reply that is not 200."""
+
+    error: Problem
+    request_id: str
+
+
+BAD_REQUEST = {400: "The request can't be read.", 405: "Another method is expected.",
+               408: "The request didn't arrive in time.", 431: "Path, query and headers are too large."}
+BAD_QUERY = BAD_REQUEST | {422: "A parameter is missing, unknown, or outside its limits.",
+                           429: "Too many requests from this client.",
+                           503: "No model yet, too many requests wait, or the session store doesn't answer."}
+BAD_BODY = BAD_QUERY | {413: "The body is too large.", 415: "The body is not JSON.",
+                        422: "The body is not what the schema allows."}
+ROUTES = [  # path, method, what it does, body, query, reply, other replies
+    ("/v1/recommend", "post", "The next items of whole sessions", SessionsToAnswer, None, Answers, BAD_BODY),
+    ("/v1/recommend", "get", "The next items of a live session", None, Click, LiveAnswer, BAD_QUERY),
+    ("/v1/similar", "get", "Items similar to one", None, LikeItem, SimilarItems,
+     BAD_QUERY | {404: "The model doesn't know the item."}),
+    ("/v1/items", "get", "Items that the model knows", None, ItemSearch, FoundItems, BAD_QUERY),
+    ("/livez", "get", "Is the process alive?", None, None, Health, BAD_REQUEST),
+    ("/readyz", "get", "Can it answer now?", None, None, Health,
+     BAD_REQUEST | {503: "It loads its model, or is about to stop."}),
+]
+
+
+def openapi():
+    """The description of the routes above, a dict."""
+    kinds = [kind for _, _, _, *kinds, _ in ROUTES for kind in kinds if kind] + [Refusal]
+    found, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    schema_of = dict(zip(kinds, found))
+
+    def content(kind):
+        return {"application/json": {"schema": schema_of[kind]}}
+
+    paths = {}
+    for path, method, summary, body, query, reply, refusals in ROUTES:
+        operation = {"summary": summary, "operationId": f"{method}{path.replace('/', '_')}", "responses": {
+            "200": {"description": reply.__doc__, "content": content(reply)},
+            **{str(status): {"description": text, "content": content(Refusal)} for status, text in refusals.items()}}}
+        if body:
+            operation["requestBody"] = {"required": True, "content": content(body)}
+        if query:
+            schema = schemas[query.__name__]
+            operation["parameters"] = [
+                {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": parameter}
+                for name, parameter in schema["properties"].items()]
+        paths.setdefault(path, {})[method] = operation
+    about = {"title": "GRU4REC", "version": "1", "description": "The next click of anonymous sessions."}
+    return {"openapi": "3.1.0", "info": about, "paths": paths, "components": {"schemas": schemas}}

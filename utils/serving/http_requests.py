@@ -1,0 +1,89 @@
+"""What happens to every request: it gets an id, a line in the log, and is counted in the metrics."""
+
+import logging
+import os
+import re
+import time
+import traceback
+from contextlib import suppress
+
+import msgspec
+
+from utils.serving import monitoring
+from utils.serving.http_messages import ROUTES
+
+PATHS = {"/", "/metrics", "/openapi.json"} | {path for path, *_ in ROUTES}
+METHODS = {"GET", "HEAD", "POST"}
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+STDERR = 2
+STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+logger = logging.getLogger("gru4rec.request")
+encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class JsonLines(logging.Formatter):
+    """A log record as one line of JSON: time, level, message, process, and the fields of its `extra`."""
+
+    def format(self, record):
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage(),
+                "process": record.process}
+        line |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+        if record.exc_info:
+            line["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        return encode(line).decode()
+
+
+def log_settings():
+    """Settings for logging.config.dictConfig: JSON lines on stderr, also for the web server."""
+    return {"version": 1, "disable_existing_loggers": False,
+            "formatters": {"json": {"()": JsonLines}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "loggers": {"gru4rec": {"level": "INFO"}},
+            "root": {"handlers": ["stderr"], "level": "WARNING"}}
+
+
+class Requests:
+    """An ASGI application around another one. It logs each request, or only the failed ones if not `logs_all`."""
+
+    def __init__(self, application, logs_all=True):
+        self.application, self.logs_all = application, logs_all
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.application(scope, receive, send)
+        began, status = time.perf_counter(), 0
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if REQUEST_ID.fullmatch(given) else os.urandom(8).hex().encode()
+        scope["request_id"], scope["log"] = request_id.decode(), {}
+
+        async def send_with_id(message):
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        failure = None
+        try:
+            await self.application(scope, receive, send_with_id)
+        except Exception as error:  # already answered; the framework raises it again for the log
+            failure = error
+        finally:
+            seconds = time.perf_counter() - began
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            monitoring.count_request(method, path, status, seconds)
+            about = {"request_id": scope["request_id"], "method": method, "route": path, "status": status,
+                     "ms": round(1000 * seconds, 3), **scope["log"]}
+            if failure:
+                logger.error("request", exc_info=failure, extra=about)
+            elif self.logs_all:
+                write_line(about)
+
+
+def write_line(about):
+    """Log a request. The logging module would take five times as long, an eighth of the time of a request."""
+    line = {"time": round(time.time(), 3), "level": "info", "message": "request", "process": os.getpid(), **about}
+    with suppress(OSError):  # the log's reader may be gone
+        os.write(STDERR, encode(line) + b"\n")

@@ -1,0 +1,141 @@
+"""Waiting questions are answered together, with one product with the item matrix for all of them.
+
+A lone question is answered at once. But a worker starts at most one batch per millisecond; questions that arrive
+meanwhile form the next batch. Larger batches take less processor time per question, so that under load all wait less.
+"""
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.data.sessions import Sessions
+
+SPACING = 0.001  # shortest time between the starts of two batches, in seconds
+
+
+class Question(NamedTuple):
+    """What comes next in a session?
+
+    clicks : list of str, item ids in time order
+    k : int, how many items to answer with
+    excluded : list of str, item ids to leave out
+    allowed : list of str or None, item ids to choose from; None: all
+    covered : int, how many of the first `clicks` are covered by `state`
+    model : str, the checksum of the model that `state` belongs to; another model replays all clicks
+    state : bytes, as in Answer; empty: none
+    """
+
+    clicks: list
+    k: int
+    excluded: list = ()
+    allowed: list | None = None
+    covered: int = 0
+    model: str = ""
+    state: bytes = b""
+
+
+class Answer(NamedTuple):
+    """The best items for a question.
+
+    model : model_reload.ServedModel that answered
+    item_ids : list of str
+    scores : list of float
+    unknown : int, how many clicks of the question were left out, because the model doesn't know their items
+    state : bytes, the layers' states after the last click; empty if no click is known, or the scorer can't use it
+    """
+
+    model: object
+    item_ids: list
+    scores: list
+    unknown: int
+    state: bytes
+
+
+class QueueFull(Exception):
+    """Too many questions are waiting."""
+
+
+class Batcher:
+    """Collects questions and answers them in batches, in the thread of the event loop.
+
+    Parameters
+    ----------
+    slot : model_reload.ModelSlot
+        Each batch is answered by the model that is there when its turn comes.
+    max_batch, max_queue : int
+        Questions in one product, and questions that may wait. Questions asked together stay together, so that one model
+        answers them, even if that makes the product larger.
+    on_batch : function
+        Called with the size of each batch.
+    """
+
+    def __init__(self, slot, max_batch, max_queue, on_batch=lambda size: None):
+        self.slot, self.max_batch, self.max_queue, self.on_batch = slot, max_batch, max_queue, on_batch
+        self.waiting, self.size, self.is_scheduled = deque(), 0, False
+        self.began = -SPACING  # when the last batch started, by the event loop's clock
+
+    async def ask(self, questions):
+        """The Answers to a list of Questions; QueueFull if there is no room for all of them."""
+        if self.size + len(questions) > self.max_queue:
+            raise QueueFull
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self.waiting.append((questions, future))
+        self.size += len(questions)
+        self._schedule(loop)
+        return await future
+
+    def _schedule(self, loop):
+        if self.waiting and not self.is_scheduled:
+            self.is_scheduled = True
+            loop.call_later(max(self.began + SPACING - loop.time(), 0), self._answer_waiting, loop)
+
+    def _answer_waiting(self, loop):
+        self.is_scheduled, self.began = False, loop.time()
+        batch, futures = [], []
+        while self.waiting and len(batch) < self.max_batch:
+            questions, future = self.waiting.popleft()
+            self.size -= len(questions)
+            if not future.done():  # cancelled: the client is gone
+                futures.append((future, len(batch), len(batch) + len(questions)))
+                batch += questions
+        self._schedule(loop)  # the rest, after the event loop has looked at the connections
+        if not batch:
+            return
+        self.on_batch(len(batch))
+        try:
+            answers = answer(self.slot.model, batch)
+        except Exception as error:
+            for future, _, _ in futures:
+                future.set_exception(error)
+            return
+        for future, start, end in futures:
+            future.set_result(answers[start:end])
+
+
+def answer(model, questions):
+    """The Answers of `model`, a model_reload.ServedModel, to a list of Questions."""
+    scorer, index_of = model.scorer, model.index_of
+    no_click = bytes(4 * scorer.state_size)
+    items, offsets, states, unknown = [], [0], [], []
+    for question in questions:
+        known = [index_of.get(item_id) for item_id in question.clicks]
+        unknown.append(known.count(None))
+        carried = scorer.state_size and question.model == model.checksum and len(question.state) == len(no_click)
+        states.append(question.state if carried else no_click)
+        items += [item for item in known[question.covered if carried else 0:] if item is not None]
+        offsets.append(len(items))
+    before = np.frombuffer(b"".join(states), np.float32).reshape(len(questions), scorer.state_size)
+    after = scorer.replay(Sessions(np.array(items, np.int32), np.array(offsets)), before)
+
+    rows = [row for row in range(len(questions)) if offsets[row] < offsets[row + 1] or states[row] is not no_click]
+    best = scorer.best(scorer.last_layer(after)[rows], [questions[row].k for row in rows],
+                       [model.known(questions[row].excluded) for row in rows],
+                       [model.known(questions[row].allowed) for row in rows])
+    answers = [Answer(model, [], [], count, b"") for count in unknown]
+    for row, (found, scores) in zip(rows, best):
+        answers[row] = Answer(model, [model.item_ids[item] for item in found.tolist()], scores.tolist(), unknown[row],
+                              after[row].tobytes() if scorer.state_size else b"")
+    return answers

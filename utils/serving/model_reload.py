@@ -1,0 +1,129 @@
+"""The model that is served. A new one is loaded, tried and swapped in; a broken one is refused."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from utils.data.sessions import Sessions
+from utils.files import InputError
+from utils.model import checkpoint
+from utils.model.load import choose_epoch, load_scorer
+from utils.model.top_k import top_k_of_rows
+
+logger = logging.getLogger("gru4rec")
+
+
+class ServedModel:
+    """A trained network with the names that replies need. It is never changed.
+
+    Parameters
+    ----------
+    model_dir : str or Path
+    epoch : int, optional
+        By default the best one by validation, or without validation the last finished one.
+
+    Attributes
+    ----------
+    name : str
+        The names of the model directory and the epoch.
+    checksum : str
+        SHA-256 of the weights.
+
+    Raises
+    ------
+    InputError
+        The model can't be loaded, or doesn't answer as a trained network does.
+    """
+
+    def __init__(self, model_dir, epoch=None):
+        epoch = choose_epoch(model_dir, epoch)
+        self.scorer, item_ids = load_scorer(model_dir, epoch)
+        directory = checkpoint.epoch_directory(model_dir, epoch)
+        state = json.loads((directory / checkpoint.STATE).read_text(encoding="utf-8"))  # load_scorer has checked it
+        self.checksum = state["files"][checkpoint.MODEL]["sha256"]
+        self.name = f"{Path(model_dir).resolve().name}/{directory.name}"
+        self.item_ids = item_ids or [str(index) for index in range(len(self.scorer.item_matrix))]
+        self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.lengths = None  # of the items' vectors; computed when `similar` first needs them
+        self._try_out(directory)
+
+    def _try_out(self, directory):
+        """InputError unless a made-up session gets finite scores."""
+        items = np.arange(min(3, len(self.item_ids)), dtype=np.int32)
+        state = self.scorer.after_sessions(Sessions(items, np.array([0, len(items)])))
+        best, scores = self.scorer.best(state, [1], [()], [None])[0]
+        if not (len(best) and np.isfinite(scores).all() and np.isfinite(state).all()):
+            raise InputError(f"{directory}: found no finite scores for {len(items)} clicks, expected a trained model")
+
+    def known(self, item_ids):
+        """The indices of those item ids that the model knows, a list; None for None."""
+        return item_ids and [self.index_of[item_id] for item_id in item_ids if item_id in self.index_of]
+
+    def similar(self, item, k):
+        """The items whose output vectors have the largest cosine with that of `item`, and the cosines."""
+        vectors = self.scorer.item_vectors
+        if self.lengths is None:
+            self.lengths = np.maximum(np.sqrt(np.einsum("iu,iu->i", vectors, vectors)), np.float32(1e-30))
+        cosines = vectors @ vectors[item] / (self.lengths * self.lengths[item])
+        return top_k_of_rows(cosines[None], k, [[item]])[0]
+
+
+class ModelSlot:
+    """Holds the model that is served, and checks whether the model directory has another one.
+
+    Parameters
+    ----------
+    load : function
+        Takes no arguments and returns a ServedModel.
+    signature : function
+        Takes no arguments and returns a value that changes when there is another model to load.
+    on_change : function
+        Called with (new model, previous model or None) after a swap, and with (None, current model) after a refusal.
+    prepare : function
+        Takes no arguments; called before `load`, but in the event loop's own thread, for work that no other may do.
+    """
+
+    def __init__(self, load, signature, on_change=lambda model, before: None, prepare=lambda: None):
+        self.load, self.signature, self.on_change, self.prepare = load, signature, on_change, prepare
+        self.model, self.seen = None, None
+
+    async def look(self):
+        """If there is another model, load it, try it and swap it in; returns whether that happened."""
+        signature = await asyncio.to_thread(self.signature)
+        if signature == self.seen:
+            return False
+        self.seen, before = signature, self.model  # a refused model isn't tried again until it changes
+        try:
+            self.prepare()
+            model = await asyncio.to_thread(self.load)
+        except (InputError, OSError, MemoryError) as error:
+            logger.error("model refused", extra={"reason": str(error), "serving": before and before.name})
+            self.on_change(None, before)
+            return False
+        self.model = model
+        logger.info("model loaded", extra={"model": model.name, "sha256": model.checksum, "scoring": model.scorer.way})
+        self.on_change(model, before)
+        return True
+
+    async def watch(self, seconds):
+        """Call `look` forever, with pauses of this many seconds."""
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("looking for a new model failed")
+            await asyncio.sleep(seconds)
+
+
+def signature_of(model_dir, epoch=None):
+    """A value that changes when a model directory has another model: the path and the state of its state.json."""
+    try:
+        chosen = choose_epoch(model_dir, epoch)
+        found = (checkpoint.epoch_directory(model_dir, chosen) / checkpoint.STATE).resolve()
+        status = found.stat()
+        return str(found), status.st_ino, status.st_mtime_ns
+    except (InputError, OSError) as error:
+        return str(error)

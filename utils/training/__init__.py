@@ -1,0 +1,1 @@
+"""One run of a trainer: engines, objectives, optimisers, and the loop around them."""

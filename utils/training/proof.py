@@ -1,0 +1,297 @@
+"""Proof before use: C++ and net.py compute a small batch of the run's own data both ways, before the run's first step.
+
+What stands in net.py, losses.py and optimizers.py is what trains. The C++ in utils/native/ and the scorers in
+utils/model/ are made for net.py as it comes, and take its place only where they give the same numbers: hidden states,
+losses, gradients. So an edit takes effect without any flag. The weights of the comparison are drawn anew, so large that
+no activation is near a straight line, and the run's own weights are put back afterwards.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+import net
+from utils.data.batches import pack
+from utils.data.sessions import choose, cut_windows
+from utils.device import as_array
+from utils.files import InputError
+from utils.model.layout import ITEM_MATRIX, input_matrix, layers, weight_shapes
+from utils.model.network import shapes
+from utils.model.scorer import Scorer
+from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
+from utils.training.objectives import Scored
+from utils.training.optimizers import Adagrad, Gradient
+
+TOLERANCE = 1e-3  # relative to the largest number of what is compared
+FIRST_SESSIONS, SESSIONS, CLICKS = 1000, 6, 12  # the batch: of the first sessions so many, of so many predictions each
+ITEMS = 300  # rows at most of the item matrix of the comparison, where all items are scored
+MATRICES = ITEM_MATRIX, "embedding"
+
+
+@dataclass
+class Proof:
+    """What was found.
+
+    differs : dict of str to list of str, by `engine`, `loss`, `optimizer`, `scorer` and `carrying` the names of what
+        differs
+    """
+
+    differs: dict = field(default_factory=dict)
+
+    def agrees(self, part):
+        """Whether a part was compared and nothing differed."""
+        return self.differs.get(part) == []
+
+
+def prove(trainer, kernels):
+    """Compare, let the trainer use what agrees, and say what came of it.
+
+    Parameters
+    ----------
+    trainer : trainer.Trainer
+    kernels : kernels.Kernels or None
+        None where there is no C++ to use.
+
+    Returns
+    -------
+    Proof
+    str
+        The log line.
+
+    Raises
+    ------
+    InputError
+        net.py trains another network than it evaluates.
+    """
+    network, random = trainer.network, np.random.default_rng(0)
+    batch = small_batch(trainer.sessions)
+    changed_weights = other_weights(network)
+    with trial_weights(network, random):
+        require_same_rows(network, batch)
+        proof = Proof({"scorer": changed_weights or scorer_differences(network, batch, random),
+                       "carrying": carrying_differences(network, batch, random)})
+        if kernels:
+            proof.differs["engine"] = changed_weights or engine_differences(network, kernels, batch, random)
+            proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
+        if kernels and isinstance(trainer.optimizer, Adagrad):
+            proof.differs["optimizer"] = optimizer_differences(trainer.optimizer, kernels)
+    trainer.use(NativeEngine(network, kernels) if proof.agrees("engine") else None, kernels)
+    trainer.objective.kernels = kernels if proof.agrees("loss") else None
+    trainer.optimizer.kernels = kernels if proof.agrees("optimizer") else None
+    return proof, log_line(proof)
+
+
+def log_line(proof):
+    """Which parts go by C++, and for the others what in net.py, losses.py or optimizers.py the C++ doesn't compute."""
+    words = []
+    for part in ("engine", "loss", "optimizer"):
+        differs = proof.differs.get(part)
+        because = f" (not what utils/native computes: {', '.join(differs)})" if differs else ""
+        words.append(f"{part}:{'native' if proof.agrees(part) else 'paddle'}{because}")
+    return " ".join(words)
+
+
+def small_batch(sessions):
+    """Some of the first sessions, the longest among them, none longer than CLICKS predictions: a batches.Batch."""
+    lengths = sessions.lengths[:FIRST_SESSIONS]
+    usable = np.flatnonzero(lengths > 1) if (lengths > 1).any() else np.flatnonzero(sessions.lengths > 1)[:1]
+    longest = usable[np.argmax(sessions.lengths[usable])]
+    some = choose(sessions, np.unique([longest, *usable[:SESSIONS]]))
+    windows, _ = cut_windows(some, CLICKS)
+    return pack(windows, np.arange(len(windows.lengths)))
+
+
+@contextmanager
+def trial_weights(network, random):
+    """Within the block, all weights but the item matrices are such that no gate is quite open or shut."""
+    kept = {name: (weight, weight.numpy()) for name, weight in network.named_parameters() if name not in MATRICES}
+    was_training = network.training
+    try:
+        for weight, values in kept.values():
+            spread = 1 / np.sqrt(len(values)) if values.ndim > 1 else 0.5
+            paddle.assign(paddle.to_tensor(random.normal(0, spread, values.shape).astype(np.float32)), weight)
+        yield
+    finally:
+        for weight, values in kept.values():
+            paddle.assign(paddle.to_tensor(values), weight)
+        network.train() if was_training else network.eval()
+
+
+def require_same_rows(network, batch):
+    """Raise InputError where `hidden_states` treats rows that it is given otherwise than those it looks up."""
+    network.eval()
+    items = paddle.to_tensor(batch.inputs)
+    with paddle.no_grad():
+        looked_up = network.hidden_states(items, batch.rows_per_step)
+        given = network.hidden_states(items, batch.rows_per_step, paddle.gather(network.input_weights(), items))
+    if differences({"states": given.numpy()}, {"states": looked_up.numpy()}):
+        raise InputError("net.py: found hidden_states that treats given item_rows otherwise than rows it looks up "
+                         "itself, expected the same: training gives them, evaluation doesn't")
+
+
+def other_weights(network):
+    """Weights that net.py has and layout.py lacks, or the other way round, or of another shape: their names."""
+    found = shapes(network)
+    known = weight_shapes(network.settings, network.item_matrix.shape[0])
+    if input_matrix_name(network) != input_matrix(network.settings):
+        return ["input_weights"]
+    names = [f"weight {name}" for name in {**known, **found} if found.get(name) != known.get(name)]
+    first = network.first_states(2)
+    has_zeros = [list(state.shape) for state in first] == [[2, layer.units] for layer in layers(network.settings)]
+    return names if has_zeros and not any(bool(state.any()) for state in first) else [*names, "first_states"]
+
+
+def engine_differences(network, kernels, batch, random):
+    """What NativeEngine and net.py differ in, by the same masks of dropout: a list of str."""
+    network.train()
+    native, plain = NativeEngine(network, kernels), PaddleEngine(network)
+    native.start_epoch(np.random.default_rng(1))
+    rows = normal(random, len(batch.inputs), network.input_weights().shape[1])
+    states = [normal(random, batch.rows_per_step[0], layer.units) * 0.5 for layer in layers(network.settings)]
+    upward = normal(random, len(batch.inputs), network.settings.hid_size[-1])
+    results = []
+    with dropout_by(NativeMasks(kernels, native.key, len(states))):
+        for engine in (native, plain):
+            engine.states = [state.copy() if engine is native else paddle.to_tensor(state) for state in states]
+            hidden = np.array(as_array(engine.forward(batch.inputs, batch.rows_per_step, rows)))
+            gradients, by_rows = engine.backward(upward.copy())
+            results.append({"hidden_states": hidden, **{f"carried state {number}": np.array(as_array(state))
+                                                        for number, state in enumerate(engine.states)},
+                            "the inputs' gradient": as_array(by_rows), **{f"gradient of {name}": as_array(values)
+                                                                          for name, values in gradients.items()}})
+    found, expected = results
+    columns = found["the inputs' gradient"].shape[1]
+    if not expected["the inputs' gradient"][:, columns:].any():  # that of the bias, which is no input
+        expected["the inputs' gradient"] = expected["the inputs' gradient"][:, :columns]
+    return differences(found, expected)
+
+
+def loss_differences(objective, kernels, batch, random):
+    """What losses.cc and `objective.plain` differ in: a list of str."""
+    network = objective.network
+    objective.start_epoch(np.random.default_rng(2))
+    scored = objective.draw(batch)
+    if scored is None:
+        return ["one target alone, nothing to compare"]
+    count = len(scored.items) if scored.items is not None else min(ITEMS, network.item_matrix.shape[0])
+    if scored.items is None:
+        scored = Scored(None, scored.candidates % count, None, None, scored.inputs)
+    units = network.item_matrix.shape[1] - 1
+    hidden = np.tanh(normal(random, len(batch.inputs), units))
+    vectors, biases = 2 * normal(random, count, units) / np.sqrt(units), 0.5 * normal(random, count, 1)
+    item_rows = np.hstack([vectors, biases]).astype(np.float32)
+    objective.kernels, results = kernels, []
+    found = objective(hidden, item_rows, scored)
+    objective.kernels = None
+    with dropout_by(NativeMasks(kernels, scored.key, 0)):
+        expected = objective(hidden, item_rows, scored)
+    for loss, by_hidden, by_rows, _ in (found, expected):
+        results.append({"loss": np.array([loss]), "gradient by hidden states": as_array(by_hidden),
+                        "gradient by item rows": as_array(by_rows)})
+    return differences(*results) + [f"weight {name}" for name in expected[-1]]
+
+
+def optimizer_differences(optimizer, kernels):
+    """What training.cc and the optimiser's plain update differ in: a list of str."""
+    random, results = np.random.default_rng(3), []
+    start, values = normal(random, 6, 3), normal(random, 2, 4, 3)
+    values[:, 3:, -1] = 0  # rows_with_bias
+    for used in (kernels, None):
+        weight = net.parameter(paddle.nn.Layer(), start, 1.5)
+        tried = Adagrad(0.1, optimizer.momentum, optimizer.epsilon, optimizer.epsilon_inside)
+        tried.kernels = used
+        for part in values:
+            tried.step({"weight": weight}, [Gradient("weight", part.copy(), np.array([4, 0, 2, 5]), 3)])
+        results.append({"weights": weight.numpy(), **tried.state_arrays()})
+    return differences(*results)
+
+
+def scorer_differences(network, batch, random):
+    """What the NumPy scorer and net.py differ in once training is over: a list of str."""
+    network.eval()
+    settings = network.settings
+    items, index = np.unique(batch.inputs, return_inverse=True)
+    weights = {name: weight.numpy() for name, weight in network.named_parameters() if name not in MATRICES}
+    weights[ITEM_MATRIX] = normal(random, len(items), settings.hid_size[-1] + 1)
+    if input_matrix(settings) != ITEM_MATRIX:
+        weights[input_matrix(settings)] = normal(random, len(items), network.input_weights().shape[1])
+    scorer, rows = Scorer(settings, weights), weights[input_matrix(settings)][index]
+    states = scorer.packed_states(index, batch.rows_per_step)
+    with paddle.no_grad():
+        hidden = network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step, paddle.to_tensor(rows))
+        scores = network.scores(hidden, paddle.to_tensor(weights[ITEM_MATRIX]))
+    return differences({"hidden_states": states, "scores": scorer.scores(states)},
+                       {"hidden_states": hidden.numpy(), "scores": scores.numpy()})
+
+
+def carrying_differences(network, batch, random):
+    """Whether whole sessions and click by click, with states carried, give other hidden states: a list of str."""
+    network.eval()
+    items = paddle.to_tensor(batch.inputs)
+    rows = paddle.to_tensor(normal(random, len(batch.inputs), network.input_weights().shape[1]))
+    states, before = [], network.first_states(batch.rows_per_step[0])
+    with paddle.no_grad():
+        whole = network.hidden_states(items, batch.rows_per_step, rows)
+        for start, count in zip(np.cumsum([0, *batch.rows_per_step]), batch.rows_per_step):
+            before = [state[:count] for state in before]
+            step = slice(int(start), int(start) + count)
+            states.append(network.hidden_states(items[step], [count], rows[step], before))
+    return differences({"hidden_states": paddle.concat(states).numpy()}, {"hidden_states": whole.numpy()})
+
+
+class NativeMasks:
+    """In the place of `net.dropout`: the masks that C++ draws with a key, so that both ways drop the same.
+
+    Parameters
+    ----------
+    kernels : kernels.Kernels
+    key : int
+    number_of_layers : int
+    """
+
+    def __init__(self, kernels, key, number_of_layers):
+        self.kernels, self.key, self.done = kernels, key, {}
+        self.place_of = {"embedding": 0, "candidates": 0}
+        self.place_of |= {f"layer {layer}": layer + 1 for layer in range(number_of_layers)}
+
+    def __call__(self, values, share, training, place):
+        if not (training and share):
+            return values
+        if place not in self.place_of:
+            return paddle.nn.functional.dropout(values, share)  # of an edit; it will not agree
+        count, done = int(np.prod(values.shape)), self.done.get(place, 0)  # the numbers of the steps before count on
+        mask = np.ones(done + count, np.float32)
+        self.kernels.dropout(mask, share, self.key + self.place_of[place])
+        self.done[place] = done + count
+        return values * paddle.to_tensor(mask[done:].reshape(values.shape))
+
+
+@contextmanager
+def dropout_by(masks):
+    """Within the block `masks` stands in the place of `net.dropout`."""
+    before = net.dropout
+    net.dropout = masks
+    try:
+        yield
+    finally:
+        net.dropout = before
+
+
+def differences(found, expected):
+    """The names under which two dicts of arrays differ by more than TOLERANCE, or that one of them lacks."""
+    names = []
+    for name in {**expected, **found}:
+        if name not in found or name not in expected or found[name].shape != expected[name].shape:
+            names.append(name)
+            continue
+        largest = max(np.abs(expected[name]).max(initial=0), 1e-30)
+        if not np.abs(found[name] - expected[name]).max(initial=0) <= TOLERANCE * largest:  # NaN doesn't either
+            names.append(name)
+    return names
+
+
+def normal(random, *shape):
+    """Standard normal numbers, a float32 array."""
+    return random.normal(size=shape).astype(np.float32)

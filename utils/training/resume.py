@@ -1,0 +1,190 @@
+"""Stopping and resuming a run: its progress, the lock on its directory, and the check that settings are the same."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from utils.files import InputError
+from utils.model import checkpoint
+from utils.process import STOPPED
+from utils.runlog import warn
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Flags that may differ when a run is resumed: where files are (the data's checksums are compared), what is shown, and
+# what is kept.
+FREE = {"model_dir", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume", "save_seconds", "keep",
+        "patience", "print_batch", "tensorboard", "visualdl", "is_local"}
+DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    epoch : int, the current epoch, from 1
+    num_steps, predictions : int, how many of this epoch are done
+    seconds : float, the time that they took
+    loss_sum : float, the sum of the loss over these predictions
+    recent : list of float, losses of the steps since the last log line
+    best : dict or None, the best epoch by validation: epoch, watched, value
+    """
+
+    epoch: int = 1
+    num_steps: int = 0
+    predictions: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    recent: list = field(default_factory=list)
+    best: dict = None
+
+    as_dict = asdict
+
+
+def find_checkpoint(model_dir, config):
+    """The directory to resume from: last/ if it is ahead of the last finished epoch, else the epoch's; or None.
+
+    Raises InputError if `config`, the config.json of the new run, has other data or settings.
+    """
+    then = checkpoint.read_config(model_dir)
+    checkpoint.clean_up(model_dir)
+    finished, last = checkpoint.finished_epochs(model_dir), model_dir / checkpoint.LAST
+    newest = checkpoint.epoch_directory(model_dir, finished[-1]) if finished else None
+    if (last / checkpoint.STATE).exists() and (not finished or read_progress(last).epoch > finished[-1]):
+        newest = last
+    if newest:
+        require_same_run(model_dir, then, json.loads(json.dumps(config)))
+    return newest
+
+
+def read_progress(directory):
+    """The Progress of the run whose checkpoint is in `directory`."""
+    state = checkpoint.read_state(directory)
+    try:
+        if directory.name == checkpoint.LAST:
+            return Progress(**state["progress"])
+        return Progress(epoch=int(state["epoch"]) + 1, best=state["best"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{directory / checkpoint.STATE}: found no state to resume from, expected what a training "
+                         "with --resume writes; older runs lack it") from None
+
+
+@contextmanager
+def hold_directory(model_dir):
+    """Create the directory if it is missing, and keep other runs out of it until the block or the process ends.
+
+    The system locks the directory itself, so no lock file is left behind, not even after a crash.
+    """
+    if model_dir.exists() and not model_dir.is_dir():
+        raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
+    model_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(model_dir, os.O_RDONLY) if fcntl else None
+    try:
+        if fcntl:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"--model_dir: found another run at work in {model_dir}, expected none; wait for it "
+                                 "or name another directory") from None
+            except OSError as error:  # some network file systems have no locks
+                warn(f"{model_dir}: can't be locked ({error.strerror}); make sure yourself that no other run writes "
+                     "there")
+        yield
+    finally:
+        if fcntl:
+            os.close(descriptor)
+
+
+class HeldSignals:
+    """Within the block, Ctrl-C and SIGTERM wait until `raise_stop` is called; a second one comes through at once."""
+
+    def __enter__(self):
+        self.received, self.before = None, {}
+        for number in STOPPED:
+            if callable(signal.getsignal(number)):
+                self.before[number] = signal.signal(number, self._hold)
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+    def release(self):
+        """Let signals through from now on."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def hold(self):
+        """Hold them back again after `release`."""
+        for number in self.before:
+            signal.signal(number, self._hold)
+
+    def raise_stop(self):
+        """Do now what the signal that was held back would have done."""
+        self.release()
+        self.before[self.received](self.received, None)
+
+    def _hold(self, number, frame):
+        if self.received:
+            self.release()
+            self.before[number](number, frame)
+        self.received = number
+
+
+def require_same_run(model_dir, then, now):
+    """Raise InputError if the config.json `now` has other data or settings than `then`, that of the run in `model_dir`.
+
+    For other versions and devices there is a warning: the figures may then differ from those of an uninterrupted run.
+    """
+    try:
+        found = differences(then, now)
+        elsewhere = _changed(then["versions"], now["versions"])
+        elsewhere += _changed(*({name: run["options"][name] for name in DEVICE} for run in (then, now)))
+        elsewhere += _changed({"net.py": then.get("net_sha256", now["net_sha256"])}, {"net.py": now["net_sha256"]})
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(f"{model_dir / 'config.json'}: found no complete settings of a run, "
+                         "expected those of train.py") from None
+    if found:
+        raise InputError(f"--resume 1: found other data or settings than the run in {model_dir}: {', '.join(found)}; "
+                         "expected the same")
+    if elsewhere:
+        warn(f"resumed where things differ ({', '.join(elsewhere)}): figures may differ from those of an uninterrupted "
+             "run")
+
+
+def differences(then, now):
+    """The settings and data that make two runs' config.json train differently: a list of str, as `_changed` returns."""
+    if then["script"] != now["script"]:
+        return [f"{now['script']} (the run: {then['script']})"]
+    compared = [{f"--{name}": value for name, value in run["options"].items() if name not in FREE | DEVICE}
+                for run in (then, now)]
+    networks = ({"net.py": "as it comes" if run.get("network_is_known", True) else "edited"} for run in (then, now))
+    return _changed(*networks) + _changed(*compared) + _changed(then["data"], now["data"])
+
+
+def _changed(then, now):
+    """The names whose values differ in two dicts, with both values: a list of str."""
+    return [f"{name} {_shown(now.get(name))} (the run: {_shown(then.get(name))})"
+            for name in {**then, **now} if then.get(name) != now.get(name)]
+
+
+def _shown(value):
+    """A value as on a command line; only the first digits of checksums."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "none" if value is None else str(value)[:12] + "..." if len(str(value)) == 64 else str(value)
+
+
+def commit():
+    """The repository's commit, with -dirty if files have changed since; None without a repository or git."""
+    command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,133 @@
+"""One step of training: engine forward, objective, engine back, gradients together, optimiser."""
+
+import numpy as np
+import paddle
+
+from utils.device import as_array, as_tensor
+from utils.model.layout import ITEM_MATRIX
+from utils.training.engines import PaddleEngine, input_matrix_name
+from utils.training.optimizers import Gradient, clip_by_global_norm
+
+
+class Trainer:
+    """Batches and steps, for the loop in loop.py.
+
+    Parameters
+    ----------
+    network : net.Network
+    sessions : sessions.Sessions
+    batching : batches.Batching
+    objective : objectives.Objective
+    optimizer : optimizers.Adagrad or optimizers.Adam
+    grad_cap : float
+        Largest norm of all gradients together; 0 for no limit.
+    """
+
+    def __init__(self, network, sessions, batching, objective, optimizer, grad_cap=0.0):
+        self.network, self.sessions, self.batching = network, sessions, batching
+        self.objective, self.optimizer, self.grad_cap = objective, optimizer, grad_cap
+        self.engine, self.kernels = PaddleEngine(network), None
+        self.parameters = dict(network.named_parameters())
+        self.input_matrix = input_matrix_name(network)
+
+    def use(self, engine=None, kernels=None):
+        """Use an engine in place of Paddle's, and kernels for the rest that the trainer does itself."""
+        self.engine, self.kernels = engine or self.engine, kernels
+
+    def batches(self, random):
+        """The batches of an epoch, batches.Batch or ParallelStep, each to be given to `step`."""
+        self.engine.start_epoch(random)
+        self.objective.start_epoch(random)
+        return self.batching.batches(self.sessions, random, self.objective.fewest_slots)
+
+    def step(self, batch):
+        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy."""
+        scale = 1.0
+        if self.batching.parallel:
+            # The official code divides a step's loss by the nominal number of slots also when fewer are left.
+            scale = len(batch.targets) / self.batching.size
+            self.engine.carry_states(batch)
+        scored = self.objective.draw(batch)
+        if scored is None:  # one target and nothing to compare it with: there is no gradient
+            return 0.0
+        hidden = self.engine.forward(batch.inputs, batch.rows_per_step)
+        item_rows = self.engine.rows(ITEM_MATRIX, scored.items)
+        loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
+        gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
+        for name, values in others.items():
+            gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
+        gradients = self.meet(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
+        self.optimizer.step(self.parameters, clip_by_global_norm(gradients, self.grad_cap))
+        return loss
+
+    def skip(self, batch):
+        """Draw what `step` would draw, for a batch that was trained on before the run was stopped."""
+        self.objective.draw(batch)
+
+    def meet(self, gradients, items_gradient, inputs_gradient, scored):
+        """All gradients of a step, a list of Gradient: those by whole weights, and those by rows of the item matrices.
+
+        Parameters
+        ----------
+        gradients : dict of str to float32
+            By whole weights.
+        items_gradient : float32 [n, ...]
+            By the rows `scored.items` of the item matrix.
+        inputs_gradient : float32 [clicks, ...]
+            By the rows of the inputs of the input matrix, row `scored.inputs` of those touched.
+        scored : objectives.Scored
+        """
+        by_rows = [Gradient(ITEM_MATRIX, items_gradient, scored.items, scored.candidate_count)]
+        if self.input_matrix == ITEM_MATRIX:
+            by_rows[0] = by_rows[0]._replace(values=self._add_rows(items_gradient, inputs_gradient, scored.inputs))
+        else:
+            rows = np.zeros((len(scored.input_items), inputs_gradient.shape[1]), np.float32)
+            rows = self._add_rows(rows, inputs_gradient, scored.inputs)
+            by_rows.append(Gradient(self.input_matrix, rows, scored.input_items))
+        for place, gradient in enumerate(by_rows):
+            if gradient.name in gradients:  # an edited network uses the matrix beyond those rows
+                by_rows[place] = gradient.added_to(gradients.pop(gradient.name))
+        return [Gradient(name, values) for name, values in gradients.items()] + by_rows
+
+    @property
+    def draws_by_paddle(self):
+        """Whether a step may draw from Paddle's own generator: what is not in C++ may have dropout there."""
+        return isinstance(self.engine, PaddleEngine) or not self.objective.kernels
+
+    def set_rate(self, rate):
+        self.optimizer.rate = rate
+
+    def optimizer_state(self):
+        """By parameter and kind, as float32 arrays."""
+        return self.optimizer.state_arrays()
+
+    def running_state(self):
+        """What else a step leaves to the next one of its epoch, as arrays."""
+        return self.engine.state_arrays()
+
+    def restore(self, arrays):
+        """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`.
+        """
+        running = {key: values for key, values in arrays.items() if key.startswith("running.")}
+        self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
+        self.engine.restore(running)
+
+    def _add_rows(self, target, source, numbers):
+        """`target` with source[i] added to the first columns of its row numbers[i], for an int64 array `numbers`."""
+        if self.kernels:
+            target = as_array(target)
+            self.kernels.add_rows(target, as_array(source), numbers)
+            return target
+        target, source = as_tensor(target), as_tensor(source)
+        if source.shape[1] < target.shape[1]:
+            missing = paddle.zeros([source.shape[0], target.shape[1] - source.shape[1]], source.dtype)
+            source = paddle.concat([source, missing], axis=1)
+        return paddle.index_add(target, as_tensor(numbers), 0, source)
+
+
+def scaled(gradient, scale):
+    """The gradient times a number; an array is changed in place."""
+    if scale == 1:
+        return gradient
+    gradient *= scale
+    return gradient
