@@ -1,8 +1,9 @@
 """Write a synthetic yoochoose-clicks.dat: real form and size, made-up clicks.
 
-The YOOCHOOSE clicks may not be passed on; this file has their proportions (clicks a session, sessions of one click, items, half a
-year), so that the speed of preparing data can be measured anywhere. Popularity follows Zipf's law. Sessions are grouped but
-neither in the order of their times nor of their ids, and in one session of 64 a click stands before an earlier one.
+The YOOCHOOSE clicks may not be passed on. This file has their proportions (clicks a session, sessions of one click,
+items, half a year), so that the speed of preparing data can be measured anywhere. Popularity follows Zipf's law. The
+clicks of a session stand together. Sessions are in the order neither of their times nor of their ids, and in one of 64
+a click stands before an earlier one.
 
     python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat
 """
@@ -13,11 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import write_atomically  # noqa: E402
-from utils.options import Parser, number, run  # noqa: E402
+from utils.options import Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
 
 FIRST_DAY, DAYS = "2014-04-01", 183
 DAY = 86_400_000  # milliseconds
-SESSIONS_A_BLOCK = 250_000  # written at a time, to bound the memory
+SESSIONS_A_BLOCK = 250_000  # written at a time, which limits the memory
 
 
 def main():
@@ -41,7 +43,10 @@ def main():
 
 
 def session_lengths(random, clicks):
-    """Clicks of each session, int64 [sessions], their sum `clicks`: 3.6 on average, one session in seven of 1, as YOOCHOOSE."""
+    """Clicks of each session, int64 [sessions], whose sum is `clicks`.
+
+    As in YOOCHOOSE, the mean is 3.6, and one session in seven has a single click.
+    """
     import numpy as np
 
     lengths = 1 + random.negative_binomial(4, 0.609, size=clicks // 3 + 10)
@@ -52,9 +57,9 @@ def session_lengths(random, clicks):
 
 
 def item_sampler(random, items):
-    """A function of a count that draws so many item ids, int64, of 9 digits, by Zipf's law with a thin end.
+    """A function of a number that draws as many item ids of 9 digits, int64, by Zipf's law with a thin end.
 
-    In 33 million clicks on 52,000 items about 15,000 items have fewer than 5, as in YOOCHOOSE.
+    In 33 million clicks on 52,000 items, about 15,000 items have fewer than 5 clicks, as in YOOCHOOSE.
     """
     import numpy as np
 
@@ -66,7 +71,7 @@ def item_sampler(random, items):
 
 
 def write_sessions(file, random, first_id, lengths, draw_item):
-    """Write sessions of these `lengths`, ids from `first_id` in steps of 1, to the binary `file`."""
+    """Write sessions of these `lengths`, with the ids `first_id`, `first_id` + 1 ..., to the binary `file`."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -2,7 +2,7 @@
 
     python benchmarks/preprocess_speed.py --work_dir /tmp/clicks     # 33 million clicks, 5 GB of disk, about a minute
 
-The clicks are those of make_clicks.py. "ready" is when the splits are computed: all but writing.
+The clicks are those of make_clicks.py. "ready" is when the splits are computed but not yet written.
 """
 
 import datetime
@@ -16,12 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.options import Parser, number, run  # noqa: E402
+from utils.options import Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
 
 
 def main():
     parser = Parser("Measure the preparation of data on made-up clicks and print a table.")
-    parser.add_argument("--work_dir", default="benchmark_output", help="where the clicks and splits go; they are left there")
+    parser.add_argument("--work_dir", default="benchmark_output",
+                        help="directory for the clicks and splits, which stay there")
     parser.add_argument("--clicks", type=number(int, 1000), default=33_000_000, help="how many clicks, >= 1000")
     flags = parser.parse_args()
     folder = Path(flags.work_dir)
@@ -42,7 +44,19 @@ def main():
 
 
 def measure(script, *arguments):
-    """Run a script of this repository: the lines it prints, its seconds, those of processors, its peak resident memory in GB."""
+    """Run a script of this repository.
+
+    Returns
+    -------
+    list of str
+        The lines that it prints.
+    float
+        The seconds that it takes.
+    float
+        The seconds of processor time.
+    float
+        Its largest resident memory in GB.
+    """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, ROOT / script, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
     lines = []

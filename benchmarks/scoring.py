@@ -1,9 +1,9 @@
-"""Recall, MRR and time of answering by NumPy and by utils/scoring.cc, and whether both find the same items.
+"""Recall, MRR and time of answering by NumPy and by utils/native/scoring.cc, and whether both find the same items.
 
     python benchmarks/scoring.py --model_dir model_output --test_dir test_data
 
-The time is that of the states and the best items together, per session; beside it is what a float32 product of the same states
-with the item matrix would take at the rate of this core, measured in the same run.
+The time is that of the states and the best items together, per session. Beside it is what a float32 product of the same
+states with the item matrix would take at the rate of this core, which is measured in the same run.
 """
 
 import os
@@ -15,13 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
+from machine import gemm_rate  # noqa: E402
 
-from machine import gemm_rate, processor  # noqa: E402
+from utils.data.sessions import Sessions, read_sessions  # noqa: E402
+from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.native_scorer import NativeScorer, native_library  # noqa: E402
-from utils.options import Parser, number, run  # noqa: E402
-from utils.scorer import Scorer, load_model  # noqa: E402
-from utils.sessions import Sessions, read_sessions  # noqa: E402
+from utils.model.layout import ITEM_MATRIX  # noqa: E402
+from utils.model.load import load_model  # noqa: E402
+from utils.model.native_scorer import NativeScorer, native_library  # noqa: E402
+from utils.model.scorer import Scorer  # noqa: E402
+from utils.options import Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
 
 
 def parse_arguments():
@@ -40,18 +44,19 @@ def main():
     settings, weights, _ = load_model(options.model_dir)
     library, reason = native_library()
     if library is None:
-        raise InputError(f"found no compiled utils/scoring.cc ({reason}), expected a C++ compiler")
+        raise InputError(f"found no compiled utils/native/scoring.cc ({reason}), expected a C++ compiler")
     scorers = {"NumPy": Scorer(settings, weights), "native": NativeScorer(settings, weights)}
-    items, units = weights["item_matrix"].shape[0], settings["hid_size"][-1]
+    items, units = weights[ITEM_MATRIX].shape[0], settings.hid_size[-1]
     prefixes, targets = predictions(read_sessions(options.test_dir, items, "--test_dir"), options.predictions)
     limit = 2 * items * units / gemm_rate()
-    print(f"{processor()}, {items} items, {units} units, {len(targets)} predictions, batches of {options.batch}; the product alone at the rate of "
-          f"this core: {1e6 * limit:.0f} us a session")
+    print(f"{processor_name()}, {items} items, {units} units, {len(targets)} predictions, batches of {options.batch}; "
+          f"the product alone at the rate of this core: {1e6 * limit:.0f} us a session")
     found = {}
     for name, scorer in scorers.items():
         found[name], seconds = best_items(scorer, prefixes, options)
-        ranks = [np.flatnonzero(best == target) for best, target in zip(found[name], targets)]
-        recall, mrr = np.mean([len(rank) for rank in ranks]), np.mean([1 / (rank[0] + 1) if len(rank) else 0 for rank in ranks])
+        places = [np.flatnonzero(best == target) for best, target in zip(found[name], targets)]
+        recall = np.mean([len(place) for place in places])
+        mrr = np.mean([1 / (place[0] + 1) if len(place) else 0 for place in places])
         print(f"{name:7} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1e6 * seconds:.0f} us a session, "
               f"{seconds / limit:.2f} of the product alone")
     same = [np.array_equal(one, other) for one, other in zip(*found.values())]

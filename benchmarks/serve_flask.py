@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flask import Flask, jsonify, request  # noqa: E402
 
-from utils.batching import Question, answer  # noqa: E402
-from utils.model_reload import ServedModel  # noqa: E402
+from utils.serving.micro_batches import Question, answer  # noqa: E402
+from utils.serving.model_reload import ServedModel  # noqa: E402
 
 
 def application(model_dir):
@@ -29,7 +29,7 @@ def application(model_dir):
         asked = request.get_json()
         answers = answer(model, [Question(session, asked["k"]) for session in asked["sessions"]])
         return jsonify(model={"name": model.name, "sha256": model.checksum}, answers=[
-            {"items": found.item_ids, "scores": [round(score, 6) for score in found.scores], "unknown_items": found.unknown}
-            for found in answers])
+            {"items": found.item_ids, "scores": [round(score, 6) for score in found.scores],
+             "unknown_items": found.unknown} for found in answers])
 
     return flask

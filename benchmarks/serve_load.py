@@ -3,12 +3,12 @@
     python benchmarks/serve_load.py                                      # 37,483 items, 100 units, POST of 5 clicks
     python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
     python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20
-    python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which it needs installed
+    python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
-Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts from
-there, so that a stall is not hidden. A model of random weights is made for it. The table says, per rate, the latencies in
-milliseconds, how many requests failed, and the processor time that the server, the generator and everything else on the machine
-took, in cores.
+Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
+from there, so that a stall is not hidden. A model of random weights is made for it. For each rate, the table has the
+latencies in milliseconds, how many requests failed, and the processor time in cores that the server, the generator and
+everything else on the machine took.
 """
 
 import json
@@ -30,19 +30,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+from machine import gemm_rate  # noqa: E402
 
-from machine import gemm_rate, processor  # noqa: E402
-from utils import checkpoint  # noqa: E402
+from utils.data.vocabulary import checksum  # noqa: E402
+from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.options import Parser, number, run, sizes  # noqa: E402
-from utils.scorer import weight_shapes  # noqa: E402
-from utils.vocabulary import checksum  # noqa: E402
+from utils.model import checkpoint  # noqa: E402
+from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
+from utils.options import Parser, number, sizes  # noqa: E402
+from utils.process import run  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PREPARED = 2000  # different sessions
 LIVE = 100  # live sessions at a time
 PATIENCE = 60.0  # seconds without an answer
-AWAKE = 0.0005  # seconds before a request is due from which the generator doesn't sleep, lest its waking up be measured
+AWAKE = 0.0005  # so many seconds before a request is due the generator is awake, so that waking up isn't measured
 
 
 def parse_arguments():
@@ -52,7 +54,8 @@ def parse_arguments():
     parser.add_argument("--serve_flags", default="", help="further flags of serve.py, in one text")
     parser.add_argument("--workers", type=number(int, 1), default=len(os.sched_getaffinity(0)),
                         help="processes of the server, >= 1")
-    parser.add_argument("--form", choices=("post", "get"), default="post", help="whole sessions, or clicks of live sessions")
+    parser.add_argument("--form", choices=("post", "get"), default="post",
+                        help="whole sessions, or clicks of live sessions")
     parser.add_argument("--items", type=number(int, 100), default=37483, help="items of the model, >= 100")
     parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units of the model, >= 1")
     parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
@@ -73,13 +76,15 @@ def main():
         make_model(Path(directory) / "model", options.items, options.hid_size, random)
         port = free_port()
         log = open(Path(directory) / "server.log", "w+")
-        server = subprocess.Popen(server_command(options, Path(directory) / "model", port), stdout=log, stderr=log, cwd=ROOT)
+        command = server_command(options, Path(directory) / "model", port)
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         try:
             wait_until_ready(server, port, log, options)
-            print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, float32 products at {gemm_rate() / 1e9:.0f} GFLOP/s on one")
-            print(f"{options.server} with {options.workers} workers, "
-                  f"{options.items} items, {options.hid_size} units, {options.form}, sessions of {options.clicks} clicks, "
-                  f"{options.k} items asked for {options.serve_flags}")
+            print(f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, float32 products at "
+                  f"{gemm_rate() / 1e9:.0f} GFLOP/s on one")
+            print(f"{options.server} with {options.workers} workers, {options.items} items, {options.hid_size} units, "
+                  f"{options.form}, sessions of {options.clicks} clicks, {options.k} items asked for "
+                  f"{options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
                   f"{'server':>9}{'generator':>11}{'others':>8}")
             generator = Generator(port, options.connections, requests_of(options, random))
@@ -95,12 +100,12 @@ def main():
 
 
 def make_model(model_dir, items, units, random):
-    """Write a model directory of random weights, as training would start from, for `items` items called 0, 1, 2 ..."""
+    """Write a model directory of random weights for `items` items, which are called 0, 1, 2 ..."""
     vocabulary = model_dir.parent / "vocab.txt"
     vocabulary.write_text("".join(f"{item}\n" for item in range(items)), encoding="utf-8")
-    settings = {"hid_size": [units], "emb_size": units, "embedding": "shared", "reset_after": True}
-    checkpoint.start_run(model_dir, {"network": settings, "data": {"vocab_sha256": checksum(vocabulary)}}, vocabulary,
-                         overwrite=False)
+    settings = NetworkSettings([units], units)
+    config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
+    checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
     weights = {name: random.standard_normal(shape, np.float32) * np.float32(2 / np.sqrt(units))
                for name, shape in weight_shapes(settings, items).items()}
     checkpoint.save_epoch(model_dir, 1, weights, {"none": np.zeros(1, np.float32)}, {})
@@ -112,7 +117,8 @@ def server_command(options, model_dir, port):
         return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers",
                 str(options.workers), *shlex.split(options.serve_flags)]
     return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
-            "--workers", str(options.workers), "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", f"serve_flask:application({str(model_dir)!r})"]
+            "--workers", str(options.workers), "--keep-alive", "75", "--bind", f"127.0.0.1:{port}",
+            f"serve_flask:application({str(model_dir)!r})"]
 
 
 def free_port():
@@ -145,19 +151,19 @@ def workers_with_model(port):
 
 
 def requests_of(options, random):
-    """A function from a number to the bytes of that request. Items are drawn as shops' visitors do, the first ones most often."""
+    """A function from a number to the bytes of that request. The first items are the most popular ones."""
     clicks = (options.items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
     if options.form == "post":
         bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
         prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                     f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
-        return lambda number: prepared[number % PREPARED]
+        return lambda place: prepared[place % PREPARED]
     items = clicks.ravel().tolist()
 
-    def click(number):
+    def click(place):
         """LIVE sessions side by side, a click of each in turn, then the next LIVE ones."""
-        session = number // (LIVE * options.clicks) * LIVE + number % LIVE
-        return (f"GET /v1/recommend?session_id=load-{session}&item_id={items[number % len(items)]}&user_consent=true"
+        session = place // (LIVE * options.clicks) * LIVE + place % LIVE
+        return (f"GET /v1/recommend?session_id=load-{session}&item_id={items[place % len(items)]}&user_consent=true"
                 f"&k={options.k} HTTP/1.1\r\nhost: localhost\r\n\r\n").encode()
     return click
 
@@ -186,9 +192,9 @@ class Generator:
             answered, _, _ = select.select(busy, [], [], pause)  # unlike poll and epoll, it waits for microseconds
             if not answered and pause == PATIENCE:
                 raise InputError(f"found no answer for {PATIENCE} seconds, expected one")
-            for number in answered:
-                if status := busy[number].receive():
-                    connection = busy.pop(number)
+            for file_number in answered:
+                if status := busy[file_number].receive():
+                    connection = busy.pop(file_number)
                     latencies.append(time.perf_counter() - began - connection.arrival)
                     failures += status != 200
                     self.free.append(connection)
@@ -240,8 +246,8 @@ def print_line(rate, found, used):
     latencies, failures, seconds = found
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99]) * 1000
     server, generator, others = np.array(used) / seconds
-    print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}{failures:8}"
-          f"{server:9.2f}{generator:11.2f}{max(others, 0):8.2f}", flush=True)
+    print(f"{rate:8}{len(latencies) / seconds:8.0f}{p50:8.2f}{p90:8.2f}{p99:8.2f}{latencies.max() * 1000:8.1f}"
+          f"{failures:8}{server:9.2f}{generator:11.2f}{max(others, 0):8.2f}", flush=True)
 
 
 if __name__ == "__main__":

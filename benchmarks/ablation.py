@@ -1,0 +1,277 @@
+"""What brings train_sample_neg.py's defaults their figures: a markdown table of named variations on a validation split.
+
+    python benchmarks/ablation.py --train_dir train_data --vocab_path vocab.txt --output benchmark_output/ablation
+    ... --losses bpr,bpr-max,top1 --extra 'half the rate: --base_lr 0.075' --extra '64 slots: --batch_size 64'
+
+The newest tenth of the training sessions is split off. train_sample_neg.py trains each variation on the rest, one
+process a seed. The table has recall@20 and MRR@20 of the last epoch: the mean over the seeds, and their range. Started
+again with the same flags, it goes on where it was stopped; finished runs aren't trained again.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from session_text import write_sessions  # noqa: E402
+
+import train_sample_neg  # noqa: E402
+from utils import device  # noqa: E402
+from utils.data.sessions import Sessions, read_conversion, read_sessions  # noqa: E402
+from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
+from utils.files import InputError  # noqa: E402
+from utils.model import checkpoint  # noqa: E402
+from utils.options import Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
+from utils.runlog import line_of, log, read_records  # noqa: E402
+
+VALID_FRACTION = 0.1
+JOINED = 4  # models in a set
+FIGURES = "recall@20", "mrr@20"
+WHOLE = ["--batching", "sessions", "--batch_size", "32", "--base_lr", "0.1", "--lr_end", "0.05"]
+SORTED = ["--group_batches", "20"]
+
+
+class Variation(NamedTuple):
+    """A row of the table.
+
+    key : str, of its model directories' names
+    name : str, in the table
+    flags : list of str, of train_sample_neg.py
+    """
+
+    key: str
+    name: str
+    flags: list
+
+
+STEPS = [
+    Variation("sorted_in_batch", "whole sessions, batches sorted by length, the batch's targets as negatives",
+              [*WHOLE, *SORTED, "--in_batch", "1"]),
+    Variation("sorted", "negatives drawn alone", [*WHOLE, *SORTED]),
+    Variation("in_order", "batches in the order of the sessions, not sorted by length", WHOLE),
+    Variation("defaults", "sessions side by side: train_sample_neg.py's defaults", []),
+]
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("--train_dir", default="train_data", help="training sessions, a directory or one file")
+    parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
+    parser.add_argument("--output", default="benchmark_output/ablation",
+                        help="directory of the split, the models and their logs")
+    parser.add_argument("--seeds", type=number(int, 1), default=3,
+                        help="runs of each variation, with the seeds 1, 2 ...; >= 1")
+    parser.add_argument("--epochs", type=number(int, 1), default=8, help="of each run, >= 1")
+    parser.add_argument("--sets", type=number(int, 0), default=1,
+                        help=f"sets of {JOINED} models of the defaults that are joined, each set with seeds of its "
+                        "own, >= 1; 0: none")
+    parser.add_argument("--jobs", type=number(int, 1), default=1, help="processes at once, >= 1; each has one thread")
+    parser.add_argument("--losses", type=losses, default=[],
+                        help="also the defaults with each of these losses, such as bpr,top1: of "
+                        + ", ".join(train_sample_neg.LOSSES))
+    parser.add_argument("--extra", type=extra, action="append", default=[], metavar="'NAME: FLAGS'",
+                        help="one more variation: its name, a colon, and flags of train_sample_neg.py; may be repeated")
+    return parser.parse_args()
+
+
+def losses(text):
+    """A type for argparse: `bpr,top1` as a list of Variation."""
+    variations = []
+    for loss in text.split(","):
+        if loss not in train_sample_neg.LOSSES:
+            raise argparse.ArgumentTypeError(f"found {loss!r}, expected some of {','.join(train_sample_neg.LOSSES)}")
+        flags = ["--loss", loss]
+        is_default = train_sample_neg.parse_arguments(flags) == train_sample_neg.parse_arguments([])
+        key = "defaults" if is_default else f"loss_{loss}"
+        variations.append(Variation(key, f"the defaults with `--loss {loss}`", flags))
+    return variations
+
+
+def extra(text):
+    """A type for argparse: `name: --flag value` as a Variation."""
+    name, colon, flags = text.partition(":")
+    key = re.sub(r"\W+", "_", name.strip())
+    try:
+        flags = shlex.split(flags)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r} ({error}), expected a name, a colon and flags") from None
+    if not (colon and key):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a name, a colon and flags")
+    return Variation(f"extra_{key}", name.strip(), flags)
+
+
+def main():
+    options = parse_arguments()
+    options.output = Path(options.output)
+    variations = [*STEPS, *options.losses, *options.extra]
+    keys = [variation.key for variation in options.extra]
+    if len(set(keys)) < len(keys):
+        raise InputError(f"--extra: found two names for one directory, {max(keys, key=keys.count)}_seed_1, expected "
+                         "other names")
+    runs = plan(options, variations)
+    training, validation, data = split(options)
+    for model_dir, flags in runs.items():
+        require_same(model_dir, flags, data)
+    write_sessions(options.output / "train" / "train.txt", training)
+    write_sessions(options.output / "valid" / "valid.txt", validation)
+    log(f"train:{training.predictions} validation:{validation.predictions} predictions, epochs:{options.epochs} "
+        f"seeds:{options.seeds} sets:{options.sets} runs:{len(runs)}")
+    waiting = [(model_dir, [sys.executable, ROOT / "train_sample_neg.py", *flags]) for model_dir, flags in runs.items()
+               if last_record(model_dir, "epoch").get("epoch") != options.epochs]
+    run_processes(waiting, options.jobs, len(runs))
+    seeds = range(1, options.seeds + 1)
+    rows = [(variation.name, [last_record(directory(options, variation.key, seed), "epoch") for seed in seeds])
+            for variation in variations]
+    if options.sets:
+        joined = [joined_record(options, number_of) for number_of in range(1, options.sets + 1)]
+        rows.insert(len(STEPS), (f"{JOINED} of these joined by merge_models.py", joined))
+    log("\n| | recall@20 | MRR@20 |\n|-|-|-|")
+    for name, records in rows:
+        cells = [name, *(with_range([record[figure] for record in records]) for figure in FIGURES)]
+        log(f"| {' | '.join(cells)} |")
+
+
+def directory(options, key, seed):
+    """The model directory of a run."""
+    return options.output / f"{key}_seed_{seed}"
+
+
+def plan(options, variations):
+    """All runs: a dict of model directories to the flags of train_sample_neg.py, lists of str."""
+    runs = {}
+    for variation in variations:
+        last = max(options.seeds, JOINED * options.sets if variation.key == "defaults" else 0)
+        for seed in range(1, last + 1):
+            model_dir = directory(options, variation.key, seed)
+            own = {"train_dir": options.output / "train", "valid_dir": options.output / "valid",
+                   "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.epochs,
+                   "keep": 1, "threads": 1, "resume": 1}
+            runs[model_dir] = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
+            try:
+                train_sample_neg.parse_arguments(runs[model_dir])
+            except InputError as error:
+                message = str(error).replace(Path(sys.argv[0]).name, "train_sample_neg.py")
+                raise InputError(f"--extra, {variation.name}: {message}") from None
+    return runs
+
+
+def split(options):
+    """The sessions to train on and to validate with, and what config.json says of them once a run has read them."""
+    item_count, vocab_sha256 = read_vocabulary(options.vocab_path)[1], checksum(options.vocab_path)
+    read_conversion(options.train_dir, vocab_sha256, "--train_dir")
+    whole = read_sessions(options.train_dir, item_count, "--train_dir")
+    device.prepare(threads=1, tune_cpu=0)
+    from utils.evaluation.validation import sessions_checksum, split_sessions  # it loads Paddle
+    training, validation, _ = split_sessions(whole, item_count, vocab_sha256, "", VALID_FRACTION)
+    validation = Sessions(validation.items, np.unique(validation.offsets))  # no session that has lost all its clicks
+    return training, validation, {"vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(training),
+                                  "validation_sha256": sessions_checksum(validation)}
+
+
+def require_same(model_dir, flags, data):
+    """Raise InputError where a model directory holds a run with other flags or data than these."""
+    from utils.training.resume import differences
+    if not checkpoint.holds_run(model_dir):
+        return
+    now = {"script": "train_sample_neg.py", "options": vars(train_sample_neg.parse_arguments(flags)), "data": data}
+    then = checkpoint.read_config(model_dir)
+    try:
+        then = {**then, "data": {name: then["data"].get(name) for name in data}}
+        found = differences(then, json.loads(json.dumps(now)))
+    except (KeyError, TypeError, AttributeError):
+        found = ["config.json"]
+    if found:
+        raise InputError(f"--output: found other data or settings than the run in {model_dir}: {', '.join(found)}; "
+                         "expected the same, or another directory")
+
+
+def run_processes(waiting, jobs, count):
+    """Run commands, some at once, and say what each brought.
+
+    Parameters
+    ----------
+    waiting : list of (Path, list)
+        Model directories and the commands that make them. The output goes to a file beside the directory.
+    jobs : int
+    count : int
+        Of all runs, with those that were finished before.
+    """
+    waiting, running, done = list(waiting), {}, count - len(waiting)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                model_dir, command = waiting.pop(0)
+                running[model_dir] = start(model_dir, command)
+            time.sleep(0.05)
+            for model_dir in [path for path, process in running.items() if process.poll() is not None]:
+                require_success(model_dir, running.pop(model_dir))
+                done += 1
+                record = last_record(model_dir, "epoch")
+                log(f"{model_dir.name}: {line_of({figure: record[figure] for figure in FIGURES})} ({done} of {count})")
+    finally:
+        for process in running.values():
+            process.terminate()  # a training saves what it has
+        for process in running.values():
+            process.wait()
+
+
+def start(model_dir, command):
+    """Start a command that makes a model directory."""
+    with open(log_file(model_dir), "a", encoding="utf-8") as output:
+        # In a session of its own, a training doesn't get the terminal's Ctrl-C as well as our SIGTERM.
+        return subprocess.Popen(list(map(str, command)), stdout=output, stderr=output, start_new_session=True)
+
+
+def require_success(model_dir, process):
+    """Raise InputError where an ended process failed."""
+    if process.returncode:
+        path = log_file(model_dir)
+        said = path.read_text(encoding="utf-8", errors="replace").splitlines() or ["nothing"]
+        raise InputError(f"{path}: found that the run failed: {said[-1][:300]}")
+
+
+def log_file(model_dir):
+    return model_dir.with_name(f"{model_dir.name}.log")
+
+
+def last_record(model_dir, event):
+    """The last record of an event in metrics.jsonl, a dict; empty where there is none."""
+    return next((record for record in reversed(read_records(model_dir)) if record.get("event") == event), {})
+
+
+def joined_record(options, number_of):
+    """The figures of a set of joined models, a dict; the set is joined and evaluated where that hasn't been done."""
+    first = JOINED * (number_of - 1) + 1
+    models = [directory(options, "defaults", seed) for seed in range(first, first + JOINED)]
+    model_dir = options.output / f"joined_{number_of}"
+    trained = max(last_record(model, "epoch")["time"] for model in models)
+    if last_record(model_dir, "test").get("time", 0) < trained:
+        merge = [sys.executable, ROOT / "merge_models.py", *models, "--epoch", options.epochs, "--model_dir", model_dir,
+                 "--overwrite", 1]
+        infer = [sys.executable, ROOT / "infer_sample_neg.py", "--test_dir", options.output / "valid", "--model_dir",
+                 model_dir, "--last_index", 1, "--threads", 1]
+        for command in (merge, infer):
+            process = start(model_dir, command)
+            process.wait()
+            require_success(model_dir, process)
+    return last_record(model_dir, "test")
+
+
+def with_range(values):
+    """The mean of some figures from 0 to 1, and from where to where they go, as in README.md."""
+    mean, low, high = (f"{value:.4f}".removeprefix("0") for value in (np.mean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    run(main)

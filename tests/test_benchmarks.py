@@ -1,0 +1,157 @@
+"""benchmarks/speed.py and benchmarks/ablation.py, with numbers too small to measure anything."""
+
+import os
+import subprocess
+import sys
+import time
+from argparse import Namespace
+
+import pytest
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, write_random_model
+
+from utils.files import InputError
+from utils.model.load import load_model
+from utils.runlog import append_record
+
+THREAD_VARIABLES = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS"
+
+
+def data_flags(data):
+    return ["--train_dir", data / "train_data", "--test_dir", data / "test_data", "--vocab_path", data / "vocab.txt"]
+
+
+def without_thread_variables():
+    return {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+
+
+def test_speed_measures_every_part_on_one_thread_unless_told_otherwise(tiny_data):
+    process = assert_worked(run_script("benchmarks/speed.py", *data_flags(tiny_data), "--seconds", 0.1, "--clicks", 0,
+                                       env=without_thread_variables()))
+    device_line, header, titles, *lines = process.stdout.splitlines()
+    assert " threads:1 " in device_line
+    assert "threads:1 NumPy's threads:1, 36 items" in header
+    assert titles.split()[-2:] == ["computed", "by"]
+    trained = ["train.py", "train.py, 37483 items", "train_sample_neg.py", "  whole sessions (--batching sessions)",
+               "  --loss top1-max", "  the official settings", "  the official BPR-max settings",
+               "  Paddle's old example, reference_bpr.json", "  no negatives but the batch's, 512 sessions"]
+    for name in ["products of the softmax alone", "infer.py", *trained]:
+        [row] = [line for line in lines if line[:46].rstrip() == name]
+        rate, operations, *_ = map(float, row[46:81].split())
+        assert rate > 0 and operations > 0
+        assert (name in trained) == ("engine:" in row and "loss:" in row and "optimizer:" in row)
+    assert sum(line.startswith("a step of ") for line in lines) == 4
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
+def test_speed_gives_numpy_the_threads_of_a_flag_with_an_equals_sign(tiny_data):
+    command = [sys.executable, ROOT / "benchmarks/speed.py", *data_flags(tiny_data), "--threads=2", "--seconds=0.1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_thread_variables()) as process:
+        device_line, header = process.stdout.readline(), process.stdout.readline()
+        process.kill()
+    assert " threads:2 " in device_line and "threads:2 NumPy's threads:2," in header
+
+
+def test_speed_measures_the_settings_that_the_scripts_have(tiny_data, monkeypatch, kernels):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from speed_parts import TrainingPart
+    from speed_rows import SAMPLED
+
+    import train_sample_neg
+    from utils.data.sessions import read_sessions
+    sessions = read_sessions(tiny_data / "train_data", 36, "--train_dir")
+    parts = {name: TrainingPart(train_sample_neg, flags, 36, sessions, kernels) for name, flags in SAMPLED.items()}
+    official, bpr_max = parts["  the official settings"].trainer, parts["  the official BPR-max settings"].trainer
+    assert official.optimizer.momentum == 0.2 and official.batching.size == 32 and official.objective.name == "ce"
+    assert official.network.settings.carry_dropped and official.network.settings.hid_dropout == 0.4
+    assert bpr_max.optimizer.momentum == 0.1 and bpr_max.objective.alpha == 0 and bpr_max.objective.name == "bpr-max"
+    assert all(part.trainer.engine.name == "native" and part.trainer.objective.kernels for part in parts.values())
+    assert parts["  Paddle's old example, reference_bpr.json"].operations == 6 * 11 * 100 + 36 * 100**2
+
+
+@pytest.mark.parametrize("arguments, fragments", [
+    (["--threads", "1,two"], ["--threads", "two"]),
+    (["--threads", "1,1", "--train_dir", "nowhere"], ["--train_dir", "nowhere"]),
+])
+def test_speed_refuses_in_one_line(arguments, fragments, tiny_data):
+    process = run_script("benchmarks/speed.py", *data_flags(tiny_data), *arguments)
+    assert_one_line_error(process, *fragments)
+
+
+@pytest.fixture
+def run_ablation(tiny_data, tmp_path):
+    """A function of further flags that runs ablation.py on tiny data: its CompletedProcess."""
+    def run(*flags):
+        return run_script("benchmarks/ablation.py", "--train_dir", tiny_data / "train_data", "--vocab_path",
+                          tiny_data / "vocab.txt", "--epochs", 1, "--seeds", 1, "--sets", 0, "--jobs", 2,
+                          "--output", tmp_path / "output", *flags)
+    return run
+
+
+def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path):
+    process = assert_worked(run_ablation("--losses", "ce", "--extra", "half the rate: --base_lr 0.075"))
+    about, *runs = process.stdout.partition("\n\n")[0].splitlines()
+    titles, ruler, *lines = process.stdout.partition("\n\n")[2].splitlines()
+    assert about.startswith("train:") and "runs:5" in about and len(runs) == 5 and runs[-1].endswith("(5 of 5)")
+    assert (titles, ruler) == ("| | recall@20 | MRR@20 |", "|-|-|-|")
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    assert [name.split(",")[0] for name, _, _ in rows] == [
+        "whole sessions", "negatives drawn alone", "batches in the order of the sessions",
+        "sessions side by side: train_sample_neg.py's defaults", "the defaults with `--loss ce`", "half the rate"]
+    assert rows[3][1:] == rows[4][1:]  # ce is the default: one run for both
+    assert all(0 < float(figure) < 1 for row in rows for figure in row[1:])
+
+    before = files_below(tmp_path)
+    again = assert_worked(run_ablation())
+    assert again.stdout.partition("\n\n")[2].splitlines() == [titles, ruler, *lines[:4]]
+    assert again.stdout.partition("\n\n")[0].count("\n") == 0 and files_below(tmp_path) == before
+    assert_one_line_error(run_ablation("--epochs", 2), "--output: found other data or settings",
+                          "--pass_num 2 (the run: 1)")
+
+
+@pytest.mark.parametrize("flags, fragments", [
+    (["--losses", "bpr,hinge"], ["--losses", "'hinge'"]), (["--extra", "no colon"], ["--extra", "'no colon'"]),
+    (["--extra", "a: --seed '1"], ["--extra", "No closing quotation"]),
+    (["--extra", "a: --optimiser adam"], ["--extra, a:", "--optimiser", "train_sample_neg.py -h"]),
+    (["--extra", "a b:", "--extra", "a  b:"], ["--extra", "extra_a_b_seed_1"]),
+])
+def test_ablation_refuses_before_it_trains(run_ablation, tmp_path, flags, fragments):
+    assert_one_line_error(run_ablation(*flags), *fragments)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.fixture
+def ablation(monkeypatch):
+    """benchmarks/ablation.py as a module."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import ablation
+    return ablation
+
+
+def test_a_set_of_models_is_joined_and_evaluated_once(ablation, tmp_path):
+    for seed in range(5, 9):
+        append_record(write_random_model(tmp_path / f"defaults_seed_{seed}", seed), {"event": "epoch", "epoch": 1})
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "valid/valid.txt").write_text("1 2 3\n49 0\n")
+    options = Namespace(output=tmp_path, epochs=1)
+    record = ablation.joined_record(options, 2)
+    assert record["predictions"] == 3 and 0 <= record["mrr@20"] <= record["recall@20"] <= 1
+    assert load_model(tmp_path / "joined_2")[0].hid_size == [32]
+    before = files_below(tmp_path)
+    assert ablation.joined_record(options, 2) == record and files_below(tmp_path) == before
+
+
+def test_a_failed_run_stops_the_others_and_is_told_in_one_line(ablation, tmp_path):
+    sleeps = "import time; print('asleep', flush=True); time.sleep(60)"
+    waiting = [(tmp_path / "a", [sys.executable, "-c", sleeps]),
+               (tmp_path / "b", [sys.executable, "-c", "import sys; print('first'); sys.exit('--base_lr: found 9')"]),
+               (tmp_path / "c", [sys.executable, "-c", sleeps])]
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"b\.log: found that the run failed: --base_lr: found 9$"):
+        ablation.run_processes(waiting, 2, 3)
+    assert time.monotonic() - began < 30 and not (tmp_path / "c.log").exists()
+
+
+@pytest.mark.parametrize("values, text", [([0.71916], ".7192"), ([0.7188, 0.7195, 0.7193], ".7192 (.7188 to .7195)"),
+                                          ([0.0], ".0000"), ([1.0], "1.0000")])
+def test_figures_are_a_mean_and_a_range(ablation, values, text):
+    assert ablation.with_range(values) == text
