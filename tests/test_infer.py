@@ -9,7 +9,7 @@ from conftest import assert_one_line_error, assert_worked, files_below, run_scri
 
 from utils.data.vocabulary import checksum
 from utils.model.checkpoint import save_epoch
-from utils.model.load import net_checksum
+from utils.model.directory import net_checksum
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from conftest import write_random_model
 from utils.data.vocabulary import checksum
 from utils.files import InputError
 from utils.model import checkpoint
+from utils.model.directory import choose_epoch, read_settings
 from utils.model.layout import ANSWERING, weight_shapes
-from utils.model.load import choose_epoch, load_model, load_scorer, read_settings
+from utils.model.load import load_model, load_scorer
 from utils.model.native_scorer import NativeScorer, native_library
 from utils.model.scorer import Scorer
 

@@ -13,7 +13,7 @@ from utils.evaluation.metrics import recall_and_mrr
 from utils.evaluation.ranks import network_ranks
 from utils.files import InputError, require_file
 from utils.model import checkpoint
-from utils.model.load import other_net, vocabulary_checksum
+from utils.model.directory import other_net, vocabulary_checksum
 from utils.model.network import load_network
 from utils.runlog import append_record, line_of, log, print_table, warn
 

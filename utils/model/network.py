@@ -6,7 +6,7 @@ import paddle
 
 from net import Network
 from utils.model import checkpoint
-from utils.model.load import read_items, read_settings
+from utils.model.directory import read_items, read_settings
 
 
 def load_network(model_dir, epoch):

@@ -10,7 +10,8 @@ import numpy as np
 from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.load import choose_epoch, load_scorer
+from utils.model.directory import choose_epoch
+from utils.model.load import load_scorer
 from utils.model.top_k import top_k_of_rows
 
 logger = logging.getLogger("gru4rec")

@@ -21,7 +21,7 @@ from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.validation import better_of, evenly_chosen, sessions_checksum, split_sessions, validation_figures
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.load import net_checksum
+from utils.model.directory import net_checksum
 from utils.model.network import named_weights, put_weights, shapes
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
