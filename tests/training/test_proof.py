@@ -10,7 +10,7 @@ from net import Network
 from utils.data.batches import Batching
 from utils.data.sessions import Sessions
 from utils.files import InputError
-from utils.losses import Loss
+from utils.losses import Loss, cross_entropy
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import LOSSES, Kernels
 from utils.training import proof as proof_module
@@ -18,6 +18,7 @@ from utils.training.engines import NativeEngine, PaddleEngine
 from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
 from utils.training.optimizers import Adagrad, Adam
 from utils.training.proof import prove
+from utils.training.softmax import PaddleSoftmax
 from utils.training.trainer import Trainer
 
 ITEMS = 40
@@ -71,10 +72,20 @@ def test_as_it_comes_all_agrees(kernels, settings, objective):
     assert isinstance(trainer.engine, NativeEngine) and trainer.objective.kernels and trainer.optimizer.kernels
 
 
-def test_without_cpp_paddle_trains():
-    trainer, found, line = proven(None)
+@pytest.mark.parametrize("objective", [AllItems, shared(Loss("ce"), 1.0), shared(Loss("ce"), 1.0, False)])
+def test_without_cpp_paddle_trains(objective):
+    trainer, found, line = proven(None, objective=objective)
     assert line == "engine:paddle loss:paddle optimizer:paddle" and found.agrees("scorer")
     assert isinstance(trainer.engine, PaddleEngine) and trainer.objective.kernels is trainer.optimizer.kernels is None
+    assert found.agrees("loss") and isinstance(trainer.objective.softmax, PaddleSoftmax)
+
+
+def test_without_cpp_an_edited_loss_goes_by_autograd(monkeypatch):
+    monkeypatch.setattr(Network, "loss", lambda self, scores, targets: 1.01 * cross_entropy(scores, targets))
+    trainer, found, line = proven(None)
+    assert found.differs["loss"] and "loss:paddle (not what utils/training/softmax.py computes: " in line
+    assert trainer.objective.softmax is None
+    assert "loss" not in proven(None, objective=shared(Loss("bpr")))[1].differs, "there is only autograd"
 
 
 def test_adam_goes_by_paddle(kernels):

@@ -1,9 +1,9 @@
 """What a step minimises: which items are scored for each prediction, and the loss over their scores.
 
 An objective takes the hidden states and the scored rows of the item matrix, and gives the mean loss and its gradients
-by both. Where its `kernels` are set, utils/native/losses.cc computes them; else Paddle's autograd does, from `plain`:
-net.py's scores and the loss as utils/losses.py or net.py defines it. With autograd, further weights in net.py's
-`scores` and `loss` get gradients too.
+by both. Where its `kernels` are set, utils/native/losses.cc computes them, and where its `softmax` is set, softmax.py.
+Else Paddle's autograd does, from `plain`: net.py's scores and the loss as utils/losses.py or net.py defines it. With
+autograd, further weights in net.py's `scores` and `loss` get gradients too.
 """
 
 from typing import NamedTuple
@@ -55,9 +55,10 @@ class Objective:
     fewest_slots = 1  # sessions side by side that a step needs
     name = "ce"  # of the loss
     is_sampled = True  # else exp(loss) is the perplexity over the vocabulary
+    is_softmax = False
 
     def __init__(self, network):
-        self.network, self.kernels = network, None
+        self.network, self.kernels, self.softmax = network, None, None
         self.has_own_input_matrix = network.input_weights() is not network.item_matrix
         self.place_of_item = np.empty(network.item_matrix.shape[0], np.int64)  # room to work in
 
@@ -83,8 +84,11 @@ class Objective:
             By weights of the network that the scores or the loss use besides, by their names.
         """
         if self.kernels:
-            losses, *gradients, constant = self.fast(as_array(hidden), as_array(item_rows), scored)
-            return float(losses.mean(dtype=np.float64)) + constant, *gradients, {}  # a mean in float32 could overflow
+            hidden, item_rows = as_array(hidden), as_array(item_rows)
+        if self.kernels or self.softmax:
+            losses, *gradients, constant = self.fast(hidden, item_rows, scored)
+            loss = float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
+            return loss + constant, *gradients, {}
         return self.by_autograd(as_tensor(hidden), as_tensor(item_rows), scored)
 
     def by_autograd(self, hidden, item_rows, scored):
@@ -124,6 +128,7 @@ class AllItems(Objective):
     """net.py's loss over the scores of all items."""
 
     is_sampled = False
+    is_softmax = True  # whether a softmax cross-entropy is all that `fast` needs
 
     def draw(self, batch):
         """The Scored of a batches.Batch or ParallelStep; None where there is nothing to compare a target with."""
@@ -138,7 +143,8 @@ class AllItems(Objective):
     def fast(self, hidden, item_rows, scored):
         """Losses, float32 array [positions], gradients as of `__call__`, and what is to be added to the mean loss."""
         smoothing, chunk = self.network.settings.label_smoothing, chunk_rows(len(item_rows))
-        return *self.kernels.softmax_cross_entropy(hidden, item_rows, scored.candidates, smoothing, None, chunk), 0.0
+        fast = self.kernels or self.softmax
+        return *fast.softmax_cross_entropy(hidden, item_rows, scored.candidates, smoothing, None, chunk), 0.0
 
 
 class SharedNegatives(Objective):
@@ -168,6 +174,10 @@ class SharedNegatives(Objective):
         self.support, self.log_support = support, np.log(np.maximum(support, 1)).astype(np.float32)
         self.fewest_slots = 1 if size else 2  # a target alone has nothing to be compared with
 
+    @property
+    def is_softmax(self):
+        return self.loss.name == "ce" and not self.loss.smoothing
+
     def start_epoch(self, random):
         self.sampler = PopularitySampler(self.support, self.alpha, self.size, random, self.kernels)
 
@@ -190,9 +200,10 @@ class SharedNegatives(Objective):
     def fast(self, hidden, item_rows, scored):
         kernels, positions = self.kernels, len(scored.inputs)
         targets = scored.candidates[:positions]
-        if self.loss.name == "ce" and not self.loss.smoothing:
+        if self.is_softmax:
             shift, own_shift, constant = self._merged_shift(scored, len(item_rows))
-            found = kernels.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, CHUNK_ROWS, own_shift)
+            fast = kernels or self.softmax
+            found = fast.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, CHUNK_ROWS, own_shift)
             return *found, constant
         if not self.logq:  # candidates that are the same item are scored once
             weights = np.bincount(scored.candidates[0 if self.in_batch else positions:], minlength=len(item_rows))

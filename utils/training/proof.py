@@ -23,6 +23,7 @@ from utils.model.scorer import Scorer
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.objectives import Scored
 from utils.training.optimizers import Adagrad, Gradient
+from utils.training.softmax import PaddleSoftmax
 
 TOLERANCE = 1e-3  # relative to the largest number of what is compared
 FIRST_SESSIONS, SESSIONS, CLICKS = 1000, 6, 12  # the batch: of the first sessions so many, of so many predictions each
@@ -74,22 +75,25 @@ def prove(trainer, kernels):
                        "carrying": carrying_differences(network, batch, random)})
         if kernels:
             proof.differs["engine"] = changed_weights or engine_differences(network, kernels, batch, random)
+        if kernels or trainer.objective.is_softmax:
             proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
         if kernels and isinstance(trainer.optimizer, Adagrad):
             proof.differs["optimizer"] = optimizer_differences(trainer.optimizer, kernels)
     trainer.use(NativeEngine(network, kernels) if proof.agrees("engine") else None, kernels)
-    trainer.objective.kernels = kernels if proof.agrees("loss") else None
+    if proof.agrees("loss"):
+        trainer.objective.kernels, trainer.objective.softmax = kernels, None if kernels else PaddleSoftmax()
     trainer.optimizer.kernels = kernels if proof.agrees("optimizer") else None
-    return proof, log_line(proof)
+    return proof, log_line(proof, kernels)
 
 
-def log_line(proof):
+def log_line(proof, kernels):
     """Which parts go by C++, and for the others what in net.py, losses.py or optimizers.py the C++ doesn't compute."""
     words = []
     for part in ("engine", "loss", "optimizer"):
         differs = proof.differs.get(part)
-        because = f" (not what utils/native computes: {', '.join(differs)})" if differs else ""
-        words.append(f"{part}:{'native' if proof.agrees(part) else 'paddle'}{because}")
+        fast = "utils/native" if kernels else "utils/training/softmax.py"
+        because = f" (not what {fast} computes: {', '.join(differs)})" if differs else ""
+        words.append(f"{part}:{'native' if kernels and proof.agrees(part) else 'paddle'}{because}")
     return " ".join(words)
 
 
@@ -169,7 +173,7 @@ def engine_differences(network, kernels, batch, random):
 
 
 def loss_differences(objective, kernels, batch, random):
-    """What losses.cc and `objective.plain` differ in: a list of str."""
+    """What losses.cc, or without it softmax.py, and `objective.plain` differ in: a list of str."""
     network = objective.network
     objective.start_epoch(np.random.default_rng(2))
     scored = objective.draw(batch)
@@ -182,10 +186,10 @@ def loss_differences(objective, kernels, batch, random):
     hidden = np.tanh(normal(random, len(batch.inputs), units))
     vectors, biases = 2 * normal(random, count, units) / np.sqrt(units), 0.5 * normal(random, count, 1)
     item_rows = np.hstack([vectors, biases]).astype(np.float32)
-    objective.kernels, results = kernels, []
+    objective.kernels, objective.softmax, results = kernels, None if kernels else PaddleSoftmax(), []
     found = objective(hidden, item_rows, scored)
-    objective.kernels = None
-    with dropout_by(NativeMasks(kernels, scored.key, 0)):
+    objective.kernels = objective.softmax = None
+    with dropout_by(NativeMasks(kernels, scored.key, 0) if kernels else net.dropout):
         expected = objective(hidden, item_rows, scored)
     for loss, by_hidden, by_rows, _ in (found, expected):
         results.append({"loss": np.array([loss]), "gradient by hidden states": as_array(by_hidden),
