@@ -80,9 +80,9 @@ def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embe
     return model_dir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def redis_url():
-    """The address of a Redis server of our own."""
+    """The address of a Redis server of our own, without any session yet."""
     if not shutil.which("redis-server"):
         pytest.skip("no redis-server on this machine")
     port = free_port()
