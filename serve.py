@@ -15,54 +15,74 @@ times faster. To run it in another ASGI server, give that `serve:application()` 
 environment variable SERVE_FLAGS.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
+import argparse
 import asyncio
 import os
 import shlex
-import socket
 import sys
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers alone keep all cores busy
 
 from utils.files import InputError
-from utils.options import Parser, number
+from utils.options import COUNT, SECONDS, Parser, number
 from utils.process import run
 
 PACKAGES = "httptools", "msgspec", "prometheus_client", "redis", "starlette", "uvicorn", "uvloop"
-FLAGS = "SERVE_FLAGS"  # the environment variable that gives workers their flags
+# Environment variables that give workers their flags, and the store that the server made for them.
+FLAGS, STORE = "SERVE_FLAGS", "SERVE_STORE"
 
 
 def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--epoch", type=number(int, 0), default=0,
-                        help="which epoch to use, >= 1; 0: the best one by validation, or the last; a new one may take "
+    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
+                        help="which epoch to use; 0: the best one by validation, or the last; a new one may take "
                         "its place")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
-    parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on, 1 to 65535")
+    parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on")
     parser.add_argument("--workers", type=number(int, 0, 256), default=0,
-                        help="processes, at most 256; 0: one per core")
-    parser.add_argument("--reload_seconds", type=number(float, 0.1), default=5.0,
-                        help="seconds between two checks for a new model, >= 0.1")
+                        help="processes; 0: one per core")
+    parser.add_argument("--reload_seconds", type=number(float, 0.1, SECONDS), default=5.0,
+                        help="seconds between two checks for a new model")
     parser.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
-                        help="seconds to keep serving after SIGTERM while /readyz says 503, 0 to 3600")
+                        help="seconds to keep serving after SIGTERM while /readyz says 503")
     sessions = parser.add_argument_group("live sessions")
-    sessions.add_argument("--session_store", default="",
-                          help="redis://HOST:PORT/0 to remember them in Redis; empty: on this machine")
-    sessions.add_argument("--session_ttl", type=number(float, 1), default=1800.0,
-                          help="seconds after its last click until a session is forgotten, >= 1")
-    sessions.add_argument("--max_sessions", type=number(int, 1), default=500_000,
-                          help="how many sessions to remember at most, >= 1; the oldest goes first")
+    sessions.add_argument("--session_store", type=store_address, default="",
+                          help="redis://HOST:PORT/0 or rediss://HOST:PORT/0 to remember them in Redis, or a file that "
+                          "ends in .sqlite; empty: in memory on this machine")
+    sessions.add_argument("--session_ttl", type=number(float, 1, SECONDS), default=1800.0,
+                          help="seconds after its last click until a session is forgotten")
+    sessions.add_argument("--max_sessions", type=number(int, 1, COUNT), default=500_000,
+                          help="how many sessions to remember at most; the oldest goes first")
+    sessions.add_argument("--session_memory", type=number(int, 1, 1 << 20), default=1024,
+                          help="MiB that they may take on this machine; the oldest go first; Redis has a "
+                          "limit of its own, maxmemory")
     limits = parser.add_argument_group("limits of each worker")
     limits.add_argument("--max_batch", type=number(int, 1, 1024), default=64,
-                        help="sessions answered together, 1 to 1024")
-    limits.add_argument("--max_queue", type=number(int, 64), default=512,
-                        help="sessions that may wait, >= 64; more get status 503")
-    limits.add_argument("--client_rate", type=number(float, 0), default=0.0,
+                        help="sessions answered together")
+    limits.add_argument("--max_queue", type=number(int, 64, COUNT), default=512,
+                        help="sessions that may wait; more get status 503")
+    limits.add_argument("--max_connections", type=number(int, 0, COUNT), default=0,
+                        help="connections; more get status 503 and are closed; 0: 2048, or what the limit of "
+                        "open files leaves (ulimit -n), which is raised where that is allowed")
+    limits.add_argument("--client_rate", type=number(float, 0, 1e9), default=0.0,
                         help="requests a second allowed to one client address; above it status 429; 0: no limit")
     parser.add_argument("--log", choices=("all", "errors"), default="all",
                         help="which requests get a line of JSON on stderr")
     return parser.parse_args(arguments)
+
+
+def store_address(text):
+    """A type for argparse: where live sessions are remembered."""
+    if text and not text.startswith(("redis://", "rediss://")) and not text.endswith(".sqlite"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected redis://HOST:PORT/0, rediss://HOST:PORT/0, or a "
+                                         "file that ends in .sqlite")
+    return text
 
 
 def main():
@@ -70,36 +90,48 @@ def main():
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise InputError(f"found no Python package {missing[0]}, expected those of requirements-serve.txt")
-    try:
-        socket.create_server((options.host, options.port)).close()
-    except OSError as error:
-        raise InputError(f"--host, --port: found {options.host}:{options.port} not free ({error.strerror or error}), "
-                         "expected an address to listen at") from None
-    from utils.serving.model_reload import ServedModel  # loaded here first: a broken model ends with one line
+    from utils.serving.port import own_port
+    with own_port(options.host, options.port):
+        serve(options)
+
+
+def serve(options):
+    """Load the model and open the store, to end with one line where they are wrong; then let the workers serve."""
+    from utils.serving.model_reload import ServedModel
     ServedModel(options.model_dir, options.epoch or None)
-    from utils.serving.session_store import machine_store, shared_directory, try_store
-    with shared_directory() as directory:
+    from utils.serving.session_store import try_store
+    from utils.serving.shared_directory import machine_store, shared_directory
+    log_as_json()
+    store_bytes = options.session_memory << 20
+    with shared_directory(store_bytes) as directory:
         store = options.session_store or machine_store(directory)
-        asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1))
-        os.environ[FLAGS] = shlex.join([*sys.argv[1:], f"--session_store={store}"])
+        asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1, store_bytes))
+        os.environ[FLAGS] = shlex.join(sys.argv[1:])
+        os.environ[STORE] = store
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(directory))
-        from utils.serving.workers import serve_forever
+        from utils.serving.workers import connections_allowed, serve_forever
         workers = options.workers or len(os.sched_getaffinity(0))
-        serve_forever("serve:application", options.host, options.port, workers, directory)
+        serve_forever("serve:application", options.host, options.port, workers, directory,
+                      connections_allowed(options.max_connections))
+
+
+def log_as_json():
+    import logging.config
+
+    from utils.serving.json_log import log_settings
+    logging.config.dictConfig(log_settings())
 
 
 def application():
     """The ASGI application; each worker calls this."""
     options = parse_arguments(shlex.split(os.environ.get(FLAGS, "")))
-    import logging.config
-
-    from utils.serving.http_requests import log_settings
-    logging.config.dictConfig(log_settings())
+    options.session_store = os.environ.get(STORE, options.session_store)
+    log_as_json()
     # A thread that loads a model may hold up requests for this many seconds, a tenth of Python's default.
     sys.setswitchinterval(0.0005)
     from utils.serving.http_api import ServerSettings, create_application
     same_names = ["model_dir", "session_store", "reload_seconds", "drain_seconds", "session_ttl", "client_rate",
-                  "max_sessions", "max_batch", "max_queue"]
+                  "max_sessions", "session_memory", "max_batch", "max_queue"]
     settings = {name: getattr(options, name) for name in same_names}
     return create_application(ServerSettings(epoch=options.epoch or None, logs_all=options.log == "all", **settings))
 

@@ -28,7 +28,7 @@ def application(model_dir):
     def recommend():
         asked = request.get_json()
         answers = answer(model, [Question(session, asked["k"]) for session in asked["sessions"]])
-        return jsonify(model={"name": model.name, "sha256": model.checksum}, answers=[
+        return jsonify(model={"name": model.name, "sha256": model.weights_checksum}, answers=[
             {"items": found.item_ids, "scores": [round(score, 6) for score in found.scores],
              "unknown_items": found.unknown} for found in answers])
 

@@ -37,7 +37,7 @@ from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint  # noqa: E402
 from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
-from utils.options import Parser, number, sizes  # noqa: E402
+from utils.options import COUNT, SECONDS, SEED, Parser, number, sizes  # noqa: E402
 from utils.process import run  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -52,20 +52,20 @@ def parse_arguments():
     parser.add_argument("--server", choices=("serve", "flask"), default="serve",
                         help="serve.py, or benchmarks/serve_flask.py on gunicorn")
     parser.add_argument("--serve_flags", default="", help="further flags of serve.py, in one text")
-    parser.add_argument("--workers", type=number(int, 1), default=len(os.sched_getaffinity(0)),
-                        help="processes of the server, >= 1")
+    parser.add_argument("--workers", type=number(int, 1, 256), default=len(os.sched_getaffinity(0)),
+                        help="processes of the server")
     parser.add_argument("--form", choices=("post", "get"), default="post",
                         help="whole sessions, or clicks of live sessions")
-    parser.add_argument("--items", type=number(int, 100), default=37483, help="items of the model, >= 100")
-    parser.add_argument("--hid_size", type=number(int, 1), default=100, help="units of the model, >= 1")
+    parser.add_argument("--items", type=number(int, 100, COUNT), default=37483, help="items of the model")
+    parser.add_argument("--hid_size", type=number(int, 1, 100_000), default=100, help="units of the model")
     parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
                         help="requests a second, such as 500,1000")
-    parser.add_argument("--seconds", type=number(float, 1), default=10.0, help="length of each rate, >= 1")
+    parser.add_argument("--seconds", type=number(float, 1, SECONDS), default=10.0, help="length of each rate")
     parser.add_argument("--connections", type=number(int, 1, 900), default=32,
-                        help="kept open, 1 to 900; further requests wait for one")
-    parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session, 1 to 200")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend, 1 to 1000")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="of weights, sessions and arrival times, >= 0")
+                        help="kept open; further requests wait for one")
+    parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session")
+    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
     return parser.parse_args()
 
 

@@ -33,6 +33,16 @@ def run_script(name, *arguments, cwd=None, timeout=120, **kw):
     return subprocess.run(command, **{"cwd": cwd, "timeout": timeout, "capture_output": True, "text": True, **kw})
 
 
+def with_flags(defaults, given):
+    """A list of flags each with its value, without those that are given as well, and then what is given.
+
+    A script refuses a flag that comes twice.
+    """
+    names = {str(word).partition("=")[0] for word in given}
+    pairs = zip(defaults[::2], defaults[1::2])
+    return [word for flag, value in pairs if flag not in names for word in (flag, value)] + list(given)
+
+
 def assert_one_line_error(process, *fragments):
     """The process ended as a user's mistake must: status 2 and one line on stderr, with each of `fragments` in it."""
     assert process.returncode == 2, process

@@ -17,7 +17,7 @@ ITEMS = 300
 class Server:
     """serve.py with a model of random weights, started and stopped."""
 
-    def __init__(self, directory, *flags, **environment):
+    def __init__(self, directory, *flags, before=(), **environment):
         self.model_dir, self.log_path = directory / "model", directory / "log"
         if not self.model_dir.exists():
             write_random_model(self.model_dir, items=ITEMS, hid_size=(16,))
@@ -25,7 +25,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         # a new connection for each request, so that any worker may answer
         self.client = httpx.Client(base_url=self.url, headers={"connection": "close"}, timeout=30)
-        command = [sys.executable, str(ROOT / "serve.py"), "--model_dir", self.model_dir, "--port", port,
+        command = [*before, sys.executable, str(ROOT / "serve.py"), "--model_dir", self.model_dir, "--port", port,
                    "--workers", 2, *flags]
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log,

@@ -11,8 +11,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, free_port, run_script, write_random_model
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, free_port, run_script, write_random_model
 from running_server import ITEMS, draw_sessions
+
+from utils.model import checkpoint
+from utils.model.checked_json import write_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
 
@@ -50,8 +53,7 @@ def test_without_a_compiler_numpy_answers_the_same(own_server, server, tmp_path)
 
 def test_a_network_that_only_paddle_knows(own_server, server, tmp_path):
     model_dir = write_random_model(tmp_path / "model", items=ITEMS, hid_size=(16,))
-    config = json.loads((model_dir / "config.json").read_text())
-    (model_dir / "config.json").write_text(json.dumps(config | {"network_is_known": False}))
+    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {"network_is_known": False})
     slow = own_server(PATH=os.environ["PATH"])
     loaded = [line for line in slow.log_lines() if line["message"] == "model loaded"]
     assert ["Paddle" in line["scoring"] for line in loaded] == [True] * 2
@@ -244,10 +246,53 @@ def test_help_explains_itself():
     (["--what"], ["--what"]),
     (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
     (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
-    (["--session_store", "/nowhere/store"], ["--session_store", "/nowhere/store"])], ids=str)
-def test_wrong_flags(server, flags, fragments):
-    flags = ["--model_dir", server.model_dir, "--port", free_port(), *flags]
-    assert_one_line_error(run_script("serve.py", *flags), *fragments)
+    (["--session_store", "/nowhere/store.sqlite"], ["--session_store", "/nowhere/store.sqlite"]),
+    (["--session_memory", "0"], ["--session_memory", "'0'"]),
+    *[(["--session_store", address], ["--session_store", address, "redis://", ".sqlite"]) for address in (
+        "/nowhere/store", "nonsense", "localhost:6379", "unix:///nowhere/redis", "http://localhost", "REDIS://localhost",
+        "redis:/localhost", "sqlite", ":memory:", "store.sqlite ", "store.sqlite/")]], ids=str)
+def test_wrong_flags(server, tmp_path, flags, fragments):
+    others = {"--model_dir": server.model_dir, "--port": free_port()}
+    flags = [*flags, *(f"{flag}={value}" for flag, value in others.items() if flag not in flags)]
+    assert_one_line_error(run_script("serve.py", *flags, cwd=tmp_path), *fragments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_kind_is_no_session_store(server, tmp_path):
+    (tmp_path / "notes.sqlite").write_text("dear to me")
+    flags = ["--model_dir", server.model_dir, "--port", free_port(), "--session_store", "notes.sqlite"]
+    assert_one_line_error(run_script("serve.py", *flags, cwd=tmp_path), "--session_store", "notes.sqlite")
+    assert files_below(tmp_path) == {"notes.sqlite": b"dear to me"}
+
+
+def test_of_two_servers_that_start_at_once_one_gets_the_port(server, tmp_path):
+    """And the other one ends with one line, before and after the first is ready."""
+    flags, hosts = ["--model_dir", server.model_dir, "--workers", 2, "--port", free_port()], ["127.0.0.1", "0.0.0.0"]
+    started = [subprocess.Popen([sys.executable, ROOT / "serve.py", *map(str, flags), "--host", host],
+                                stderr=subprocess.PIPE, text=True) for host in (*hosts, hosts[0])]
+    try:
+        server.wait_for(lambda: [process.poll() for process in started].count(2) == 2)
+        first, = [process for process in started if process.poll() is None]
+        url = f"http://127.0.0.1:{flags[-1]}"
+        server.wait_for(lambda: is_ready(url))
+        for host in hosts:
+            process = run_script("serve.py", *flags, "--host", host)
+            assert_one_line_error(process, "--host, --port", flags[-1], "not free")
+        assert is_ready(url) and first.poll() is None
+    finally:
+        for process in started:
+            process.terminate()
+        errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started].count(0) == 1
+    for process, error in zip(started, errors):
+        assert process.returncode == 0 or error.count("\n") == 1 and "not free" in error, error
+
+
+def is_ready(url):
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_a_broken_model_and_a_taken_port(server, tmp_path):
@@ -263,8 +308,8 @@ def test_no_paddle_is_loaded(server):
     program = ("import os, sys\n"
                "os.environ['SERVE_FLAGS'] = '--model_dir ' + sys.argv[1] + ' --session_store ' + sys.argv[2]\n"
                "import serve; serve.application(); print(*sys.modules)")
-    process = subprocess.run([sys.executable, "-c", program, str(server.model_dir), str(server.model_dir / "none")],
-                             capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, "-c", program, str(server.model_dir), str(server.model_dir / "none.sqlite")]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     loaded = set(process.stdout.split())
     assert {"numpy", "starlette", "msgspec"} <= loaded and not {"paddle", "pandas", "pyarrow", "net"} & loaded
 

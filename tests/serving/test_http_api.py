@@ -4,22 +4,30 @@ import asyncio
 import dataclasses
 import json
 import logging.config
+import os
 import shlex
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from conftest import write_random_model
 from hypothesis import given
 from hypothesis import strategies as st
 
 import serve
-from utils.serving import http_api
-from utils.serving.http_api import ClientRates, Refused, ServerSettings, create_application, read_query
+from utils.data.vocabulary import checksum
+from utils.model import checkpoint
+from utils.model.checked_json import write_json
+from utils.serving import http_api, machine_store
+from utils.serving.http_api import ClientRates, Refused, ServerSettings, create_application, is_state, read_query
 from utils.serving.http_messages import Click
-from utils.serving.http_requests import JsonLines
-from utils.serving.session_store import StoreError
+from utils.serving.json_log import JsonLines
+from utils.serving.live_session import StoreError
+from utils.serving.model_reload import ServedModel
 
 ASKED = {"sessions": [["item_1", "item_2"]]}
 LIVE = "/v1/recommend?session_id=a&item_id=item_1&user_consent=true"
@@ -55,7 +63,8 @@ def refusal(response, status):
 
 def test_every_flag_that_matters_to_a_worker_reaches_it(monkeypatch):
     flags = {"model_dir": "a b", "epoch": 3, "session_store": "redis://c", "reload_seconds": 1.5, "drain_seconds": 2.5,
-             "session_ttl": 3.5, "client_rate": 4.5, "max_sessions": 5, "max_batch": 6, "max_queue": 70}
+             "session_ttl": 3.5, "client_rate": 4.5, "max_sessions": 5, "session_memory": 8, "max_batch": 6,
+             "max_queue": 70}
     given = [f"--{name}={value}" for name, value in flags.items()] + ["--log=errors"]
     monkeypatch.setenv(serve.FLAGS, shlex.join(given))
     monkeypatch.setattr(logging.config, "dictConfig", lambda settings: None)
@@ -97,6 +106,33 @@ def test_a_full_queue(with_client):
     assert responses[-1].headers["retry-after"] == "1"
 
 
+def test_a_full_queue_of_ids(with_client):
+    """20,000 ids take more memory than a session does."""
+    asked = ASKED | {"exclude": ["ab"] * 10_000, "allow": ["ab"] * 10_000}
+
+    async def ask(client, api):
+        several = await asyncio.gather(*[client.post("/v1/recommend", json=asked) for _ in range(5)])
+        return sorted(response.status_code for response in several), await client.post("/v1/recommend", json=asked)
+    several, alone = with_client(ask, max_queue=100)
+    assert several[0] == 200 and several[-1] == 503 and alone.status_code == 200
+
+
+def test_too_many_searches_for_similar_items(with_client, monkeypatch):
+    async def check(client, api):
+        ask = partial(client.get, "/v1/similar?item_id=item_1&k=2")
+        similar, go_on = api.slot.model.similar, threading.Event()
+        monkeypatch.setattr(api.slot.model, "similar", lambda *asked: go_on.wait(20) and similar(*asked))
+        first = [asyncio.create_task(ask()) for _ in range(http_api.MAX_COMPARED)]
+        while api.compared < http_api.MAX_COMPARED:
+            await asyncio.sleep(0.01)
+        error = refusal(await ask(), 503)
+        go_on.set()
+        answered = [response.status_code for response in await asyncio.gather(*first)]
+        return error["message"], answered, (await ask()).status_code
+    found, answered, later = with_client(check)
+    assert "16 searches for similar items" in found and set(answered) == {200} and later == 200
+
+
 def test_a_client_that_asks_too_often(with_client):
     async def ask(client, api):
         return [await client.get("/v1/items?k=1") for _ in range(4)] + [await client.get("/livez")]
@@ -134,6 +170,102 @@ def test_a_store_that_fails(with_client, monkeypatch, method):
         return await client.get(path), await client.post("/v1/recommend", json=ASKED)
     live, whole = with_client(ask)
     assert refusal(live, 503)["message"] == "session store: gone" and whole.status_code == 200
+
+
+def test_a_store_that_cannot_be_opened_stops_nothing_else(with_client, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine_store, "RETRY_SECONDS", 0.0)
+
+    async def ask(client, api):
+        refused, whole = await client.get(LIVE), await client.post("/v1/recommend", json=ASKED)
+        metrics = await client.get("/metrics")
+        (tmp_path / "data").mkdir()
+        return refused, whole, metrics, [(await client.get(LIVE)).json()["clicks"] for _ in range(2)]
+    refused, whole, metrics, clicks = with_client(ask, session_store=str(tmp_path / "data" / "store.sqlite"))
+    assert refusal(refused, 503)["message"].startswith("session store") and refused.headers["retry-after"] == "1"
+    assert whole.status_code == metrics.status_code == 200 and clicks == [1, 2]
+
+
+@pytest.mark.parametrize("state", [[np.nan] * 8, [1e38] * 8, [0, 0, 0, 0, 0, 0, 0, np.inf], [0.5] * 7, [2.0] * 8])
+def test_a_stored_state_that_no_network_has_is_replayed(with_client, state):
+    async def ask(client, api):
+        for _ in range(2):
+            await client.get(LIVE)
+        await api.store.save("a", 2, api.slot.model.checksum, np.array(state, np.float32).tobytes())
+        whole = await client.post("/v1/recommend", json={"sessions": [["item_1"] * 3]})
+        return (await client.get(LIVE)).json(), whole.json()["answers"][0]
+    live, whole = with_client(ask)
+    assert {name: live[name] for name in whole} == whole
+
+
+@pytest.mark.parametrize("state", [b"", b"\1\2\3", b"\xff" * 32])
+def test_bytes_that_are_no_state(state):
+    assert is_state(state) == (state == b"")
+
+
+def test_a_state_is_not_used_with_another_vocabulary(with_client, tmp_path, monkeypatch):
+    """The weights are the same; what a click means is not."""
+    monkeypatch.setattr(http_api, "SAVING", 0)
+
+    async def ask(client, api):
+        for item_id in ("item_1", "item_2"):
+            await client.get(LIVE.replace("item_1", item_id))
+        model_dir = tmp_path / "model"
+        lines = (model_dir / "vocab.txt").read_text().splitlines(keepends=True)
+        (model_dir / "vocab.txt").write_text("".join(reversed(lines)))
+        data = {"vocab_sha256": checksum(model_dir / "vocab.txt")}
+        write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {"data": data})
+        os.utime(model_dir / "epoch_1" / "state.json", (1, 1))  # so that it is looked at again
+        before = api.slot.model
+        assert await api.slot.look() and api.slot.model.weights_checksum == before.weights_checksum
+        whole = await client.post("/v1/recommend", json={"sessions": [["item_1", "item_2", "item_3"]]})
+        return (await client.get(LIVE.replace("item_1", "item_3"))).json(), whole.json()["answers"][0]
+    live, whole = with_client(ask, reload_seconds=1000)
+    assert {name: live[name] for name in whole} == whole
+
+
+def test_long_ids_that_the_model_does_not_know_are_not_kept(with_client):
+    async def ask(client, api):
+        clicks = ["item_1", "x" * 40, "item_2", "\x01" * 256, "ü" * 41, "item_3"]
+        for number, item_id in enumerate(clicks, start=1):
+            live = (await client.get(LIVE[:LIVE.index("&")], params={
+                "session_id": "a", "item_id": item_id, "user_consent": True, "exclude_seen": True})).json()
+            whole = (await client.post("/v1/recommend", json={"sessions": [clicks[:number]], "exclude_seen": True})
+                     ).json()["answers"][0]
+            assert {name: live[name] for name in whole} == whole and live["clicks"] == number
+        assert whole["unknown_items"] == 3
+        for number in range(2000):
+            await client.get("/v1/recommend", params={"session_id": f"s{number % 10}", "item_id": f"{number:256}",
+                                                      "user_consent": True})
+        stored = api.store.execute("SELECT id, length(clicks) FROM sessions").fetchall()
+        return (await api.store.click("a", "item_4")).clicks, max(size for name, size in stored if name != "a")
+    clicks, largest = with_client(ask)
+    assert clicks == ["item_1", "x" * 40, "item_2", "", "", "item_3", "item_4"]
+    assert largest < 1000
+
+
+def test_a_long_id_that_the_model_knows_is_kept(tmp_path):
+    model_dir = write_random_model(tmp_path / "model")
+    model = ServedModel(model_dir)
+    model.index_of["x" * 256] = 7
+    assert http_api.kept_id("x" * 256, model) == "x" * 256 and http_api.kept_id("y" * 256, model) == ""
+
+
+def test_what_others_wrote_to_redis_is_no_failure(with_client, redis_url):
+    async def ask(client, api):
+        async def click():
+            return (await client.get(LIVE.replace("=a&", "=redis&"))).status_code
+        redis, found = api.store.redis, [await click()]
+        for field, value in [("count", "abc"), ("covered", "x"), ("model", b"\xff"), ("state", b"\xff" * 32)]:
+            await redis.hset("gru4rec:state:redis", field, value)
+            found.append(await click())
+        await redis.lset("gru4rec:clicks:redis", 0, b"\xff\xfe")
+        found.append(await click())
+        for key in ("gru4rec:state:redis", "gru4rec:clicks:redis", "gru4rec:sessions"):
+            await redis.set(key, "x")
+            found.append(await click())
+            assert await redis.ttl(key) > 0 or key == "gru4rec:sessions"
+        return found
+    assert with_client(ask, session_store=redis_url) == [200] * 9
 
 
 def test_a_failure_of_ours_stays_in_the_log(with_client, caplog):

@@ -132,6 +132,17 @@ def test_a_full_queue_refuses_and_answers_the_others(model):
     assert len(afterwards) == 5
 
 
+def test_what_counts_as_more_questions_fills_the_queue_sooner_but_is_answered_alone(model):
+    async def ask():
+        batcher = Batcher(slot_of(model), 4, 5)
+        found = await asyncio.gather(*[batcher.ask([Question(["item_1"], 1)], 2) for _ in range(3)],
+                                     return_exceptions=True)
+        return found, await batcher.ask([Question(["item_1"], 1)], 20), batcher.size
+    found, alone, left = asyncio.run(ask())
+    assert [isinstance(answers, QueueFull) for answers in found] == [False, True, True]
+    assert len(alone) == 1 and left == 0
+
+
 def test_a_failure_reaches_everyone_who_asked_and_the_next_is_answered(model):
     async def ask():
         batcher = Batcher(slot_of(None), 4, 20)
@@ -164,18 +175,46 @@ def test_the_same_scores_as_the_scorer_loaded_from_the_directory(tmp_path):
     np.testing.assert_allclose(found.scores, scores, rtol=0, atol=1e-5)
 
 
-def test_a_lone_question_is_answered_at_once_and_what_comes_soon_after_together(model, monkeypatch):
+def test_a_client_that_asks_one_question_after_another_waits_for_nobody(model, monkeypatch):
+    monkeypatch.setattr(micro_batches, "SPACING", 10)
+    sizes = []
+
+    async def ask():
+        batcher = Batcher(slot_of(model), 4, 20, sizes.append)
+        for _ in range(20):
+            await batcher.ask([Question(["item_1"], 1)])
+    asyncio.run(asyncio.wait_for(ask(), 5))
+    assert sizes == [1] * 20
+
+
+def test_where_several_ask_they_are_answered_together(model, monkeypatch):
+    """Once three have come together, two wait for a third, but not for a fourth, and not for longer than SPACING."""
     monkeypatch.setattr(micro_batches, "SPACING", 0.2)
     sizes = []
 
     async def ask():
         loop, batcher = asyncio.get_running_loop(), Batcher(slot_of(model), 4, 20, sizes.append)
+        several = lambda count: [asyncio.create_task(batcher.ask([Question(["item_1"], 1)])) for _ in range(count)]
+        await asyncio.gather(*several(3))
         began = loop.time()
-        await batcher.ask([Question(["item_1"], 1)])
-        first = loop.time() - began
-        others = [asyncio.create_task(batcher.ask([Question(["item_1"], 1)])) for _ in range(2)]
+        two = several(2)
         await asyncio.sleep(0.05)
-        await asyncio.gather(*others, batcher.ask([Question(["item_1"], 1)]))
-        return first, loop.time() - began
-    first, all_of_them = asyncio.run(ask())
-    assert first < 0.15 and all_of_them >= 0.19 and sizes == [1, 3]
+        await asyncio.gather(*two, *several(1))
+        three = loop.time() - began
+        await asyncio.gather(*several(2))
+        return three, loop.time() - began - three
+    three, two = asyncio.run(ask())
+    assert sizes[:3] == [3, 3, 2] and three < 0.15 and two >= 0.19
+
+
+def test_several_questions_are_expected_only_for_a_while(model):
+    sizes = []
+
+    async def ask():
+        batcher = Batcher(slot_of(model), 64, 64, sizes.append)
+        await asyncio.gather(*[batcher.ask([Question(["item_1"], 1)]) for _ in range(5)])
+        most = batcher.expected
+        for _ in range(micro_batches.LATELY):
+            await batcher.ask([Question(["item_1"], 1)])
+        return most, batcher.expected
+    assert asyncio.run(ask()) == (5, 1) and sizes == [5] + [1] * micro_batches.LATELY

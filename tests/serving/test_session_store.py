@@ -5,15 +5,11 @@ import threading
 
 import pytest
 
-from utils.serving.session_store import (
-    LiveSession,
-    MachineStore,
-    RedisStore,
-    StoreError,
-    machine_store,
-    open_store,
-    shared_directory,
-)
+from utils.serving.live_session import LiveSession, StoreError
+from utils.serving.machine_store import MachineStore
+from utils.serving.redis_store import RedisStore
+from utils.serving.session_store import open_store
+from utils.serving.shared_directory import machine_store, shared_directory
 
 IDS = ["a", "a b", "\0", "ü\n", "{x}", "x" * 128, "1"]
 
@@ -170,7 +166,7 @@ def test_stores_that_fail_say_so(tmp_path):
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_store_of_its_own_is_deleted(fails):
     try:
-        with shared_directory() as directory, shared_directory() as another:
+        with shared_directory(1 << 20) as directory, shared_directory(1 << 20) as another:
             async def click():
                 store = open_store(machine_store(directory), 60, 10, 10)
                 await store.click("a", "b")

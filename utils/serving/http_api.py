@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import msgspec
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -24,7 +25,8 @@ from utils.serving import monitoring
 from utils.serving.http_requests import Requests
 from utils.serving.micro_batches import Batcher, Question, QueueFull
 from utils.serving.model_reload import ModelSlot, ServedModel, signature_of
-from utils.serving.session_store import StoreError, machine_store, open_store, shared_directory
+from utils.serving.session_store import StoreError, open_store
+from utils.serving.shared_directory import machine_store, shared_directory
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -33,6 +35,10 @@ BODY_SECONDS = 10
 CLIENTS = 10_000  # how many clients' rates are watched
 SAVING = 1_000_000  # multiplications that take as long as saving a state; clicks that cost less are replayed
 SEARCHED_ITEMS = 100_000
+IDS_OF_ONE = 500  # ids to exclude or allow; so many in a waiting request count as one more session, for their memory
+MAX_COMPARED = 16  # searches for similar items at once: each takes memory, and time of everyone else
+LONGEST_UNKNOWN = 40  # characters; enough for most shops' ids, UUIDs among them
+NO_ITEM = ""  # what stands for a longer one in a session; no item is called so
 BOOLEANS = {"true": True, "false": False}
 
 encode = msgspec.json.Encoder().encode
@@ -54,7 +60,7 @@ class ServerSettings:
     epoch : int or None, None for the best or the last
     session_store : str
     reload_seconds, drain_seconds, session_ttl, client_rate : float
-    max_sessions, max_batch, max_queue : int
+    max_sessions, session_memory, max_batch, max_queue : int
     logs_all : bool, whether successful requests are logged too
     """
 
@@ -66,6 +72,7 @@ class ServerSettings:
     session_ttl: float = 1800.0
     client_rate: float = 0.0
     max_sessions: int = 500_000
+    session_memory: int = 1024
     max_batch: int = 64
     max_queue: int = 512
     logs_all: bool = True
@@ -85,7 +92,7 @@ class Api:
         self.slot = ModelSlot(partial(ServedModel, model_dir, epoch), partial(signature_of, model_dir, epoch),
                               monitoring.count_model, partial(prepare, model_dir))
         self.batcher = Batcher(self.slot, settings.max_batch, settings.max_queue, monitoring.batch_size.observe)
-        self.rates = ClientRates(settings.client_rate)
+        self.rates, self.compared = ClientRates(settings.client_rate), 0
         self.description, self.page = encode(messages.openapi()), PAGE.read_bytes()
         self.application = Starlette(lifespan=self.lifespan, routes=[
             Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),  # first, as they are tried in order
@@ -94,13 +101,14 @@ class Api:
             Route("/", self.show_page), Route("/openapi.json", self.describe),
         ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
                                Exception: refuse_failed})
+        self.application.router.redirect_slashes = False  # /livez/ is as unknown as any other path
 
     @asynccontextmanager
     async def lifespan(self, application):
-        address = self.settings.session_store
-        with nullcontext() if address else shared_directory() as own_directory:
+        address, store_bytes = self.settings.session_store, self.settings.session_memory << 20
+        with nullcontext() if address else shared_directory(store_bytes) as own_directory:
             self.store = open_store(address or machine_store(own_directory), self.settings.session_ttl,
-                                    self.settings.max_sessions, messages.MAX_CLICKS)
+                                    self.settings.max_sessions, messages.MAX_CLICKS, store_bytes)
             watcher = asyncio.create_task(self.slot.watch(self.settings.reload_seconds))
             if self.settings.drain_seconds:
                 self._drain_before_stopping()
@@ -127,9 +135,9 @@ class Api:
             raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
         return self.slot.model
 
-    async def ask(self, questions):
+    async def ask(self, questions, more=0):
         try:
-            return await self.batcher.ask(questions)
+            return await self.batcher.ask(questions, more)
         except QueueFull:
             raise Refused(503, "server", f"found {self.batcher.size} sessions waiting, expected room for "
                           f"{len(questions)} more within {self.settings.max_queue}", 1) from None
@@ -143,16 +151,16 @@ class Api:
         self.model(request)
         asked = await read_body(request)
         allowed = None if asked.allow is msgspec.UNSET else asked.allow
-        answers = await self.ask([Question(session, asked.k, asked.exclude + session * asked.exclude_seen, allowed)
-                                  for session in asked.sessions])
+        questions = [Question(session, asked.k, asked.exclude + session * asked.exclude_seen, allowed)
+                     for session in asked.sessions]
+        answers = await self.ask(questions, (len(asked.exclude) + len(allowed or ())) // IDS_OF_ONE)
         unknown = sum(answer.unknown for answer in answers)
         note(request, answers[0].model, unknown, sessions=len(answers))
         return reply(messages.Answers(named(answers[0].model), [
             messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown) for answer in answers]))
 
     async def recommend_live(self, request):
-        self.model(request)
-        asked = read_query(request, messages.Click)
+        model, asked = self.model(request), read_query(request, messages.Click)
         allowed = None if asked.allow is msgspec.UNSET else asked.allow
         try:
             if not asked.user_consent:
@@ -160,9 +168,9 @@ class Api:
                 clicks, question = [asked.item_id], Question([asked.item_id], asked.k)
                 session = None
             else:
-                session = await self.store.click(asked.session_id, asked.item_id)
+                session = await self.store.click(asked.session_id, kept_id(asked.item_id, model))
                 clicks, question = session.clicks, Question(session.clicks, asked.k)
-                if session.covered_of_kept >= 0:
+                if session.covered_of_kept >= 0 and is_state(session.state):
                     question = question._replace(covered=session.covered_of_kept, model=session.model,
                                                  state=session.state)
             question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
@@ -181,7 +189,13 @@ class Api:
         if item is None:
             raise Refused(404, "query.item_id",
                           f"found {asked.item_id[:40]!r}, expected an item that the model knows")
-        best, cosines = await asyncio.to_thread(model.similar, item, asked.k)  # a million items take long
+        if self.compared == MAX_COMPARED:
+            raise Refused(503, "server", f"found {MAX_COMPARED} searches for similar items, expected fewer", 1)
+        self.compared += 1
+        try:
+            best, cosines = await asyncio.to_thread(model.similar, item, asked.k)  # a million items take long
+        finally:
+            self.compared -= 1
         item_ids = [model.item_ids[index] for index in best.tolist()]
         return reply(messages.SimilarItems(named(model), asked.item_id, item_ids, rounded(cosines.tolist())))
 
@@ -295,6 +309,20 @@ def wrong_message(part, error):
     return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
 
 
+def kept_id(item_id, model):
+    """What a session keeps of a click.
+
+    A model that comes later may know an item that this one doesn't; but nobody is to fill the store with long
+    inventions.
+    """
+    return item_id if len(item_id) <= LONGEST_UNKNOWN or item_id in model.index_of else NO_ITEM
+
+
+def is_state(stored):
+    """Whether stored bytes can be a state: its numbers lie between -1 and 1, and scores of others may not be finite."""
+    return len(stored) % 4 == 0 and bool((np.abs(np.frombuffer(stored, np.float32)) <= 1.001).all())
+
+
 def is_worth_saving(session, model):
     """Whether to save the session's new state.
 
@@ -306,7 +334,7 @@ def is_worth_saving(session, model):
 
 
 def named(model):
-    return messages.Model(model.name, model.checksum)
+    return messages.Model(model.name, model.weights_checksum)
 
 
 def rounded(scores):

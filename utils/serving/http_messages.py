@@ -127,10 +127,12 @@ class Refusal(Struct):
 
 
 BAD_REQUEST = {400: "The request can't be read.", 405: "Another method is expected.",
-               408: "The request didn't arrive in time.", 431: "Path, query and headers are too large."}
+               408: "The request didn't arrive in time.", 431: "Path, query and headers are too large or too many.",
+               503: "Too many connections are open, or send too much at once."}
 BAD_QUERY = BAD_REQUEST | {422: "A parameter is missing, unknown, or outside its limits.",
                            429: "Too many requests from this client.",
-                           503: "No model yet, too many requests wait, or the session store doesn't answer."}
+                           503: "No model yet, too many requests wait, the session store doesn't answer, too many "
+                                "connections are open, or they send too much at once."}
 BAD_BODY = BAD_QUERY | {413: "The body is too large.", 415: "The body is not JSON.",
                         422: "The body is not what the schema allows."}
 ROUTES = [  # path, method, what it does, body, query, reply, other replies
@@ -141,7 +143,7 @@ ROUTES = [  # path, method, what it does, body, query, reply, other replies
     ("/v1/items", "get", "Items that the model knows", None, ItemSearch, FoundItems, BAD_QUERY),
     ("/livez", "get", "Is the process alive?", None, None, Health, BAD_REQUEST),
     ("/readyz", "get", "Can it answer now?", None, None, Health,
-     BAD_REQUEST | {503: "It loads its model, or is about to stop."}),
+     BAD_REQUEST | {503: "It loads its model, is about to stop, or has too many connections."}),
 ]
 
 

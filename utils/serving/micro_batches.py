@@ -1,7 +1,9 @@
 """Waiting questions are answered together, with one product with the item matrix for all of them.
 
-A lone question is answered at once. But a worker starts at most one batch per millisecond; questions that arrive
-meanwhile form the next batch. Larger batches take less processor time per question, so that under load all wait less.
+Larger batches take less processor time per question, so that under load all wait less. Therefore a worker lets a
+millisecond pass from the start of one batch to that of the next, and questions that arrive meanwhile join it. But once
+as many wait as lately came together at most, nobody else is expected, and they are answered at once. So a client that
+asks one question after another waits for nobody.
 """
 
 import asyncio
@@ -12,7 +14,8 @@ import numpy as np
 
 from utils.data.sessions import Sessions
 
-SPACING = 0.001  # shortest time between the starts of two batches, in seconds
+SPACING = 0.001  # time between the starts of two batches while more questions are expected, in seconds
+LATELY = 32  # batches
 
 
 class Question(NamedTuple):
@@ -73,34 +76,48 @@ class Batcher:
 
     def __init__(self, slot, max_batch, max_queue, on_batch=lambda size: None):
         self.slot, self.max_batch, self.max_queue, self.on_batch = slot, max_batch, max_queue, on_batch
-        self.waiting, self.size, self.is_scheduled = deque(), 0, False
+        self.waiting, self.size = deque(), 0  # (questions, their future, what they count), and the sum of the last
         self.began = -SPACING  # when the last batch started, by the event loop's clock
+        self.sizes, self.expected = deque(maxlen=LATELY), 1  # calls of `ask` in the last batches; the most of these
+        self.next, self.is_at_once = None, False  # how the event loop will call `_answer_waiting`
 
-    async def ask(self, questions):
-        """The Answers to a list of Questions; QueueFull if there is no room for all of them."""
-        if self.size + len(questions) > self.max_queue:
+    async def ask(self, questions, more=0):
+        """The Answers to a list of Questions; QueueFull if there is no room for all of them.
+
+        They count as so many more than they are. That alone doesn't keep them out of an empty queue.
+        """
+        counted = len(questions) + more
+        if self.size + counted > self.max_queue and (self.size or len(questions) > self.max_queue):
             raise QueueFull
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self.waiting.append((questions, future))
-        self.size += len(questions)
+        self.waiting.append((questions, future, counted))
+        self.size += counted
         self._schedule(loop)
         return await future
 
     def _schedule(self, loop):
-        if self.waiting and not self.is_scheduled:
-            self.is_scheduled = True
-            loop.call_later(max(self.began + SPACING - loop.time(), 0), self._answer_waiting, loop)
+        """See to it that what waits is answered: at once if nobody else is expected, otherwise when it is time."""
+        if self.is_at_once or not self.waiting:
+            return
+        if len(self.waiting) >= self.expected:
+            if self.next:
+                self.next.cancel()
+            self.next, self.is_at_once = loop.call_soon(self._answer_waiting, loop), True
+        elif not self.next:
+            self.next = loop.call_later(max(self.began + SPACING - loop.time(), 0), self._answer_waiting, loop)
 
     def _answer_waiting(self, loop):
-        self.is_scheduled, self.began = False, loop.time()
+        self.next, self.is_at_once, self.began = None, False, loop.time()
         batch, futures = [], []
         while self.waiting and len(batch) < self.max_batch:
-            questions, future = self.waiting.popleft()
-            self.size -= len(questions)
+            questions, future, counted = self.waiting.popleft()
+            self.size -= counted
             if not future.done():  # cancelled: the client is gone
                 futures.append((future, len(batch), len(batch) + len(questions)))
                 batch += questions
+        self.sizes.append(len(futures))
+        self.expected = max(self.sizes)
         self._schedule(loop)  # the rest, after the event loop has looked at the connections
         if not batch:
             return

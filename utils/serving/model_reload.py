@@ -1,8 +1,8 @@
 """The model that is served. A new one is loaded, tried and swapped in; a broken one is refused."""
 
 import asyncio
-import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,10 @@ from utils.model.load import load_scorer
 from utils.model.top_k import top_k_of_rows
 
 logger = logging.getLogger("gru4rec")
+
+
+class ModelChanged(InputError):
+    """Another model took the place of the one that was being loaded."""
 
 
 class ServedModel:
@@ -30,22 +34,34 @@ class ServedModel:
     ----------
     name : str
         The names of the model directory and the epoch.
+    weights_checksum : str
+        SHA-256 of the weights, which replies name.
     checksum : str
-        SHA-256 of the weights.
+        SHA-256 of weights, vocabulary and network together: what live states are saved under.
 
     Raises
     ------
+    ModelChanged
+        The model's files changed while they were read.
     InputError
         The model can't be loaded, or doesn't answer as a trained network does.
     """
 
     def __init__(self, model_dir, epoch=None):
+        model_dir = Path(os.path.realpath(model_dir))  # only here: a link may be switched at any moment
         epoch = choose_epoch(model_dir, epoch)
-        self.scorer, item_ids = load_scorer(model_dir, epoch)
         directory = checkpoint.epoch_directory(model_dir, epoch)
-        state = json.loads((directory / checkpoint.STATE).read_text(encoding="utf-8"))  # load_scorer has checked it
-        self.checksum = state["files"][checkpoint.MODEL]["sha256"]
-        self.name = f"{Path(model_dir).resolve().name}/{directory.name}"
+        before, failure = _state_of_files(model_dir, directory), None
+        try:
+            self.scorer, item_ids = load_scorer(model_dir, epoch)
+        except (InputError, OSError) as error:
+            failure = error
+        if _state_of_files(model_dir, directory) != before:
+            raise ModelChanged(f"{model_dir}: found files that changed while they were read, expected one model")
+        if failure:
+            raise failure
+        self.weights_checksum, self.checksum = self.scorer.weights_checksum, self.scorer.checksum
+        self.name = f"{model_dir.name}/{directory.name}"
         self.item_ids = item_ids or [str(index) for index in range(len(self.scorer.item_matrix))]
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
         self.lengths = None  # of the items' vectors; computed when `similar` first needs them
@@ -101,6 +117,8 @@ class ModelSlot:
             self.prepare()
             model = await asyncio.to_thread(self.load)
         except (InputError, OSError, MemoryError) as error:
+            if isinstance(error, ModelChanged):
+                self.seen = None  # nothing is known to be wrong with what is there now
             logger.error("model refused", extra={"reason": str(error), "serving": before and before.name})
             self.on_change(None, before)
             return False
@@ -119,12 +137,25 @@ class ModelSlot:
             await asyncio.sleep(seconds)
 
 
+def _state_of_files(model_dir, directory):
+    """What changes when one of the files that make up a model is replaced or written to; `directory` is the epoch's."""
+    found = []
+    for path in (model_dir / "config.json", model_dir / "vocab.txt", directory / checkpoint.STATE,
+                 directory / checkpoint.MODEL):
+        try:
+            status = path.stat()
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError as error:
+            found.append(error.errno)
+    return found
+
+
 def signature_of(model_dir, epoch=None):
     """A value that changes when a model directory has another model: the path and the state of its state.json."""
     try:
         chosen = choose_epoch(model_dir, epoch)
-        found = (checkpoint.epoch_directory(model_dir, chosen) / checkpoint.STATE).resolve()
-        status = found.stat()
-        return str(found), status.st_ino, status.st_mtime_ns
+        found = os.path.realpath(checkpoint.epoch_directory(model_dir, chosen) / checkpoint.STATE)
+        status = os.stat(found)
+        return found, status.st_ino, status.st_mtime_ns
     except (InputError, OSError) as error:
         return str(error)

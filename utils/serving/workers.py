@@ -5,20 +5,23 @@ With one socket for all, a worker that looks would take all waiting connections,
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import threading
 
 import uvicorn
 import uvloop
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import multiprocess as supervisor
 
-from utils.serving.http_protocol import LimitedProtocol
-from utils.serving.http_requests import log_settings
+from utils.files import InputError
+from utils.serving.http_protocol import MAX_CONNECTIONS, LimitedProtocol
+from utils.serving.json_log import log_settings
 
 HANGING_SECONDS = 30  # a worker is replaced after this time without a sign of life
 GRACE_SECONDS = 30  # time for a stopping worker to finish its replies
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep connections, so that none sends a request on a closing one
+RESERVE = 160  # descriptors of a worker that are no connections: 30, up to 100 to Redis, and the files of a reload
 
 
 class SharedPortLoop(uvloop.Loop):
@@ -31,8 +34,8 @@ class SharedPortLoop(uvloop.Loop):
 class Worker(uvicorn.Config):
     """How to serve in a process started by `serve_forever`. The process stops when its parent is gone."""
 
-    def __init__(self, directory, *arguments, **more):
-        self.directory = directory
+    def __init__(self, directory, max_connections, *arguments, **more):
+        self.directory, self.max_connections = directory, max_connections
         super().__init__(*arguments, **more)
 
     def load(self):
@@ -46,7 +49,37 @@ class Worker(uvicorn.Config):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def serve_forever(application, host, port, workers, directory):
+class Watched(supervisor.Process):
+    """A worker process for uvicorn's supervisor, which sees at once if it dies while it is asked whether it lives."""
+
+    def start(self):
+        super().start()
+        self.child_conn.close()  # the process has its own; as long as this one is open, the other end never ends
+
+
+def connections_allowed(asked=0):
+    """How many connections a worker may hold, so that descriptors are left for the rest of its work.
+
+    The limit of open files of this process, which its workers inherit, is raised where that is needed and allowed.
+
+    Parameters
+    ----------
+    asked : int
+        How many are wanted; 0: MAX_CONNECTIONS, or fewer where there aren't enough descriptors.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = (asked or MAX_CONNECTIONS) + RESERVE
+    files = min([wanted] + [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY])
+    if files < wanted:
+        files = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    if files < wanted and asked or files <= RESERVE:
+        raise InputError(f"--max_connections: found {asked} and at most {files} open files (ulimit -Hn), expected "
+                         f"{RESERVE} more files than connections")
+    return files - RESERVE
+
+
+def serve_forever(application, host, port, workers, directory, max_connections):
     """Run an application until a signal comes; workers that die are replaced.
 
     Parameters
@@ -57,14 +90,17 @@ def serve_forever(application, host, port, workers, directory):
     port, workers : int
     directory : Path
         The workers' shared directory. This process's caller deletes it; if this process is killed, its workers do.
+    max_connections : int
+        How many a worker holds at once.
     """
     for number in signal.SIGINT, signal.SIGTERM:  # which uvicorn raises again once it has stopped; that is no failure
         signal.signal(number, lambda *_: None)
-    config = Worker(directory, application, factory=True, host=host, port=port, workers=workers,
+    config = Worker(directory, max_connections, application, factory=True, host=host, port=port, workers=workers,
                     loop=f"{__name__}:SharedPortLoop", http=LimitedProtocol, log_config=log_settings(),
                     access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
                     timeout_graceful_shutdown=GRACE_SECONDS, timeout_worker_healthcheck=HANGING_SECONDS)
     if workers > 1:
-        Multiprocess(config, sockets=None).run()  # each worker opens its own socket
+        supervisor.Process = Watched
+        supervisor.Multiprocess(config, sockets=None).run()  # each worker opens its own socket
     else:
         uvicorn.Server(config).run()

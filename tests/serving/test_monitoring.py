@@ -1,0 +1,53 @@
+"""utils/serving/monitoring.py: workers count together where they can, and for themselves where they can't."""
+
+import os
+import subprocess
+import sys
+
+from conftest import ROOT
+
+COUNT = """
+import logging, os, sys
+logging.basicConfig(format="%(message)s")
+from utils.serving import monitoring
+for number in range(int(sys.argv[1])):
+    monitoring.count_request("GET", f"/{number}", 200, 0.001)
+sys.stdout.write(monitoring.exposition()[0].decode())
+"""
+
+
+def count(directory, requests=1):
+    """The sum of all requests that a new worker shows after it has counted some, and its log."""
+    process = subprocess.run([sys.executable, "-c", COUNT, str(requests)], cwd=ROOT, capture_output=True, text=True,
+                             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)})
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.startswith("gru4rec_requests_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines), process.stderr
+
+
+def test_processes_count_together(tmp_path):
+    assert [count(tmp_path)[0] for _ in range(3)] == [1, 2, 3]
+
+
+def test_files_have_their_place_on_the_disk(tmp_path):
+    """More series than were reserved make them larger."""
+    assert count(tmp_path)[0] == 1
+    for path in tmp_path.iterdir():
+        assert path.stat().st_blocks * 512 >= path.stat().st_size >= 100_000
+    assert count(tmp_path, 1500) == (1501, "")
+    sizes = [path.stat() for path in tmp_path.iterdir()]
+    assert max(size.st_size for size in sizes) > 1 << 20
+    assert all(size.st_blocks * 512 >= size.st_size for size in sizes)
+
+
+def test_without_a_directory_a_worker_counts_for_itself(tmp_path):
+    for _ in range(2):
+        found, log = count(tmp_path / "none")
+        assert found == 1 and "metrics of this worker stay its own" in log
+    (tmp_path / "file").write_text("")
+    assert count(tmp_path / "file")[0] == 1
+
+
+def test_a_directory_of_ours_is_made_again(tmp_path):
+    from utils.serving.shared_directory import PREFIX
+    assert [count(tmp_path / f"{PREFIX}x")[0] for _ in range(2)] == [1, 2]

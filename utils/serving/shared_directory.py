@@ -1,0 +1,60 @@
+"""The directory of what the workers of one server share: live sessions and metrics.
+
+It is in memory, where it can vanish under a running server: systemd, for example, empties /dev/shm when the last shell
+of a user ends. So whoever needs the directory makes it again.
+"""
+
+import errno
+import logging
+import multiprocessing
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+MEMORY = Path("/dev/shm")
+PREFIX = "gru4rec_serve_"
+BESIDE_SESSIONS = 32 << 20  # bytes; for metrics, and for changes that SQLite has yet to merge into its file
+
+logger = logging.getLogger("gru4rec")
+
+
+@contextmanager
+def shared_directory(session_bytes):
+    """The Path of a new directory for live sessions of this many bytes; it is deleted after the block.
+
+    It is in memory if there is room.
+    """
+    has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= session_bytes + BESIDE_SESSIONS
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=MEMORY if has_room else None,
+                                     ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def restore(directory):
+    """Make a shared directory again if it was deleted; does nothing for directories that aren't `shared_directory`'s.
+
+    Raises
+    ------
+    OSError
+        It can't be made, or somebody else has made one of that name meanwhile.
+    """
+    directory = Path(directory)
+    parent = multiprocessing.parent_process()
+    if not directory.name.startswith(PREFIX) or (parent and not parent.is_alive()):  # then it was deleted for good
+        return
+    try:
+        directory.mkdir(mode=0o700)
+        logger.error("shared directory made again", extra={"path": str(directory), "reason": "it was deleted"})
+    except FileExistsError:
+        status = directory.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "found what another user made, expected our directory",
+                                  str(directory)) from None
+
+
+def machine_store(directory):
+    """The address of the `MachineStore` in a directory."""
+    return str(directory / "sessions.sqlite")
