@@ -8,34 +8,49 @@ them. The merged network is a GRU4Rec like any other: its states are theirs side
 them are 0. All scripts take it. It costs as much as its models together. Needs no Paddle.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
+import os
 from pathlib import Path
 
 import numpy as np
 
+from utils.data.session_files import refuse_sessions
 from utils.files import InputError
+from utils.memory import require_memory
 from utils.model import checkpoint
-from utils.model.layout import GATES, ITEM_MATRIX, NetworkSettings, layers
+from utils.model.layout import GATES, ITEM_MATRIX, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
-from utils.options import Parser, number
+from utils.options import COUNT, Parser, number
 from utils.process import run
+from utils.training.resume import hold_directory
 
 SAME = "embedding", "reset_after"
+MERGED_BYTES = 8  # of each weight: as it is computed, and as it is written
 
 
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL_DIR",
                         help="model directories with the same vocab.txt, at least two")
-    parser.add_argument("--epoch", type=number(int, 0), default=0,
-                        help="which epoch of each to use, >= 1; 0: its best one by validation, or its last")
+    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
+                        help="which epoch of each to use; 0: its best one by validation, or its last")
     parser.add_argument("--model_dir", required=True, help="directory to write")
     parser.add_argument("--overwrite", type=number(int, 0, 1), default=0,
                         help="1: delete the run in --model_dir first")
     options = parser.parse_args()
     if len(options.models) < 2:
         raise InputError("MODEL_DIR: found one model, expected at least two")
-    if Path(options.model_dir).resolve() in [Path(path).resolve() for path in options.models]:
+    models = [os.path.realpath(path) for path in options.models]
+    if os.path.realpath(options.model_dir) in models:
         raise InputError(f"--model_dir: found one of the models, {options.model_dir}, expected another directory")
+    for place, (path, real) in enumerate(zip(options.models, models)):
+        if real in models[:place]:
+            raise InputError(f"MODEL_DIR: found {path} twice, expected every model once: a mean of the same scores "
+                             "would be no better")
+    refuse_sessions(options.model_dir, "--model_dir")
     return options
 
 
@@ -46,10 +61,13 @@ def main():
     for number_of, path in enumerate(options.models):
         check_fit(path, all_settings[number_of], data[number_of], options.models[0], all_settings[0], data[0])
     settings = merged_settings(all_settings)
-    model_dir = Path(options.model_dir)
-    checkpoint.start_run(model_dir, {"network": settings.as_dict(), "data": data[0], "merged": options.models},
-                         Path(options.models[0]) / "vocab.txt", bool(options.overwrite))
-    checkpoint.save_epoch(model_dir, 1, merged_weights(all_weights, settings), {}, {})
+    require_memory(MERGED_BYTES * weight_count(settings, len(all_weights[0][ITEM_MATRIX])),
+                   f"MODEL_DIR: found {len(options.models)} models whose merged one has layers of {settings.hid_size}")
+    model_dir, weights = Path(options.model_dir), merged_weights(all_weights, settings)
+    with hold_directory(model_dir):
+        checkpoint.start_run(model_dir, {"network": settings.as_dict(), "data": data[0], "merged": options.models},
+                             Path(options.models[0]) / "vocab.txt", bool(options.overwrite))
+        checkpoint.save_epoch(model_dir, 1, weights, {}, {})
     print(f"model saved in {checkpoint.epoch_directory(model_dir, 1)}")
 
 

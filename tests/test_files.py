@@ -1,4 +1,5 @@
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, files_below
 
-from utils.files import InputError, finish, require_file, write_atomically
+from utils.files import InputError, finish, open_file, require_file, write_atomically
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -66,6 +67,16 @@ def test_the_file_is_as_readable_as_the_mask_allows(tmp_path):
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
 
 
+def test_or_as_readable_as_was_asked_for(tmp_path):
+    before = os.umask(0)
+    try:
+        with write_atomically(tmp_path / "file", permissions=0o600):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")
@@ -77,8 +88,9 @@ def test_a_link_stays_a_link(tmp_path):
 def test_what_is_no_place_for_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("old")
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
     for path, found in [(tmp_path, "a directory"), (tmp_path / "file" / "new", "a file"),
-                        (tmp_path / "pipe", "a device or a")]:
+                        (tmp_path / "pipe", "a device or a"), (tmp_path / "loop", "a link that leads to itself")]:
         with pytest.raises(InputError, match=f"found {found}.*, expected"):
             with write_atomically(path):
                 pass
@@ -111,3 +123,25 @@ def test_require_file_accepts_files_only(tmp_path):
         require_file(tmp_path, "--input")
     with pytest.raises(InputError, match="--input: found no file"):
         require_file(tmp_path / "absent", "--input")
+
+
+@pytest.mark.parametrize("read", [require_file, open_file])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(os.path.relpath(tmp_path / "socket"))  # of an absolute path too much may be too long
+    with listening:
+        for name, found in [("", "the directory"), ("pipe", "the pipe"), ("endless", "the device"),
+                            ("loop", "a link that leads to itself"), ("absent", "no file"), ("a\0b", "no file")]:
+            with pytest.raises(InputError, match=f"^--input: found {found}.*, expected "):
+                read(tmp_path / name, "--input")
+        with pytest.raises((InputError, OSError)):  # a socket can't even be opened
+            read(tmp_path / "socket", "--input")
+
+
+def test_an_opened_file_is_read_as_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b"a\r\n\xff")
+    with open_file(tmp_path / "file", "--input") as file:
+        assert file.read() == b"a\r\n\xff"

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, run_script, with_flags
 
+from utils.files import InputError
 from utils.runlog import append_record, read_records
 
 # Packages that write down what they are told: what the real ones do with it, their own tests say.
@@ -42,8 +43,9 @@ class LogWriter:
 
 
 def flags(data, model_dir, *more):
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
-            "--threads", 1, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1, *more]
+    usual = ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+             "--threads", 1, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1]
+    return with_flags(usual, more)
 
 
 def environment(packages):
@@ -157,3 +159,10 @@ def test_lines_that_are_no_records_are_passed_over(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n{"ep\n[]\n\xff\n{"epoch": 2}\n')
     assert [record["epoch"] for record in read_records(tmp_path)] == [1, 2]
     assert read_records(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_would_never_end_is_not_read_as_records(tmp_path, make):
+    make(tmp_path / "metrics.jsonl")
+    with pytest.raises(InputError, match="found the (pipe|device) .*metrics.jsonl, expected a file"):
+        read_records(tmp_path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -12,16 +13,18 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags
 from safetensors.numpy import load_file
 
+from utils import memory
 from utils.model import checkpoint
 
 
 def flags(data, model_dir, *more):
     """A quick run on `data`; later flags win."""
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
-            "--threads", 1, "--hid_size", 8, "--pass_num", 1, "--batch_size", 10, *more]
+    usual = ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+             "--threads", 1, "--hid_size", 8, "--pass_num", 1, "--batch_size", 10]
+    return with_flags(usual, more)
 
 
 def lines_of(path):
@@ -180,6 +183,54 @@ def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name):
     assert not (tmp_path / "model").exists()
 
 
+LARGE_COUNTS = {"one too large for any machine": 999_999_999, "one whose weights are too large": 40_000_000}
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """A machine with 16 GiB left, whatever this one has."""
+    monkeypatch.setattr(memory, "available", lambda: 16 << 30)
+
+
+@pytest.mark.parametrize("name", LARGE_COUNTS)
+def test_a_lone_count_that_is_too_large_ends_in_one_line(tiny_data, tmp_path, run_here, little_memory, name):
+    write(tmp_path / "vocab.txt", f"{LARGE_COUNTS[name]}\n")
+    more = ["--vocab_path", tmp_path / "vocab.txt", "--hid_size", 1000]
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", *more))
+    *warnings, error = process.stderr.splitlines()
+    assert process.returncode == 2 and len(warnings) < 2 and str(LARGE_COUNTS[name]) in error
+    assert str(tmp_path / "vocab.txt") in error and "of memory, expected at most the" in error
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("script, more, fragments", [
+    ("train.py", ["--hid_size", "100000"], ["--hid_size 100000"]),
+    ("train_sample_neg.py", ["--hid_size", "9999,9999,9999,9999,9999"], ["--hid_size 9999,9999"]),
+    ("train_sample_neg.py", ["--neg_size", 2_000_000_000], ["--neg_size"]),
+    ("train_sample_neg.py", ["--neg_size", 200_000_000, "--batching", "sessions", "--negatives", "tiled"],
+     ["--neg_size"])], ids=str)
+def test_what_takes_more_memory_than_there_is_ends_in_one_line_at_once(tiny_data, tmp_path, run_here, little_memory,
+                                                                       script, more, fragments):
+    process = run_here(script, *flags(tiny_data, tmp_path / "model", *more))
+    assert_one_line_error(process, *fragments)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("flag, target, found", [
+    ("--vocab_path", "/dev/zero", "the device"), ("--vocab_path", "pipe", "the pipe"),
+    ("--vocab_path", "loop", "leads to itself"), ("--train_dir", "/dev/zero", "--train_dir"),
+    ("--train_dir", "pipe", "--train_dir"), ("--train_dir", "loop", "--train_dir"),
+    ("--valid_dir", "loop", "--valid_dir"), ("--valid_dir", "pipe", "--valid_dir"),
+    ("--config", "/dev/zero", "--config"), ("--config", "pipe", "--config"), ("--config", "loop", "--config"),
+    ("--model_dir", "/dev/zero", "--model_dir"), ("--model_dir", "pipe", "--model_dir"),
+    ("--model_dir", "loop", "--model_dir")])
+def test_what_is_no_file_ends_in_one_line_at_once(tiny_data, tmp_path, run_here, flag, target, found):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", flag, tmp_path / target))
+    assert_one_line_error(process, found, tmp_path / target)
+
+
 @pytest.mark.parametrize("more, fragments", [
     (["--train_dir", "nowhere"], ["--train_dir", "nowhere"]),
     (["--vocab_path", "nowhere"], ["--vocab_path", "nowhere"]),
@@ -215,10 +266,55 @@ def test_sessions_of_another_vocabulary_are_refused(tiny_data, tmp_path):
     assert_one_line_error(process, "--train_dir", "another vocab.txt")
 
 
-def test_a_loss_that_overflows_ends_in_one_line_and_keeps_the_epochs(tiny_data, tmp_path):
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--base_lr", 1e38))
-    assert_one_line_error(process, "--base_lr", "step")
-    assert (tmp_path / "model/config.json").exists() and not list(tmp_path.rglob("*.tmp"))
+def test_no_model_is_written_among_sessions(tiny_data, tmp_path):
+    shutil.copytree(tiny_data / "test_data", tmp_path / "data")
+    shutil.copytree(ROOT / "train_data", tmp_path / "train_data")
+    before = files_below(tmp_path)
+    for name in "train.py", "train_sample_neg.py":
+        for directory, found in [("data", "test.txt"), ("train_data", "text2paddle.json")]:
+            process = run_script(name, *flags(tiny_data, tmp_path / directory))
+            assert_one_line_error(process, "--model_dir: found sessions in", found)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("more, flag", [
+    (["--base_lr", 1e38], "--base_lr 1e+38"), (["--lr_end", 1e38], "--lr_end 1e+38"),
+    (["--emb_lr_x", 1e38, "--base_lr", 1], "--emb_lr_x 1e+38")])
+def test_a_loss_that_overflows_ends_in_one_line_that_names_the_flag(tiny_data, tmp_path, run_here, more, flag):
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", *more))
+    assert_one_line_error(process, f"train.py: {flag}: found ", "step")
+    assert not list(tmp_path.iterdir()), "there was nothing to keep"
+
+
+DIVERGING = {
+    "train.py": [["--base_lr", 1e9], ["--lr_end", 1e9], ["--emb_lr_x", 1e8]],
+    "train_sample_neg.py": [["--base_lr", 1e6], ["--logq", 1e5], ["--loss", "bpr-max", "--base_lr", 100],
+                            ["--fc_lr_x", 1e8, "--embedding", "separate"],
+                            ["--batching", "sessions", "--negatives", "tiled", "--base_lr", 1e6, "--tune_cpu", 0]],
+}
+
+
+@pytest.mark.parametrize("script, more", [(script, more) for script, cases in DIVERGING.items() for more in cases],
+                         ids=str)
+def test_a_loss_far_above_that_of_random_guesses_is_one_warning_that_names_the_flag(
+        tiny_data, tmp_path, run_here, script, more):
+    sampled = ["--neg_size", 16] * (script != "train.py")
+    process = run_here(script, *flags(tiny_data, tmp_path / "model", "--pass_num", 2, *sampled, *more))
+    flag = next(flag for flag in more if flag in ("--base_lr", "--lr_end", "--emb_lr_x", "--fc_lr_x", "--logq"))
+    assert process.returncode == 0 and process.stdout.endswith("finish training\n")
+    assert process.stderr.count("\n") == 1, process.stderr
+    assert re.fullmatch(rf"{script}: {flag} \S+: found a loss of \S+ in epoch 1, expected one below that of random "
+                        r"guesses, \S+; lower it\n", process.stderr)
+
+
+@pytest.mark.parametrize("more", [
+    ["--base_lr", 0], ["--loss", "bpr-max"], ["--loss", "top1"], ["--loss", "bpr"], ["--base_lr", 0, "--batch_size", 1],
+    ["--logq", 2], ["--tune_cpu", 0, "--base_lr", 0], ["--neg_size", 0, "--loss", "top1-max", "--base_lr", 0],
+    ["--batching", "sessions", "--negatives", "tiled", "--base_lr", 0],
+    ["--batching", "sessions", "--label_smoothing", 0.9]], ids=str)
+def test_a_loss_like_that_of_random_guesses_is_none(tiny_data, tmp_path, run_here, more):
+    defaults = [] if "--neg_size" in more else ["--neg_size", 16]
+    assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *defaults, *more)))
 
 
 def limited_to(size):
@@ -233,7 +329,15 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(tiny_data,
     more = flags(tiny_data, tmp_path / "model", "--hid_size", 16)
     process = run_script("train.py", *more, preexec_fn=limited_to(5000))
     assert_one_line_error(process, "epoch_1", "File too large")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "vocab.txt"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_was_there_and_its_files_stay(tiny_data, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/notes.txt").write_text("precious")
+    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--base_lr", 1e38))
+    assert_one_line_error(process, "--base_lr")
+    assert (tmp_path / "model/notes.txt").read_text() == "precious"
 
 
 @pytest.fixture(scope="module")

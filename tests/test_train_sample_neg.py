@@ -4,13 +4,14 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, run_script, with_flags
 from safetensors.numpy import load_file
 
 
 def flags(data, model_dir, *more):
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
-            "--threads", 1, "--hid_size", 8, "--pass_num", 3, "--neg_size", 16, *more]
+    usual = ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+             "--threads", 1, "--hid_size", 8, "--pass_num", 3, "--neg_size", 16]
+    return with_flags(usual, more)
 
 
 def losses(model_dir):

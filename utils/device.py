@@ -19,6 +19,7 @@ import numpy as np
 from utils.files import InputError
 from utils.native import kernels
 from utils.native.compiling import NotCompiled
+from utils.process import hold_back_sigterm
 
 # glibc's mallopt parameters, from malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -216,11 +217,15 @@ def _load_paddle():
     Those would end the process with a C++ stack where the script means to end with one line.
     """
     on_termination = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stderr(io.StringIO()) as messages, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No ccache found")
-        import paddle
-    paddle.disable_signal_handler()
-    signal.signal(signal.SIGTERM, on_termination)
+    hold_back_sigterm(True)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as messages, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No ccache found")
+            import paddle
+        paddle.disable_signal_handler()
+        signal.signal(signal.SIGTERM, on_termination)
+    finally:
+        hold_back_sigterm(False)
     for line in messages.getvalue().splitlines():
         if "OMP_NUM_THREADS" not in line:
             print(line, file=sys.stderr)

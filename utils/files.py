@@ -1,12 +1,15 @@
-"""Files that are written completely or not at all, and the one kind of error that a user's input can raise."""
+"""Files that are written completely or not at all, files to read, and the one error that a user's input can raise."""
 
 import errno
 import os
+import stat
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+KINDS = {stat.S_IFDIR: "the directory", stat.S_IFIFO: "the pipe", stat.S_IFSOCK: "the socket",
+         stat.S_IFCHR: "the device", stat.S_IFBLK: "the device"}
 
 
 class InputError(Exception):
@@ -18,7 +21,7 @@ class InputError(Exception):
 
 
 @contextmanager
-def write_atomically(path, mode="w"):
+def write_atomically(path, mode="w", permissions=None):
     """Open a temporary file beside `path` and rename it to `path` when the block ends well.
 
     Readers see the old file or the complete new one, never a part. If the block raises, the temporary file is removed
@@ -31,6 +34,8 @@ def write_atomically(path, mode="w"):
         The file to write; its folder is created if missing. If it is a link, the file that it points to is written.
     mode : {"w", "wb"}
         Text (UTF-8, newlines as written) or bytes.
+    permissions : int, optional
+        Who may read and write the file; by default what the process's mask leaves.
     """
     path = Path(path)
     if path.is_dir():
@@ -38,7 +43,9 @@ def write_atomically(path, mode="w"):
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: found a device or a pipe, expected a file to write")
     if path.is_symlink():
-        path = path.resolve()
+        path = Path(os.path.realpath(path))
+        if path.is_symlink():
+            raise _loop(path, path)
     if path.parent.is_file():
         raise InputError(f"{path.parent}: found a file, expected a directory to write {path.name} in")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +60,7 @@ def write_atomically(path, mode="w"):
             yield file
             if not file.closed:
                 finish(file)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask() if permissions is None else permissions)
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -84,14 +91,62 @@ def sync_directory(directory):
         os.close(descriptor)
 
 
-def require_file(path, flag):
-    """The `path` as a Path; InputError if it is a directory or doesn't exist."""
+def require_file(path, flag, expected="one that exists"):
+    """The `path` as a Path; InputError unless it is a regular file: pipes keep a reader waiting, devices never end."""
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{flag}: found the directory {path}, expected a file")
-    if not path.exists():
-        raise InputError(f"{flag}: found no file {path}, expected one that exists")
+    try:
+        _require_regular(path.stat().st_mode, path, flag)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, path, flag, expected) from None
     return path
+
+
+def require_different(inputs, outputs):
+    """InputError if a script would write a file that it reads, or the same file twice.
+
+    inputs, outputs : lists of (flag, path), where the flag names the path for errors
+    """
+    taken = {Path(os.path.realpath(path)): f"where {flag} would be overwritten" for flag, path in inputs}
+    for flag, path in outputs:
+        place = Path(os.path.realpath(path))
+        if place in taken:
+            raise InputError(f"{flag}: found {path}, {taken[place]}; expected another file")
+        taken[place] = f"which {flag} writes, too"
+
+
+def open_file(path, flag, expected="one that exists"):
+    """A regular file, open for reading bytes; InputError as of `require_file`. Never waits.
+
+    What was opened is looked at, not what the path leads to a moment before.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, path, flag, expected) from None
+    try:
+        _require_regular(os.fstat(descriptor).st_mode, path, flag)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(mode, path, flag):
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{flag}: found {KINDS.get(stat.S_IFMT(mode), 'no regular file')} {path}, expected a file")
+
+
+def _unreadable(error, path, flag, expected):
+    """What to raise for an error while a file was looked for or opened."""
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return _loop(flag, path)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)):  # ValueError: a zero character
+        return InputError(f"{flag}: found no file {path}, expected {expected}")
+    return error
+
+
+def _loop(flag, path):
+    return InputError(f"{flag}: found a link that leads to itself, {path}, expected a file")
 
 
 def _umask():

@@ -3,18 +3,45 @@
 import argparse
 import json
 import math
-import sys
 
+from utils.data.session_files import refuse_sessions
 from utils.files import InputError, require_file
 
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
+# Upper limits of flags that would make sense without any.
+COUNT = 2**31 - 1  # what a 32-bit integer holds
+SEED = 2**63 - 1
+FLOAT32 = 1e38  # nearly the largest
+SECONDS = 1e9  # 32 years
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every default, and the script's docstring as it is written."""
+    """Shows every flag's limits and default, and the script's docstring as it is written."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        text = action.help if action.default is None else super()._get_help_string(action)
+        limits = getattr(action.type, "limits", "")
+        if not limits:
+            return text
+        return f"{text[:-1]}, {limits})" if text.endswith("(default: %(default)s)") else f"{text} ({limits})"
+
+
+class _OnlyOnce:
+    """Part of an action: the flag is refused where it comes a second time, since the first would be lost."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if option_string and self.dest in parser.given:
+            raise argparse.ArgumentError(self, "found twice, expected once")
+        parser.given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Store(_OnlyOnce, argparse._StoreAction):
+    pass
+
+
+class _StoreTrue(_OnlyOnce, argparse._StoreTrueAction):
+    pass
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,43 +49,67 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        for name, action in ((None, _Store), ("store", _Store), ("store_true", _StoreTrue)):
+            self.register("action", name, action)
+        self.given = set()
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.given = set()
+        return super().parse_known_args(args, namespace)
 
     def parse_with_config(self, arguments=None):
         """Parse the command line and the file that --config names; flags of the command line win over the file's."""
-        arguments = sys.argv[1:] if arguments is None else arguments
         given = self.parse_args(arguments)
-        return self.parse_args([*self._flags_of_config(given.config), *arguments]) if given.config else given
+        return self.parse_args(arguments, self._read_config(given.config)) if given.config else given
 
-    def _flags_of_config(self, path):
-        """The flags of a JSON file as command line arguments, to put before the user's own."""
+    def _read_config(self, path):
+        """The flags of a JSON file, as a namespace for the command line to change."""
         try:
-            settings = json.loads(require_file(path, "--config").read_text(encoding="utf-8"))
-            values = {f"--{name}": value for name, value in settings.items()}
+            text = require_file(path, "--config").read_text(encoding="utf-8")
+            values = [(f"--{name}", value) for name, value in json.loads(text, object_pairs_hook=_JsonObject).pairs]
         except (ValueError, AttributeError, RecursionError):
             raise InputError(f"--config: found no JSON object in {path}, "
                              "expected one such as those in settings/") from None
         flags = []
-        for flag, value in values.items():
+        for flag, value in values:
             action = self._option_string_actions.get(flag)
             if action is None or flag in ("--config", "--help"):
                 raise InputError(f"--config: found {flag.removeprefix('--')!r} in {path}, expected names of flags as "
                                  f"{self.prog} -h lists them")
-            is_switch = action.nargs == 0
-            if isinstance(value, bool) != is_switch or value is None or isinstance(value, dict):
+            kinds, expected = _kinds_in_config(action)
+            if type(value) not in kinds:
                 raise InputError(f"--config: found {json.dumps(value)[:40]} for {flag.removeprefix('--')} in {path}, "
-                                 "expected " + ("true or false" if is_switch else "a number, a text or a list"))
-            if not is_switch:
-                flags.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+                                 f"expected {expected}")
+            if type(value) is not bool:
+                flags.append(f"{flag}={','.join(map(str, value)) if type(value) is list else value}")
             elif value:
                 flags.append(flag)
         try:
-            self.parse_args(flags)
+            return self.parse_args(flags)
         except InputError as error:
             raise InputError(f"--config {path}: {error}") from None
-        return flags
 
     def error(self, message):
         raise InputError(message.replace("\n", " ") + f" ({self.prog} -h lists the flags)")
+
+
+class _JsonObject(dict):
+    """A dict that also knows names that came twice."""
+
+    def __init__(self, pairs):
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _kinds_in_config(action):
+    """The types that a flag's value may have in a JSON file, and how a message names them."""
+    if action.nargs == 0:
+        return [bool], "true or false"
+    if action.type in (sizes, cutoffs):
+        return [int, list, str], "an integer, or a list of them"
+    if action.type in (None, separator):
+        return [str], "a text"
+    return [int, float, str], "a number"
 
 
 def number(kind, low=-math.inf, high=math.inf, below=math.inf):
@@ -78,6 +129,8 @@ def number(kind, low=-math.inf, high=math.inf, below=math.inf):
             raise argparse.ArgumentTypeError(f"found {text!r}, expected {wanted}")
         return value
 
+    if low > -math.inf and min(high, below) < math.inf and (kind, high) != (int, 1):  # a switch's help names 0 and 1
+        parse.limits = f"from {low} to {high}" if high < math.inf else f"from {low} to below {below}"
     return parse
 
 
@@ -133,8 +186,8 @@ def add_training_flags(parser):
     add_device_flags(parser)
     old = parser.add_argument_group("flags of Paddle's old example")
     old.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: several devices (not available yet)")
-    old.add_argument("--num_devices", type=number(int, 1), default=1, help="devices (only 1 so far)")
-    old.add_argument("--is_local", type=int, default=1, help="accepted for old command lines, has no effect")
+    old.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="devices (only 1 so far)")
+    old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
 def _add_data_flags(data):
@@ -147,8 +200,8 @@ def _add_data_flags(data):
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
                       help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
                       "start one")
-    data.add_argument("--max_length", type=number(int, 1), default=1000,
-                      help="most predictions in a session, >= 1; longer sessions are cut into windows")
+    data.add_argument("--max_length", type=number(int, 1, COUNT), default=1000,
+                      help="most predictions in a session; longer sessions are cut into windows")
 
 
 def _add_network_flags(network):
@@ -163,12 +216,11 @@ def _add_network_flags(network):
                          help="whether the GRU's reset gate acts after the recurrent product (nn.GRU, cuDNN) or before "
                          "it (fluid)")
     network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
-                         help="initial weights are drawn from U(-x, x), 0 <= x <= 10; 0: x is each matrix's Glorot "
-                         "range")
+                         help="initial weights are drawn from U(-x, x); 0: x is each matrix's Glorot range")
     network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0,
-                         help="dropout on the embedding, 0 to < 1")
+                         help="dropout on the embedding")
     network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.45,
-                         help="dropout on each GRU layer's output, 0 to < 1")
+                         help="dropout on each GRU layer's output")
     network.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
                          help="1: the next click sees the GRU's state with dropout (the official code), 0: without")
     network.add_argument("--through_time", type=number(int, 0, 1), default=1,
@@ -180,24 +232,23 @@ def _add_step_flags(training):
     training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
                           help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's "
                           "way)")
-    training.add_argument("--batch_size", type=number(int, 1), default=128, help="sessions per step, >= 1")
-    training.add_argument("--pass_num", type=number(int, 1), default=10, help="epochs, >= 1")
-    training.add_argument("--base_lr", type=number(float, 0), default=0.1, help="learning rate, >= 0")
-    training.add_argument("--lr_end", type=number(float, 0), default=0.1,
-                          help="share of the learning rate that is left at the end of the last epoch, >= 0; it changes "
-                          "linearly")
+    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step")
+    training.add_argument("--pass_num", type=number(int, 1, COUNT), default=10, help="epochs")
+    training.add_argument("--base_lr", type=number(float, 0, FLOAT32), default=0.1, help="learning rate")
+    training.add_argument("--lr_end", type=number(float, 0, FLOAT32), default=0.1,
+                          help="share of the learning rate that is left at the end; it changes linearly")
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
-        training.add_argument(f"--{name}_lr_x", type=number(float, 0), default=1.0,
-                              help=f"learning-rate multiplier of {what}, >= 0")
+        training.add_argument(f"--{name}_lr_x", type=number(float, 0, FLOAT32), default=1.0,
+                              help=f"learning-rate multiplier of {what}")
     training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.05,
-                          help="share of each target that is spread over all scored items, 0 to < 1")
+                          help="share of each target that is spread over all scored items")
     training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
                           help="1: sessions in random order, 0: in the order of the files, with the newest last")
-    training.add_argument("--group_batches", type=number(int, 1), default=1,
-                          help="neighbouring batches whose sessions are sorted by length together, >= 1; 1: no "
-                          "sorting, gives the best results; 20: as in the old example, faster")
-    training.add_argument("--seed", type=number(int, 0), default=1, help="seed of all random draws, >= 0")
-    training.add_argument("--print_batch", type=number(int, 1), default=100, help="steps between two log lines, >= 1")
+    training.add_argument("--group_batches", type=number(int, 1, COUNT), default=1,
+                          help="neighbouring batches whose sessions are sorted by length together; 1: no sorting, the "
+                          "best results; 20: as in the old example, faster")
+    training.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
+    training.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
 
 
 def _add_validation_flags(epochs):
@@ -205,20 +256,19 @@ def _add_validation_flags(epochs):
     epochs.add_argument("--valid_dir", default="",
                         help="directory of validation session files (or one file); empty: none")
     epochs.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.0,
-                        help="share of the training sessions to validate with instead, the newest (the last), 0 to < 1")
+                        help="share of the training sessions to validate with instead, the newest (the last)")
     epochs.add_argument("--watch", choices=WATCHED,
                         help="validation figure that decides which epoch is the best; default: recall@20")
-    epochs.add_argument("--patience", type=number(int, 0), default=0,
-                        help="stop training after this many epochs without a better one, >= 1; 0: never")
-    epochs.add_argument("--keep", type=number(int, 0), default=0,
-                        help="how many of the newest epochs to keep, >= 1; the best one stays too; 0: all")
+    epochs.add_argument("--patience", type=number(int, 0, COUNT), default=0,
+                        help="stop training after this many epochs without a better one; 0: never")
+    epochs.add_argument("--keep", type=number(int, 0, COUNT), default=0,
+                        help="how many of the newest epochs to keep; the best one stays too; 0: all")
 
 
 def _add_record_flags(records):
     """Add the flags that say what the trainers write on the way."""
-    records.add_argument("--save_seconds", type=number(float, 0), default=600.0,
-                         help="seconds between two checkpoints within an epoch, to resume from, >= 0; 0: only when "
-                         "stopped")
+    records.add_argument("--save_seconds", type=number(float, 0, SECONDS), default=600.0,
+                         help="seconds between two checkpoints within an epoch, to resume from; 0: only when stopped")
     records.add_argument("--tensorboard", type=number(int, 0, 1), default=0,
                          help="1: write the figures of the epochs for TensorBoard too, to tensorboard/ in --model_dir")
     records.add_argument("--visualdl", type=number(int, 0, 1), default=0,
@@ -227,6 +277,7 @@ def _add_record_flags(records):
 
 def check_training_flags(options):
     """Refuse combinations of flags that can't work, and fill in values that depend on other flags."""
+    refuse_sessions(options.model_dir, "--model_dir")
     if options.resume and options.overwrite:
         raise InputError("--resume: found 1 with --overwrite 1, expected one of them")
     if options.valid_dir and options.valid_fraction:
@@ -295,10 +346,10 @@ def add_inference_flags(parser):
     from utils.evaluation.metrics import TIES  # loads NumPy; scripts without these flags start faster without it
     parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--start_index", type=number(int, 1),
-                        help="first epoch, >= 1; default: 1; without this flag and --last_index, only the best epoch "
+    parser.add_argument("--start_index", type=number(int, 1, COUNT),
+                        help="first epoch; default: 1; without this flag and --last_index, only the best epoch "
                         "if training had a validation")
-    parser.add_argument("--last_index", type=number(int, 1), help="last epoch, >= 1; default: 10")
+    parser.add_argument("--last_index", type=number(int, 1, COUNT), help="last epoch; default: 10")
     parser.add_argument("--topk", type=cutoffs, default=[20],
                         help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
     parser.add_argument("--ties", choices=TIES, default="standard",
@@ -308,8 +359,8 @@ def add_inference_flags(parser):
                         help="training sessions; with these, POP and item transitions are fitted and evaluated too")
     parser.add_argument("--vocab_path", default="",
                         help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
-    parser.add_argument("--batch_size", type=number(int, 1), default=1024,
-                        help="sessions at once, >= 1; does not change any figure")
+    parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024,
+                        help="sessions at once; does not change any figure")
     add_device_flags(parser)
 
 

@@ -9,6 +9,7 @@ import time
 from tqdm import tqdm
 
 from utils.files import InputError
+from utils.memory import read_bytes
 
 
 def log(message):
@@ -44,7 +45,8 @@ def progress(total, description, done=0, unit="predictions"):
 def read_records(model_dir):
     """The records of metrics.jsonl in order, a list of dicts; a line that a crash cut off is left out."""
     path, records = model_dir / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    data = read_bytes(path, "--model_dir") if path.exists() else b""
+    for line in data.decode("utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -1,6 +1,6 @@
 """utils/data/sessions.py: session text is read, refused and cut as by a slow plain parser; text_cache.py keeps it."""
 
-import json
+import os
 
 import numpy as np
 import pytest
@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 
 from utils.data import sessions as session_module
 from utils.data import text_cache
-from utils.data.sessions import (
-    CONVERSION,
-    Sessions,
-    cut_windows,
-    read_conversion,
-    read_sessions,
-    session_files,
-    session_files_in,
-)
+from utils.data.session_files import CONVERSION, session_files, session_files_in
+from utils.data.sessions import Sessions, cut_windows, read_sessions
 from utils.files import InputError
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
@@ -66,7 +59,8 @@ def test_reads_all_files_of_a_directory_in_name_order(tmp_path):
 def test_leaves_out_hidden_files_json_files_and_directories(tmp_path):
     (tmp_path / "a.txt").write_text("1 2\n")
     (tmp_path / ".a.txt.swp").write_text("junk")
-    (tmp_path / CONVERSION).write_text("{}")
+    (tmp_path / CONVERSION).write_text('{"vocab_sha256": "abc"}')
+    (tmp_path / "other.json").write_text("junk")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c.txt").write_text("junk")
     assert as_lists(read_sessions(tmp_path, 100, "--train_dir")) == [[1, 2]]
@@ -143,35 +137,6 @@ def test_nothing_to_read_is_an_error_that_names_the_flag(tmp_path):
         read_sessions(tmp_path, 5, "--test_dir")
 
 
-# The record of a conversion
-
-def test_a_directory_without_a_record_has_none(tmp_path):
-    assert read_conversion(tmp_path, "abc", "--test_dir") == {}
-    (tmp_path / "a.txt").write_text("1 2\n")
-    assert read_conversion(tmp_path / "a.txt", "abc", "--test_dir") == {}
-
-
-def test_a_record_of_the_same_vocabulary_is_returned(tmp_path):
-    record = {"vocab_sha256": "abc", "clicks_left_out": 3}
-    (tmp_path / CONVERSION).write_text(json.dumps(record))
-    assert read_conversion(tmp_path, "abc", "--test_dir") == record
-
-
-def test_a_record_of_another_vocabulary_is_an_error(tmp_path):
-    (tmp_path / CONVERSION).write_text('{"vocab_sha256": "abc"}')
-    with pytest.raises(InputError,
-                       match="--test_dir: found sessions in .* converted with another vocab.txt .SHA-256 abc"):
-        read_conversion(tmp_path, "abd", "--test_dir")
-
-
-@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b"{}", b'"text"', b"7", b'{"vocab_sha256": 5}', b"\xff\xfe",
-                                  b"[" * 100_000])
-def test_junk_in_the_place_of_a_record_is_an_error(tmp_path, junk):
-    (tmp_path / CONVERSION).write_bytes(junk)
-    with pytest.raises(InputError):
-        read_conversion(tmp_path, "abc", "--test_dir")
-
-
 # Windows
 
 def test_short_sessions_are_not_cut():
@@ -246,3 +211,49 @@ def test_where_no_copy_can_be_written_there_is_none(session_text, monkeypatch):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(text_cache, "write_atomically", no_space)
     assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+
+
+def test_every_flipped_bit_of_the_copy_is_found(session_text):
+    """Items are indices that C++ looks up: one that a disk spoiled would be any place in memory."""
+    expected = as_lists(read_sessions(session_text, 9, "--train_dir"))
+    path = session_text / text_cache.NAME
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        assert as_lists(read_sessions(session_text, 9, "--train_dir")) == expected, bit
+        assert len(path.read_bytes()) == len(whole), "it is made anew"
+
+
+@pytest.mark.parametrize("items, offsets", [
+    ([1, 2, -3, 4, 5, 6, 7], [0, 3, 5, 7]), ([1, 2, 9, 4, 5, 6, 7], [0, 3, 5, 7]),
+    ([1, 2, 3, 4, 5, 6, 7], [0, 3, 5, 8]), ([1, 2, 3, 4, 5, 6, 7], [1, 3, 5, 7]),
+    ([1, 2, 3, 4, 5, 6, 7], [0, 5, 3, 7]), ([1, 2, 3, 4, 5, 6, 7], [0, 3, 3, 7]),
+    ([1, 2, 3, 4, 5, 6, 7], [0, -3, 5, 7]), ([1, 2, 3, 4, 5, 6, 7], [0]), ([], [0, 0])], ids=str)
+@pytest.mark.parametrize("types", [(np.int32, np.int64), (np.uint32, np.int64), (np.int64, np.int64)], ids=str)
+def test_a_copy_that_is_no_sessions_is_made_anew_whatever_its_checksum(session_text, items, offsets, types):
+    expected = as_lists(read_sessions(session_text, 9, "--train_dir"))
+    files = session_files(session_text, "--train_dir")
+    description = text_cache.describe(files, {})
+    text_cache.store(files, {}, description, np.array(items).astype(types[0]), np.array(offsets).astype(types[1]))
+    assert text_cache.load(files, description, 9) is None
+    assert as_lists(read_sessions(session_text, 9, "--train_dir")) == expected
+    assert text_cache.load(files, description, 9) is not None
+
+
+def test_a_pipe_and_an_endless_or_huge_file_are_no_copy(session_text):
+    path = session_text / text_cache.NAME
+    os.mkfifo(path)
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+    path.unlink(), path.symlink_to("/dev/zero")
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+    path.unlink(), path.touch(), os.truncate(path, 1 << 40)  # of holes: it takes no space
+    assert len(read_sessions(session_text, 9, "--train_dir").lengths) == 3
+
+
+def test_session_text_larger_than_the_memory_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("1 2\n")
+    os.truncate(tmp_path / "a.txt", 1 << 42)
+    with pytest.raises(InputError, match="--train_dir: found 4.0 TiB of session text, which takes at least .* free"):
+        read_sessions(tmp_path, 9, "--train_dir")

@@ -1,9 +1,11 @@
 import hashlib
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils import memory
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
 
@@ -67,3 +69,35 @@ def test_no_file_and_a_directory_are_errors_that_name_the_flag(tmp_path):
 
 def test_the_checksum_is_that_of_the_bytes(tmp_path):
     assert checksum(written(tmp_path, b"a\r\nb")) == hashlib.sha256(b"a\r\nb").hexdigest()
+
+
+@pytest.mark.parametrize("count", ["999999999", "100000000"])
+def test_more_items_than_fit_in_memory_are_refused(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(memory, "available", lambda: 1 << 30)
+    with pytest.raises(InputError, match=f"vocab.txt: found {count} as the number of items, .* 1.0 GiB that are free"):
+        read_vocabulary(written(tmp_path, count.encode()))
+
+
+def test_item_ids_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
+    path = written(tmp_path, "".join(f"{number}\n" for number in range(200_000)).encode())
+    assert read_vocabulary(path)[1] == 200_000
+    monkeypatch.setattr(memory, "available", lambda: 20 << 20)  # bytes; the text alone would fit
+    with pytest.raises(InputError, match="vocab.txt: found 200000 item ids, which take.* free"):
+        read_vocabulary(path)
+
+
+def test_a_file_larger_than_the_memory_is_refused(tmp_path):
+    path = written(tmp_path, b"a\n")
+    os.truncate(path, 1 << 42)
+    with pytest.raises(InputError, match="vocab.txt: found 4.0 TiB, which take.* free"):
+        read_vocabulary(path)
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "loop").symlink_to("loop")
+    for name, found in [("pipe", "the pipe"), ("endless", "the device"), ("loop", "a link that leads to itself")]:
+        for read in read_vocabulary, checksum:
+            with pytest.raises(InputError, match=f"found {found}.* {tmp_path}/{name}, expected a file"):
+                read(tmp_path / name)

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, assert_worked
+from conftest import assert_one_line_error, assert_worked, with_flags
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +24,9 @@ from utils.options import WATCHED
 
 
 def flags(data, model_dir, *more):
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
-            "--threads", 1, "--hid_size", 8, "--pass_num", 3, "--batch_size", 10, *more]
+    usual = ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+             "--threads", 1, "--hid_size", 8, "--pass_num", 3, "--batch_size", 10]
+    return with_flags(usual, more)
 
 
 def epoch_records(model_dir):
@@ -146,7 +147,8 @@ def test_recommend_answers_by_the_best_epoch(tiny_data, tmp_path, run_here):
     model_dir = tmp_path / "model"
     # The loss only grows, on every processor; the recall may go either way.
     more = ["--valid_fraction", 0.2, "--base_lr", 1, "--lr_end", 100, "--watch", "valid_loss"]
-    assert_worked(run_here("train.py", *flags(tiny_data, model_dir, *more)))
+    process = run_here("train.py", *flags(tiny_data, model_dir, *more))
+    assert process.returncode == 0 and process.stderr.startswith("train.py: --lr_end 100: found a loss of ")
     best = checkpoint.best_epoch(model_dir)
     assert best < 3
     answer = lambda *more: assert_worked(run_here("recommend.py", "--model_dir", model_dir, "item_1", "item_2",

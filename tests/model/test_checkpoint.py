@@ -1,12 +1,14 @@
 """utils/model/checkpoint.py: epochs appear whole or not at all, and nothing foreign is loaded."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
 from utils.files import InputError
 from utils.model import checkpoint
+from utils.model.checked_json import write_json
 from utils.runlog import append_record
 
 WEIGHTS = {"matrix": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}
@@ -76,10 +78,10 @@ def test_a_run_is_not_overwritten_unasked(model_dir, tmp_path):
 def rewrite_checksum(directory):
     """Make state.json agree with a changed model.safetensors, as a hostile sender would."""
     import hashlib
-    state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    state = checkpoint.read_state(directory)
     data = (directory / checkpoint.MODEL).read_bytes()
     state["files"][checkpoint.MODEL] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (directory / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    write_json(directory / "state.json", state)
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 60, -1])
@@ -181,3 +183,155 @@ def test_arrays_of_any_type_and_shape_come_back_uncopied(model_dir):
         assert found[name].dtype == values.dtype and found[name].shape == values.shape
         np.testing.assert_array_equal(found[name], values)
     assert not any(values.flags.owndata or values.flags.writeable for values in weights.values())
+
+
+# What is no checkpoint
+
+@pytest.mark.parametrize("name", [checkpoint.STATE, checkpoint.MODEL])
+def test_a_pipe_a_device_or_a_loop_in_the_place_of_a_file_is_refused_at_once(model_dir, name):
+    save(model_dir, 1)
+    path = model_dir / "epoch_1" / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(name), os.mkdir):
+        path.unlink()
+        make(path)
+        with pytest.raises(InputError, match=f"found .*{name}, expected a file"):
+            checkpoint.load_weights(model_dir, 1, SHAPES)
+        if path.is_dir():
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        path.touch()
+
+
+def test_weights_of_another_size_are_not_even_read(model_dir):
+    save(model_dir, 1)
+    path = model_dir / "epoch_1" / checkpoint.MODEL
+    os.truncate(path, 1 << 42)
+    with pytest.raises(InputError, match="found 4398046511104 bytes that don't match state.json, expected"):
+        checkpoint.load_weights(model_dir, 1, SHAPES)
+    state = checkpoint.read_state(path.parent)
+    state["files"][checkpoint.MODEL]["bytes"] = 1 << 42
+    write_json(path.parent / checkpoint.STATE, state)
+    with pytest.raises(InputError, match="which takes at least 4.0 TiB of memory"):
+        checkpoint.load_weights(model_dir, 1, SHAPES)
+
+
+STATE_OF_WRONG_TYPES = [
+    {"epoch": "1"}, {"epoch": 1.0}, {"epoch": True}, {"epoch": None}, {"files": []}, {"files": None},
+    {"files": {checkpoint.MODEL: 5}}, {"files": {checkpoint.MODEL: {"bytes": "5", "sha256": "x"}}},
+    {"files": {checkpoint.MODEL: {"bytes": 5, "sha256": 5}}}, {"best": 1}, {"best": {"epoch": "1"}},
+    {"best": {"epoch": [1]}}, {"best": {"epoch": True}}, {"best": {"epoch": 1, "watched": 5}},
+    {"best": {"epoch": 1, "value": "high"}}, {"progress": []}, {"progress": {"epoch": "1"}},
+    {"progress": {"recent": 5}}, {"progress": {"best": {"epoch": {}}}}]
+
+
+@pytest.mark.parametrize("changes", STATE_OF_WRONG_TYPES, ids=str)
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_a_state_of_wrong_types_is_refused_and_names_the_value(model_dir, changes, has_checksum):
+    save(model_dir, 1)
+    path = model_dir / "epoch_1" / checkpoint.STATE
+    state = checkpoint.read_state(path.parent) | changes
+    write_json(path, state) if has_checksum else path.write_text(json.dumps(state))
+    for read in (lambda: checkpoint.best_epoch(model_dir), lambda: checkpoint.load_weights(model_dir, 1, SHAPES)):
+        with pytest.raises(InputError, match=r"state.json: found .* for '\w+', expected an?y? ") as error:
+            read()
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("changes", [{"data": []}, {"data": None}, {"options": "none"}, {"versions": 3}, {"script": {}},
+                                     {"net_sha256": 12}, {"loss": ["ce"]}, {"loss_is_sampled": 0}, {"merged": "a"}],
+                         ids=str)
+def test_a_config_of_wrong_types_is_refused_and_names_the_value(model_dir, changes):
+    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | changes)
+    with pytest.raises(InputError, match=f"config.json: found .* for '{next(iter(changes))}', expected "):
+        checkpoint.read_config(model_dir)
+
+
+# Checksums of the JSON files
+
+@pytest.mark.parametrize("name, read", [
+    ("config.json", checkpoint.read_config),
+    ("epoch_1/state.json", lambda model_dir: checkpoint.read_state(model_dir / "epoch_1"))])
+def test_a_flipped_bit_of_a_json_file_is_found_or_changes_nothing(model_dir, name, read):
+    save(model_dir, 1)
+    path = model_dir / name
+    whole, expected, found = path.read_bytes(), read(model_dir), 0
+    key = whole.index(b'"sha256": "', whole.rindex(b"}") - 100)  # its own checksum, with this name
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            same = read(model_dir)
+        except InputError as error:
+            assert name in str(error) and len(str(error).splitlines()) == 1
+            found += 1
+        else:
+            if key <= bit // 8 < key + 8:  # without the name, it is a file of an older version
+                same = {name: value for name, value in same.items() if name in expected}
+            assert same == expected, bit
+    assert found > 0.8 * 8 * len(whole)
+
+
+def test_model_directories_without_these_checksums_go_on_working(model_dir):
+    save(model_dir, 1)
+    for path in model_dir / "config.json", model_dir / "epoch_1/state.json":
+        record = json.loads(path.read_text())
+        assert len(record.pop("sha256")) == 64
+        path.write_text(json.dumps(record))
+    assert checkpoint.read_config(model_dir)["format"] == checkpoint.FORMAT
+    assert checkpoint.load_weights(model_dir, 1, SHAPES).keys() == WEIGHTS.keys()
+
+
+# What a killed run left
+
+def save_last(model_dir, epoch):
+    checkpoint.save_last(model_dir, WEIGHTS, {}, {"progress": {"epoch": epoch}})
+
+
+@pytest.mark.parametrize("finished, last, stays", [([1, 2], 2, False), ([1, 2], 1, False), ([1, 2], 3, True),
+                                                   ([], 1, True)])
+def test_last_goes_where_its_epoch_is_finished(model_dir, finished, last, stays):
+    save_last(model_dir, last)
+    for epoch in finished:
+        save(model_dir, epoch)
+    checkpoint.clean_up(model_dir)
+    assert (model_dir / "last").exists() == stays and checkpoint.finished_epochs(model_dir) == finished
+    assert not list(model_dir.glob(".*"))
+
+
+def test_a_damaged_last_is_left_to_be_named(model_dir, tmp_path):
+    save_last(model_dir, 1), save(model_dir, 1)
+    (model_dir / "last/state.json").write_text("{")
+    checkpoint.clean_up(model_dir)
+    assert (model_dir / "last").exists()
+    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
+    assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "vocab.txt"]
+
+
+def test_epochs_without_a_state_are_not_deleted_unasked(model_dir, tmp_path):
+    save(model_dir, 1), save_last(model_dir, 2)
+    (model_dir / "epoch_1/state.json").unlink(), (model_dir / "last/state.json").unlink()
+    assert checkpoint.unreadable(model_dir) == [model_dir / "epoch_1", model_dir / "last"]
+    with pytest.raises(InputError, match="found another run"):
+        checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=False)
+    assert (model_dir / "epoch_1" / checkpoint.MODEL).exists()
+    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
+    assert checkpoint.unreadable(model_dir) == []
+
+
+def test_links_in_the_place_of_epochs_lead_to_nothing_else_being_deleted(model_dir, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").touch()
+    (model_dir / "epoch_1").symlink_to(precious), (model_dir / "epoch_2").symlink_to("epoch_2")
+    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
+    assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "vocab.txt"]
+    assert (precious / "file").exists()
+
+
+def test_the_optimisers_state_must_fit_the_weights(model_dir):
+    arrays = {"matrix.sum": WEIGHTS["matrix"], "steps": np.array([3]), "running.0": np.zeros((5, 2), np.float32)}
+    checkpoint.require_optimizer_of(model_dir, arrays, SHAPES)
+    for wrong in WEIGHTS["bias"], WEIGHTS["matrix"].astype(np.float64), WEIGHTS["matrix"].T:
+        with pytest.raises(InputError, match=r"optimizer.safetensors: found .* for matrix.sum, expected float32 .2, 3"):
+            checkpoint.require_optimizer_of(model_dir, arrays | {"matrix.sum": wrong}, SHAPES)

@@ -1,6 +1,6 @@
 """utils/model/load.py: what a model directory gives, and that nothing foreign is loaded."""
 
-import json
+import os
 import shutil
 
 import numpy as np
@@ -10,6 +10,7 @@ from conftest import write_random_model
 from utils.data.vocabulary import checksum
 from utils.files import InputError
 from utils.model import checkpoint
+from utils.model.checked_json import write_json
 from utils.model.directory import choose_epoch, read_settings
 from utils.model.layout import ANSWERING, weight_shapes
 from utils.model.load import load_model, load_scorer
@@ -32,9 +33,8 @@ def assert_refused(model_dir, *fragments, epoch=None):
 
 
 def edit_network(model, **changes):
-    config = json.loads((model / "config.json").read_text())
-    config["network"] |= changes
-    (model / "config.json").write_text(json.dumps(config))
+    config = checkpoint.read_config(model)
+    write_json(model / "config.json", config | {"network": config["network"] | changes})
 
 
 def resave(model, change):
@@ -78,6 +78,39 @@ def test_settings_weights_and_item_ids(model):
 
 # What can't be loaded
 
+def make_huge(path):
+    """A file of 4 TiB, of holes: it takes no space."""
+    path.touch()
+    os.truncate(path, 1 << 42)
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "epoch_2/state.json", "epoch_2/model.safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), make_huge],
+                         ids=["pipe", "endless", "huge"])
+def test_what_no_program_could_read_to_its_end(model, name, make):
+    (model / name).unlink()
+    make(model / name)
+    assert_refused(model, model / name)
+
+
+def test_links_that_lead_to_themselves(model, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert_refused(tmp_path / "loop", tmp_path / "loop")
+    for name in "vocab.txt", "config.json":
+        (model / name).unlink(), (model / name).symlink_to(name)
+        assert_refused(model, model / name, "leads to itself")
+    (model / "epoch_2/state.json").unlink(), (model / "epoch_2/state.json").symlink_to("state.json")
+    assert choose_epoch(model) == 1
+
+
+@pytest.mark.parametrize("value", [5, None, [], {"a": 1}, True], ids=str)
+def test_a_vocabularys_checksum_of_a_wrong_type(model, value):
+    config = checkpoint.read_config(model)
+    config["data"]["vocab_sha256"] = value
+    write_json(model / "config.json", config)
+    assert_refused(model, model / "config.json", "checksum of vocab.txt")
+
+
 def test_epochs_that_are_not_there(model):
     assert_refused(model, "--epoch", "3", "1, 2", epoch=3)
     for epoch in 1, 2:
@@ -89,7 +122,10 @@ def test_epochs_that_are_not_there(model):
     {"hid_size": []}, {"hid_size": [0]}, {"hid_size": [8.0]}, {"hid_size": ["8"]}, {"hid_size": 8},
     {"hid_size": [True]}, {"hid_size": [9]}, {"emb_size": 9}, {"color": "red"}, {"hid_size": None},
     {"emb_size": "8"}, {"emb_size": -1}, {"embedding": "triple"}, {"embedding": []},
-    {"reset_after": 1}, {"reset_after": None}, {"reset_after": "after"}], ids=str)
+    {"reset_after": 1}, {"reset_after": None}, {"reset_after": "after"}, {"hid_size": {"8": 1}}, {"hid_size": [[8]]},
+    {"embedding": ["shared"]}, {"embedding": {}}, {"embedding": "none", "emb_size": "8"}, {"through_time": "yes"},
+    {"carry_dropped": 1}, {"hid_dropout": "much"}, {"hid_dropout": -0.1}, {"hid_dropout": float("nan")},
+    {"init_range": None}, {"emb_lr_x": True}, {"gru_lr_x": []}, {"label_smoothing": float("inf")}], ids=str)
 def test_settings_that_no_network_has(model, changes):
     edit_network(model, **changes)
     assert_refused(model, model / "config.json", "network settings")
@@ -97,16 +133,15 @@ def test_settings_that_no_network_has(model, changes):
 
 @pytest.mark.parametrize("name", ANSWERING)
 def test_settings_that_are_missing(model, name):
-    config = json.loads((model / "config.json").read_text())
+    config = checkpoint.read_config(model)
     del config["network"][name]
-    (model / "config.json").write_text(json.dumps(config))
+    write_json(model / "config.json", config)
     assert_refused(model, model / "config.json", name)
 
 
 @pytest.mark.parametrize("network", [None, [], "shared", {}], ids=str)
 def test_a_config_without_a_network(model, network):
-    config = json.loads((model / "config.json").read_text()) | {"network": network}
-    (model / "config.json").write_text(json.dumps(config))
+    write_json(model / "config.json", checkpoint.read_config(model) | {"network": network})
     assert_refused(model, model / "config.json", "network settings")
 
 
@@ -145,11 +180,11 @@ def test_another_vocabulary_than_in_training(model):
     with open(model / "vocab.txt", "a", encoding="utf-8") as file:
         file.write("one_more\n")
     assert_refused(model, model / "vocab.txt", "SHA-256")
-    config = json.loads((model / "config.json").read_text())
+    config = checkpoint.read_config(model)
     config["data"]["vocab_sha256"] = checksum(model / "vocab.txt")
-    (model / "config.json").write_text(json.dumps(config))
+    write_json(model / "config.json", config)
     assert_refused(model, "shapes")
-    (model / "config.json").write_text(json.dumps(config | {"data": {}}))
+    write_json(model / "config.json", config | {"data": {}})
     assert_refused(model, model / "config.json", "checksum")
     (model / "vocab.txt").unlink()
     assert_refused(model, model / "vocab.txt")

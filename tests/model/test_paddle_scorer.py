@@ -1,6 +1,6 @@
 """utils/model/paddle_scorer.py: a network that only net.py knows is answered as by the faster scorers, or refused."""
 
-import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +10,8 @@ from forms import EVERY_FORM, sessions_of
 
 from utils.data.batches import evaluation_batches
 from utils.files import InputError
-from utils.model import load, paddle_scorer
+from utils.model import checkpoint, load, paddle_scorer
+from utils.model.checked_json import write_json
 from utils.model.load import load_model, load_scorer
 from utils.model.native_scorer import NativeScorer
 from utils.model.paddle_scorer import PaddleScorer
@@ -24,8 +25,7 @@ LISTS = [[3, 1, 4, 1], [], [49], [9, 2, 6, 5, 3, 5, 8], [7, 9], [3, 2]]  # sever
 
 
 def edit_config(model_dir, **changes):
-    config = json.loads((model_dir / "config.json").read_text())
-    (model_dir / "config.json").write_text(json.dumps(config | changes))
+    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | changes)
 
 
 @pytest.fixture(params=EVERY_FORM[::3], ids=str)
@@ -144,8 +144,8 @@ def test_without_paddle_an_unknown_network_is_refused(tmp_path, monkeypatch, kno
 
 def test_weights_that_net_py_lacks_are_refused(tmp_path):
     model_dir = write_random_model(tmp_path / "model")
-    config = json.loads((model_dir / "config.json").read_text())
-    edit_config(model_dir, network_is_known=False, network=config["network"] | {"hid_size": [8, 8]})
+    network = checkpoint.read_config(model_dir)["network"] | {"hid_size": [8, 8]}
+    edit_config(model_dir, network_is_known=False, network=network)
     with pytest.raises(InputError, match="model.safetensors: found weights of the types and shapes"):
         load_scorer(model_dir)
 
@@ -178,6 +178,7 @@ def test_scripts_say_how_it_is_answered_or_refuse(tmp_path, run_here):
     assert words[0][2::4] == words[1][2::4] and len(words[0]) == 80
     scores = [np.array(of[3::4], float) for of in words]
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-4)
-    process = run_here("merge_models.py", model_dir, model_dir, "--model_dir", tmp_path / "merged")
+    other = shutil.copytree(model_dir, tmp_path / "other")
+    process = run_here("merge_models.py", model_dir, other, "--model_dir", tmp_path / "merged")
     assert_one_line_error(process, model_dir, "edited in net.py")
     assert not (tmp_path / "merged").exists()

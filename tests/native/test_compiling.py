@@ -1,6 +1,9 @@
 """utils/native/compiling.py: what is compiled when, and what is said where it can't be."""
 
+import hashlib
 import os
+import shutil
+import stat
 import subprocess
 import sys
 
@@ -26,15 +29,17 @@ def loaded(**environment):
 def test_it_is_compiled_once_and_not_without_compiler_or_place(tmp_path):
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     assert loaded(**cache) == "native:yes"
-    [file] = (tmp_path / "cache" / "gru4rec-paddle").iterdir()
+    [file] = cached(tmp_path)
     written = file.stat().st_mtime_ns
     assert loaded(**cache) == "native:yes" and file.stat().st_mtime_ns == written
     empty = tmp_path / "empty"
     empty.mkdir()
     assert loaded(XDG_CACHE_HOME=str(empty), PATH=str(empty)) == "native:no(no_C++_compiler)"
     (tmp_path / "file").touch()
-    assert loaded(XDG_CACHE_HOME=str(tmp_path / "file")) == "native:no(NotADirectoryError)"
-    assert loaded(XDG_CACHE_HOME=str(empty), CXX="false").startswith("native:no(CalledProcessError)")
+    place = tmp_path / "file/gru4rec-paddle"
+    assert loaded(XDG_CACHE_HOME=str(tmp_path / "file")) == f"native:no(NotADirectoryError:_{place})"
+    false = shutil.which("false")
+    assert loaded(XDG_CACHE_HOME=str(empty), CXX="false") == f"native:no(CalledProcessError:_{false}_with_status_1)"
 
 
 def test_a_paddle_without_mkl_is_named(tmp_path):
@@ -53,7 +58,11 @@ def sources(tmp_path, monkeypatch):
 
 
 def cached(tmp_path):
-    return sorted((tmp_path / "cache/gru4rec-paddle").iterdir())
+    """The libraries in the cache, each of which has its checksum beside it, and nothing else is there."""
+    files = set((tmp_path / "cache/gru4rec-paddle").iterdir())
+    libraries = sorted(path for path in files if path.suffix == ".so")
+    assert files == {*libraries, *(path.with_name(path.name + ".sha256") for path in libraries)}
+    return libraries
 
 
 def test_sources_become_one_library_and_others_or_other_flags_another(sources, tmp_path):
@@ -91,6 +100,94 @@ def test_what_does_not_compile_leaves_nothing(sources, tmp_path):
     with pytest.raises(NotCompiled, match="CalledProcessError"):
         library(sources, [])
     assert cached(tmp_path) == []
+
+
+# What is loaded
+
+@pytest.fixture
+def compiled(sources, tmp_path):
+    """The library in the cache, not loaded yet."""
+    assert fresh(sources) == "42"
+    [file] = cached(tmp_path)
+    return file
+
+
+def fresh(sources, **environment):
+    """What a process of its own gets from a library, or why it gets none: a damaged one would end this process."""
+    program = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+               "from pathlib import Path\n"
+               "from utils.native.compiling import NotCompiled, library\n"
+               "try: print(library(list(map(Path, sys.argv[2:])), []).answer())\n"
+               "except NotCompiled as reason: print(reason)\n")
+    process = subprocess.run([sys.executable, "-c", program, ROOT, *sources], env={**os.environ, **environment},
+                             capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (0, ""), process
+    return process.stdout.removesuffix("\n")
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "truncated": lambda file: os.truncate(file, 4096),
+    "empty": lambda file: os.truncate(file, 0),
+    "a flipped bit": flip_a_bit,
+    "no library at all": lambda file: file.write_bytes(b"\x7fELF" + bytes(5000)),
+    "no checksum": lambda file: compiling._checksum_of(file).unlink(),
+    "an empty checksum": lambda file: compiling._checksum_of(file).write_bytes(b""),
+    "everyone may write it": lambda file: file.chmod(0o777),
+    "a pipe": lambda file: (file.unlink(), os.mkfifo(file)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_not_whole_or_not_ones_own_is_compiled_again(sources, compiled, tmp_path, damage):
+    whole = compiled.read_bytes()
+    DAMAGES[damage](compiled)
+    assert fresh(sources, PATH=str(tmp_path)).startswith(f"no C++ compiler, and {compiled} is ")
+    assert fresh(sources) == "42"
+    assert cached(tmp_path) == [compiled] and compiled.read_bytes() == whole
+    assert stat.S_IMODE(compiled.stat().st_mode) == 0o600
+    assert compiling._checksum_of(compiled).read_text() == hashlib.sha256(whole).hexdigest()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_library_is_not_loaded(sources, compiled, tmp_path):
+    hostile, directory = tmp_path / "hostile.cc", compiled.parent
+    hostile.write_text('extern "C" int answer() { return 666; }', encoding="utf-8")
+    subprocess.run(["g++", "-shared", "-fPIC", hostile, "-o", compiled], check=True)
+    compiled.chmod(0o777)
+    compiling._checksum_of(compiled).write_text(hashlib.sha256(compiled.read_bytes()).hexdigest())
+    for path in directory.iterdir():
+        os.chown(path, 65534, 65534)
+    assert fresh(sources) == "42" and compiled.stat().st_uid == 0
+    os.chown(directory, 65534, 65534)
+    assert fresh(sources) == f"{directory} belongs to another user"
+
+
+def test_the_cache_is_closed_to_others_whatever_the_mask(sources, tmp_path):
+    directory = tmp_path / "cache/gru4rec-paddle"
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    before = os.umask(0)
+    try:
+        assert fresh(sources) == "42"
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()] == [0o600, 0o600]
+    [file] = cached(tmp_path)
+    written = file.stat().st_mtime_ns
+    assert fresh(sources) == "42" and file.stat().st_mtime_ns == written
+
+
+def test_what_the_compiler_says_is_the_reason(sources):
+    sources[0].write_text("this is no C++", encoding="utf-8")
+    reason = fresh(sources)
+    assert reason.startswith("CalledProcessError: ") and "first.cc:1:1: " in reason and "\n" not in reason
 
 
 V3 = "flags : avx avx2 bmi1 bmi2 f16c fma movbe"

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from net import DynamicGRU
+from utils.losses import Loss
 from utils.model.layout import NetworkSettings
 
 ROWS, ITEMS, UNITS = 10, 23, 6
@@ -139,3 +140,30 @@ def test_search_is_searchsorted(kernels, support, seed):
     numbers = np.concatenate([drawn, ends, cumulative[cumulative < 1]])
     expected = np.searchsorted(cumulative, numbers, side="right")
     assert kernels.search(cumulative, start, numbers).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("wrong", [-1, ITEMS, -2**63, 2**62])
+def test_no_index_beyond_a_matrix_reaches_cpp(kernels, wrong):
+    """Where it would read and write any place in memory."""
+    matrix, numbers = draw(ITEMS, UNITS + 1), np.array([0, wrong, 3])
+    source, hidden, loss = draw(3, UNITS), draw(3, UNITS), Loss("bpr-max", elu=0.5, regularisation=1.0)
+    for call in (
+        lambda: kernels.gather(matrix, numbers, UNITS),
+        lambda: kernels.add_rows(matrix, source, numbers),
+        lambda: kernels.adagrad(matrix, matrix.copy(), None, draw(3, UNITS + 1), numbers, None, 0.1, 0.0, 1e-6, True),
+        lambda: kernels.distinct(numbers, np.empty(ITEMS, np.int64)),
+        lambda: kernels.softmax_cross_entropy(hidden, matrix, numbers, 0.0, None, 4),
+        lambda: kernels.shared_loss(loss, hidden, matrix, np.ones(ITEMS, np.float32), numbers, True, None, None, 4),
+        lambda: kernels.tiled_loss(loss, hidden, matrix, np.array([[0, 1], [2, wrong], [3, 4]])),
+    ):
+        with pytest.raises(IndexError, match=f"expected 0 to {ITEMS - 1}"):
+            call()
+    assert (matrix == draw(ITEMS, UNITS + 1)).all()
+
+
+@pytest.mark.parametrize("before, rows_per_step",
+                         [((2, UNITS), [3, 2]), ((3, UNITS - 1), [3, 2]), ((3, UNITS), [3, 1])])
+def test_no_states_of_another_shape_reach_cpp(kernels, before, rows_per_step):
+    with pytest.raises(IndexError):
+        kernels.gru_forward(draw(5, 3 * UNITS), draw(UNITS, 3 * UNITS), draw(3 * UNITS), draw(*before), rows_per_step,
+                            True)

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, with_flags
 
 from utils.model import checkpoint
 
@@ -19,9 +19,10 @@ SAME_FIGURES = ("epoch", "num_steps", "loss", "predictions", "recall@20", "mrr@2
 
 def flags(data, model_dir, *more):
     """A quick run of two epochs with validation on `data`; later flags win."""
-    return ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
-            "--threads", 1, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1,
-            "--print_batch", 3, *more]
+    usual = ["--train_dir", data / "train_data", "--vocab_path", data / "vocab.txt", "--model_dir", model_dir,
+             "--threads", 1, "--hid_size", 8, "--pass_num", 2, "--batch_size", 10, "--valid_fraction", 0.1,
+             "--print_batch", 3]
+    return with_flags(usual, more)
 
 
 def result(model_dir):

@@ -9,12 +9,16 @@ import re
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 from stopped_runs import TRAINED, flags, long_run, result, stop_in_second_epoch, stopping_after
 
 from utils.files import InputError
 from utils.model import checkpoint
+from utils.model.checked_json import write_json
+from utils.model.directory import read_settings
+from utils.model.layout import weight_shapes
 from utils.process import STOPPED
 from utils.training import resume
 from utils.training.resume import HeldSignals, hold_directory
@@ -221,3 +225,118 @@ def test_a_damaged_last_is_refused_and_named(tiny_data, stopped, run_here, name)
 def test_a_foreign_state_is_refused(tiny_data, stopped, run_here, text):
     (stopped / "last/state.json").write_text(text, encoding="utf-8")
     assert_one_line_error(run_here("train.py", *flags(tiny_data, stopped, "--resume", 1)), "state.json")
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(), lambda path: (path.unlink(), path.symlink_to("nowhere")),
+    lambda path: (path.unlink(), os.mkfifo(path)), lambda path: (path.unlink(), path.mkdir()),
+    lambda path: path.write_text("{"), lambda path: path.write_text("{}"), lambda path: os.truncate(path, 0)])
+def test_epochs_of_which_none_can_be_read_are_refused_and_stay(tiny_data, tmp_path, run_here, damage):
+    """The run would begin anew and delete them."""
+    model_dir = tmp_path / "model"
+    assert_worked(run_here("train.py", *flags(tiny_data, model_dir)))
+    for epoch in 1, 2:
+        damage(model_dir / f"epoch_{epoch}/state.json")
+    before = files_below(model_dir)
+    process = run_here("train.py", *flags(tiny_data, model_dir, "--resume", 1))
+    assert_one_line_error(process, "epoch_", "state.json", "expected")
+    assert files_below(model_dir) == before and files_below(model_dir / "epoch_1")
+
+
+def test_a_last_that_can_not_be_read_is_refused_and_stays(tiny_data, tmp_path, run_here):
+    with stopping_after(3):
+        assert run_here("train.py", *flags(tiny_data, tmp_path / "model")).returncode == 143
+    (tmp_path / "model/last/state.json").unlink()
+    before = files_below(tmp_path / "model")
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--resume", 1))
+    assert_one_line_error(process, "--resume 1: found last", "expected")
+    assert files_below(tmp_path / "model") == before
+
+
+@pytest.mark.parametrize("progress", [
+    {"epoch": 0}, {"epoch": -1}, {"num_steps": -1}, {"predictions": -1}, {"seconds": -1.0}, {"seconds": float("nan")},
+    {"loss_sum": float("inf")}, {"recent": ["1"]}, {"recent": [None]}, {"recent": [float("nan")]},
+    {"another": 1}], ids=str)
+def test_a_progress_that_no_run_has_is_refused(tiny_data, stopped, run_here, progress):
+    state = checkpoint.read_state(stopped / "last")
+    write_json(stopped / "last/state.json", state | {"progress": state["progress"] | progress})
+    assert_one_line_error(run_here("train.py", *flags(tiny_data, stopped, "--resume", 1)), "last/state.json")
+
+
+@pytest.mark.parametrize("epochs_done", [1, 2])
+def test_a_last_that_a_finished_epoch_made_obsolete_goes(tiny_data, tmp_path, run_here, monkeypatch, epochs_done):
+    """The run was killed between saving an epoch and removing last/."""
+    model_dir, more = tmp_path / "model", ["--save_seconds", 1e-9]
+    assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "whole", *more)))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(model_dir):
+        if len(checkpoint.finished_epochs(model_dir)) == epochs_done:
+            raise Killed
+        real(model_dir)
+
+    real = checkpoint.remove_last
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "remove_last", killed)
+        run_here("train.py", *flags(tiny_data, model_dir, *more))
+    assert (model_dir / "last").exists() and len(checkpoint.finished_epochs(model_dir)) == epochs_done
+    assert_worked(run_here("train.py", *flags(tiny_data, model_dir, "--resume", 1, "--save_seconds", 0)))
+    assert not (model_dir / "last").exists()
+    assert result(model_dir) == result(tmp_path / "whole")
+
+
+def test_an_optimisers_state_of_other_shapes_is_refused(tiny_data, stopped, run_here):
+    """As a hostile sender would make it: with checksums that are right."""
+    shape = [36, 9]
+    for wrong in np.zeros([1, 9], np.float32), np.zeros(shape, np.float64):
+        weights, arrays, state = checkpoint.load_checkpoint(stopped / "last", weight_shapes_of(stopped))
+        assert list(arrays["item_matrix.sum"].shape) == shape
+        checkpoint.save_last(stopped, weights, arrays | {"item_matrix.sum": wrong}, {"progress": state["progress"]})
+        process = run_here("train.py", *flags(tiny_data, stopped, "--resume", 1))
+        assert_one_line_error(process, "last/optimizer.safetensors: found", "item_matrix.sum, expected float32 [36, 9]")
+        checkpoint.save_last(stopped, weights, arrays, {"progress": state["progress"]})
+
+
+def weight_shapes_of(model_dir):
+    return weight_shapes(read_settings(model_dir, checkpoint.read_config(model_dir)), 36)
+
+
+# The directory
+
+def test_a_new_directory_goes_where_nothing_was_saved_in_it(tmp_path):
+    for is_new, name, is_saved in [(True, "a/b", False), (False, "c", False), (True, "d", True)]:
+        model_dir = tmp_path / name
+        if not is_new:
+            model_dir.mkdir()
+        with pytest.raises(KeyboardInterrupt), hold_directory(model_dir):
+            (tmp_path / "vocab.txt").write_text("x\n")
+            checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=False)
+            if is_saved:
+                checkpoint.save_epoch(model_dir, 1, {}, {}, {})
+            raise KeyboardInterrupt
+        assert model_dir.exists() == (is_saved or not is_new)
+
+
+def test_files_of_others_keep_a_new_directory(tmp_path):
+    with pytest.raises(OSError), hold_directory(tmp_path / "model"):
+        (tmp_path / "model/notes.txt").touch()
+        raise OSError
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["notes.txt"]
+
+
+def test_a_directory_that_is_removed_while_another_run_waits_is_made_anew(tmp_path, monkeypatch):
+    """Else that run would hold the lock of a directory that no longer has a name."""
+    model_dir, flock, removed = tmp_path / "model", resume.fcntl.flock, []
+
+    def slow_flock(*arguments):
+        if not removed:
+            removed.append(model_dir.rmdir())
+        flock(*arguments)
+
+    monkeypatch.setattr(resume.fcntl, "flock", slow_flock)
+    with hold_directory(model_dir):
+        assert model_dir.is_dir()
+        with pytest.raises(InputError, match="another run"), hold_directory(model_dir):
+            pass

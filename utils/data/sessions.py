@@ -1,17 +1,18 @@
 """Sessions in memory: read from session text, selected, and cut into windows."""
 
-import json
+import hashlib
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.data import text_cache
-from utils.files import InputError
+from utils.data.session_files import recorded_checksums, require_checksum, session_files
+from utils.files import InputError, open_file
+from utils.memory import readable, require_memory
 
-CONVERSION = "text2paddle.json"  # the record that text2paddle.py puts beside the sessions that it writes
 CHUNK_BYTES = 64 << 20
+ITEM_BYTES = 4
 NEWLINE, BLANKS, ZERO, NINE = ord("\n"), (ord(" "), ord("\t"), ord("\r")), ord("0"), ord("9")
 
 
@@ -36,48 +37,6 @@ class Sessions(NamedTuple):
         return int(np.maximum(self.lengths - 1, 0).sum())
 
 
-def session_files(path, flag):
-    """The files of a session directory in name order, or the one file `path`; InputError if there is none."""
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{flag}: found nothing at {path}, expected a directory of session files")
-    files = session_files_in(path)
-    if not files:
-        raise InputError(f"{flag}: found no session files in {path}, expected at least one")
-    return files
-
-
-def session_files_in(directory):
-    """The files of a directory that are read as sessions, in name order: all but hidden and .json files."""
-    return sorted(entry for entry in Path(directory).iterdir()
-                  if entry.is_file() and not entry.name.startswith(".") and entry.suffix != ".json")
-
-
-def read_conversion(path, vocab_sha256, flag):
-    """What text2paddle.py recorded about the sessions in the directory `path`: a dict, empty if there is no record.
-
-    If `path` is a single file, its directory's record is checked, but the dict is empty: the counts in the record are
-    those of all files together.
-
-    Raises InputError if the indices belong to a vocab.txt whose checksum is not `vocab_sha256` (None: any).
-    """
-    record_path = (Path(path).parent if Path(path).is_file() else Path(path)) / CONVERSION
-    if not record_path.is_file():
-        return {}
-    try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
-        found = str(record["vocab_sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{record_path}: found no record of a conversion, "
-                         "expected what text2paddle.py writes") from None
-    if vocab_sha256 is not None and found != vocab_sha256:
-        raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 "
-                         f"{found[:12]}...), expected {vocab_sha256[:12]}...")
-    return {} if Path(path).is_file() else record
-
-
 def read_sessions(path, item_count, flag):
     """Read session text: one session a line, item indices in time order separated by blanks.
 
@@ -100,29 +59,34 @@ def read_sessions(path, item_count, flag):
     ------
     InputError
         Nothing is there, the files hold no session or a character that can't be part of an index, or an index is too
-        large.
+        large; or the files are not those that text2paddle.py wrote there, by its record.
     """
     files = session_files(path, flag)
-    description = text_cache.describe(files)
-    kept = text_cache.load(files, description)
-    if kept and kept[0].max() < item_count:
+    checksums = recorded_checksums(path, flag)
+    description = text_cache.describe(files, checksums)
+    kept = text_cache.load(files, description, item_count)
+    if kept:
         return Sessions(*kept)
+    size = sum(file.stat().st_size for file in files)
+    require_memory(ITEM_BYTES * size // (len(str(item_count)) + 1), f"{flag}: found {readable(size)} of session text")
     items, lengths = [], []
     for file in files:
-        first_line = 1
-        with open(file, "rb") as stream:
+        first_line, digest = 1, hashlib.sha256()
+        with open_file(file, flag) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 chunk += stream.readline()
+                digest.update(chunk)
                 chunk_items, chunk_lengths = _parse_chunk(chunk, file, first_line, item_count)
                 items.append(chunk_items)
                 lengths.append(chunk_lengths)
                 first_line += chunk.count(b"\n")
+        require_checksum(file, digest.hexdigest(), checksums, flag)
     lengths = np.concatenate(lengths) if lengths else np.empty(0, np.int64)
     lengths = lengths[lengths > 0]  # an empty line is no session
     if not len(lengths):
         raise InputError(f"{flag}: found no session in {path}, expected lines of item indices")
     sessions = Sessions(np.concatenate(items), np.concatenate([[0], np.cumsum(lengths)]))
-    text_cache.store(files, description, *sessions)
+    text_cache.store(files, checksums, description, *sessions)
     return sessions
 
 

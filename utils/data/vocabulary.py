@@ -2,9 +2,12 @@
 
 import hashlib
 import re
-from pathlib import Path
 
-from utils.files import InputError, require_file
+from utils.files import InputError
+from utils.memory import read_bytes, require_memory
+
+ITEM_BYTES = 64  # what a network of one unit, its optimiser and the popularities keep of an item, to the least
+ID_BYTES, ID_COPIES = 120, 3  # beside its characters, what Python keeps of an item id in a list and a dict
 
 
 def read_vocabulary(path, flag="--vocab_path"):
@@ -19,11 +22,14 @@ def read_vocabulary(path, flag="--vocab_path"):
     Raises
     ------
     InputError
-        The file is missing, empty or not UTF-8, or has an empty line, an id with a blank, or the same id twice.
+        The file is missing, empty or not UTF-8, or has an empty line, an id with a blank, or the same id twice; or it
+        names more items than there is memory for.
     """
-    path = require_file(path, flag)
+    data = read_bytes(path, flag)
+    ids = data.count(b"\n")
+    require_memory(ID_COPIES * len(data) + ID_BYTES * ids, f"{path}: found {ids} item ids")
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: found a byte that is not UTF-8 at position {error.start}, "
                          "expected one item id a line") from None
@@ -32,7 +38,9 @@ def read_vocabulary(path, flag="--vocab_path"):
     if not lines:
         raise InputError(f"{path}: found an empty file, expected one item id a line")
     if len(lines) == 1 and re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", lines[0]):
-        return None, int(lines[0])
+        count = int(lines[0])
+        require_memory(ITEM_BYTES * count, f"{path}: found {count} as the number of items")
+        return None, count
     first_line = {}
     for number, item_id in enumerate(lines, start=1):
         if not item_id or item_id.split() != [item_id]:
@@ -46,4 +54,4 @@ def read_vocabulary(path, flag="--vocab_path"):
 
 def checksum(path):
     """SHA-256 of a file as hexadecimal digits."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(path, str(path))).hexdigest()

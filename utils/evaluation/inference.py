@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.sessions import read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.baselines import baseline_ranks, popularity_scores, transition_scores
 from utils.evaluation.metrics import recall_and_mrr

@@ -4,7 +4,8 @@ import hashlib
 
 import numpy as np
 
-from utils.data.sessions import Sessions, choose, read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import Sessions, choose, read_sessions
 from utils.evaluation.metrics import recall_and_mrr
 from utils.evaluation.ranks import network_ranks_and_losses
 from utils.files import InputError

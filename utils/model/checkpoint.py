@@ -6,27 +6,44 @@
     epoch_N/                model.safetensors, optimizer.safetensors, and written last state.json
     last/                   the same for the latest point within an epoch, to resume a stopped run from
     tensorboard/ visualdl/  the records for these programs, if the user asked for them
+
+config.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of older
+versions lack the first.
 """
 
 import hashlib
-import json
-import math
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from utils.files import InputError, sync_directory, write_atomically
+from utils.data.arrays import arrays_in
+from utils.files import InputError, open_file, sync_directory, write_atomically
+from utils.memory import read_bytes, require_memory
+from utils.model.checked_json import json_text, read_json, require_kinds, write_json
 
 FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 LAST, LAST_BEFORE = "last", ".last.before"  # the second exists only while the first is being replaced
+CONFIG_KINDS = {"data": dict, "options": dict, "versions": dict, "script": str, "net_sha256": str, "loss": str,
+                "loss_is_sampled": bool, "merged": list}
+STATE_KINDS = {"epoch": int, "files": dict, "progress": dict, "best": (dict, type(None))}
+NUMBER = int, float
+BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
+PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
+                  "recent": list, "best": (dict, type(None))}
+FILE_KINDS = {"bytes": int, "sha256": str}
 LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp"
 EVENT_DIRECTORIES = "tensorboard", "visualdl"
+
+
+class Weights(dict):
+    """Weights by name, as read from a file; `checksum` is the SHA-256 of the bytes that were read."""
+
+    checksum = ""
 
 
 def start_run(model_dir, config, vocab_path, overwrite):
@@ -58,24 +75,50 @@ def start_run(model_dir, config, vocab_path, overwrite):
     if holds_run(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
                          "continue that run with --resume 1, or delete it with --overwrite 1")
-    for directory in [epoch_directory(model_dir, epoch) for epoch in finished_epochs(model_dir)] + [model_dir / LAST]:
-        (directory / STATE).unlink(missing_ok=True)  # first, so that no crash leaves a valid mixture
-    for left in [*model_dir.glob("epoch_*"), *(model_dir / name for name in (LAST, *EVENT_DIRECTORIES))]:
-        if left.is_dir():
-            shutil.rmtree(left)
+    _remove_checkpoints(model_dir)
     (model_dir / "metrics.jsonl").unlink(missing_ok=True)
-    with write_atomically(model_dir / "config.json") as file:
-        json.dump({"format": FORMAT, **config}, file, indent=1)
+    write_json(model_dir / "config.json", {"format": FORMAT, **config})
     with write_atomically(model_dir / "vocab.txt", "wb") as file:
-        file.write(Path(vocab_path).read_bytes())
+        file.write(read_bytes(vocab_path, "--vocab_path"))
+
+
+def discard_run(model_dir):
+    """Remove what a run wrote that came to no checkpoint, and the directory unless other files are in it."""
+    clean_up(model_dir)
+    _remove_checkpoints(model_dir)
+    for name in ("metrics.jsonl", "vocab.txt", "config.json"):
+        (model_dir / name).unlink(missing_ok=True)
+    if not any(model_dir.iterdir()):
+        model_dir.rmdir()
+
+
+def _remove_checkpoints(model_dir):
+    """Remove all epochs, last/ and event files. At every moment, what is left of the run is whole."""
+    for path in [*model_dir.glob("epoch_*"), model_dir / LAST]:
+        if os.path.lexists(path):
+            _remove(path)
+    for path in (model_dir / name for name in EVENT_DIRECTORIES):
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _remove(path):
+    """Remove an epoch or last/, which disappears in one step."""
+    _delete(path.rename(path.with_name(f".{path.name}.gone.tmp")))
+
+
+def _delete(path):
+    """Remove a directory with all that is in it, or a file or a link."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def read_config(model_dir):
     """config.json of a model directory, a dict; InputError if there is none that this project wrote."""
     path = Path(model_dir) / "config.json"
-    config = _read_json(path, "--model_dir", "a model directory with a config.json, as train.py writes")
+    config = read_json(path, "--model_dir", "a model directory with a config.json, as train.py writes")
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise InputError(f"{path}: found another format, expected {FORMAT!r}")
+    require_kinds(path, config, CONFIG_KINDS)
     return config
 
 
@@ -84,18 +127,38 @@ def epoch_directory(model_dir, epoch):
 
 
 def holds_run(model_dir):
-    """Whether a run saved an epoch or last/ there."""
-    return bool(finished_epochs(model_dir)) or (Path(model_dir) / LAST / STATE).exists()
+    """Whether a run saved an epoch or last/ there, be it damaged."""
+    return bool(_epoch_directories(model_dir)) or (Path(model_dir) / LAST).exists()
+
+
+def unreadable(model_dir):
+    """The epochs, and last/, that have no state.json: a list of paths. No training leaves any, even if it is killed."""
+    last = model_dir / LAST
+    return [path for path in [*sorted(_epoch_directories(model_dir)), *[last] * last.exists()]
+            if not (path / STATE).is_file()]
+
+
+def _epoch_directories(model_dir):
+    return [path for path in Path(model_dir).glob("epoch_*")
+            if path.is_dir() and path.name.removeprefix("epoch_").isdecimal()]
 
 
 def clean_up(model_dir):
-    """Remove what a run left behind that was killed while writing, and restore last/ if it was being replaced."""
+    """Remove what a run left behind that was killed while writing, and restore last/ if it was being replaced.
+
+    So last/ goes too where the epoch that made it obsolete is there.
+    """
     for left in (path for pattern in LEFT_BY_A_CRASH for path in model_dir.glob(pattern)):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _delete(left)
     before = model_dir / LAST_BEFORE
     if before.exists() and not (model_dir / LAST).exists():
         before.rename(model_dir / LAST)
     shutil.rmtree(before, ignore_errors=True)
+    finished = finished_epochs(model_dir)
+    if finished and (model_dir / LAST).exists():
+        with suppress(InputError, KeyError):  # what can't be read is left to whoever wants to read it
+            if 0 < read_state(model_dir / LAST)["progress"]["epoch"] <= finished[-1]:
+                remove_last(model_dir)
 
 
 def finished_epochs(model_dir):
@@ -113,7 +176,7 @@ def best_epoch(model_dir):
     best = read_state(epoch_directory(model_dir, finished[-1])).get("best") if finished else None
     if best is None:
         return None
-    if not isinstance(best, dict) or best.get("epoch") not in finished:
+    if best.get("epoch") not in finished:
         raise InputError(f"--model_dir: found no finished epoch in {model_dir} that is the best by validation "
                          f"according to the state.json of epoch_{finished[-1]}, expected one, or the number of another "
                          f"(epochs there: {', '.join(map(str, finished))})")
@@ -124,9 +187,7 @@ def keep_epochs(model_dir, newest, best):
     """Remove all epochs except the `newest` ones (how many) and the `best` one (its number or None)."""
     for epoch in finished_epochs(model_dir)[:-newest]:
         if epoch != best:
-            gone = epoch_directory(model_dir, epoch)
-            gone = gone.rename(gone.with_name(f".{gone.name}.gone.tmp"))  # so the epoch disappears in one step
-            shutil.rmtree(gone)
+            _remove(epoch_directory(model_dir, epoch))
 
 
 def save_epoch(model_dir, epoch, weights, optimizer_state, state):
@@ -151,9 +212,8 @@ def save_last(model_dir, weights, optimizer_state, state):
 
 def remove_last(model_dir):
     """Remove last/, which a finished epoch has made obsolete."""
-    if (model_dir / LAST).exists():
-        (model_dir / LAST / STATE).unlink(missing_ok=True)
-        shutil.rmtree(model_dir / LAST)
+    if os.path.lexists(model_dir / LAST):
+        _remove(model_dir / LAST)
 
 
 def _save(target, weights, optimizer_state, state):
@@ -163,7 +223,7 @@ def _save(target, weights, optimizer_state, state):
         contents = {MODEL: save(weights), OPTIMIZER: save(optimizer_state)}
         files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
                  for name, data in contents.items()}
-        contents[STATE] = json.dumps({**state, "files": files}, indent=1).encode()
+        contents[STATE] = json_text({**state, "files": files}).encode()
         for name, data in contents.items():
             with write_atomically(temporary / name, "wb") as file:
                 file.write(data)
@@ -192,7 +252,8 @@ def load_weights(model_dir, epoch, shapes):
 
     Returns
     -------
-    dict of str to float32 arrays
+    Weights
+        float32 arrays.
 
     Raises
     ------
@@ -217,14 +278,25 @@ def load_checkpoint(directory, shapes):
 
 def read_state(directory):
     """state.json in the directory of a checkpoint, a dict."""
-    state = _read_json(directory / STATE, str(directory), "a finished epoch")
+    path = directory / STATE
+    state = read_json(path, str(directory), "a finished epoch")
     if not isinstance(state, dict):
-        raise InputError(f"{directory / STATE}: found no JSON object, expected what train.py writes")
+        raise InputError(f"{path}: found no JSON object, expected what train.py writes")
+    require_kinds(path, state, STATE_KINDS)
+    progress = state.get("progress", {})
+    require_kinds(path, progress, PROGRESS_KINDS)
+    for best in state.get("best"), progress.get("best"):
+        require_kinds(path, best or {}, BEST_KINDS)
+    for file in state.get("files", {}).values():
+        require_kinds(path, {"files": file}, {"files": dict})
+        require_kinds(path, file, FILE_KINDS)
     return state
 
 
 def _load_weights(directory, shapes):
-    weights = _load_arrays(directory, MODEL, read_state(directory))
+    state = read_state(directory)
+    weights = Weights(_load_arrays(directory, MODEL, state))
+    weights.checksum = state["files"][MODEL]["sha256"]  # that of the bytes, or they would have been refused
     found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
     if found != {name: ("float32", shape) for name, shape in shapes.items()}:
         raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, "
@@ -240,49 +312,30 @@ def _load_arrays(directory, name, state):
         expected_bytes, expected_sum = expected["bytes"], expected["sha256"]
     except (KeyError, TypeError):
         raise InputError(f"{directory / STATE}: found no checksum of {name}, expected one") from None
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: found no file, expected the arrays of {directory.name}") from None
+    with open_file(path, str(directory), f"the arrays of {directory.name}") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == expected_bytes:
+            require_memory(size, f"{path}: found {size} bytes")
+        data = file.read() if size == expected_bytes else b""
     if len(data) != expected_bytes or hashlib.sha256(data).hexdigest() != expected_sum:
-        raise InputError(f"{path}: found {len(data)} bytes that don't match {STATE}, expected {expected_bytes} bytes "
+        raise InputError(f"{path}: found {size} bytes that don't match {STATE}, expected {expected_bytes} bytes "
                          f"with SHA-256 {expected_sum[:12]}...; the file was truncated or changed")
     try:
-        return _arrays_in(data, path)
-    except (SafetensorError, ValueError, KeyError) as error:
+        return arrays_in(data)[0]
+    except ValueError as error:
         raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
 
 
-def _arrays_in(data, path):
-    """The arrays by name in `data`, the bytes of the safetensors file `path`; they share its memory and are read-only.
+def require_optimizer_of(directory, arrays, shapes):
+    """InputError unless what an optimiser keeps of the weights, by `weight.kind`, has the types and shapes of these.
 
-    The library itself would copy them, and other threads would have to wait: several seconds for gigabytes, in which a
-    server that loads a new model could not answer. Here the library only reads the header. The arrays fill the end of
-    the file without gaps.
+    C++ goes through both at once. What an optimiser or an engine keeps besides, under other names, is left to it.
     """
-    with safe_open(path, framework="numpy") as file:
-        headers = [(name, file.get_slice(name)) for name in file.offset_keys()]
-        kinds = [(name, part.get_shape(), _dtype(part.get_dtype())) for name, part in headers]
-    start = len(data) - sum(math.prod(shape) * dtype.itemsize for _, shape, dtype in kinds)
-    arrays = {}
-    for name, shape, dtype in kinds:
-        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
-        start += arrays[name].nbytes
-    return arrays
-
-
-def _dtype(name):
-    """The NumPy type for a type of safetensors: F32, I64, BOOL and so on."""
-    return np.dtype(bool if name == "BOOL" else f"{name[0].lower()}{int(name[1:]) // 8}")
-
-
-def _read_json(path, flag, expected):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{flag}: found no file {path}, expected {expected}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: found no valid JSON, expected {expected}") from None
+    for key, values in arrays.items():
+        expected = shapes.get(key.rpartition(".")[0])
+        if expected is not None and (values.dtype.name, list(values.shape)) != ("float32", expected):
+            raise InputError(f"{directory / OPTIMIZER}: found {values.dtype.name} {list(values.shape)} for {key}, "
+                             f"expected float32 {expected}")
 
 
 def _umask_of(directory):

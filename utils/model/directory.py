@@ -1,6 +1,8 @@
 """What a model directory says: its network, its items, its epochs; and whether that fits together."""
 
 import hashlib
+import math
+from dataclasses import fields
 from pathlib import Path
 
 from utils.data.vocabulary import checksum, read_vocabulary
@@ -8,6 +10,8 @@ from utils.files import InputError, require_file
 from utils.model import checkpoint
 from utils.model.layout import ANSWERING, EMBEDDINGS, NetworkSettings
 
+SWITCHES = [field.name for field in fields(NetworkSettings) if field.type is bool]
+NUMBERS = [field.name for field in fields(NetworkSettings) if field.type is float]
 NET = Path(__file__).resolve().parent.parent.parent / "net.py"
 
 
@@ -53,11 +57,10 @@ def read_items(model_dir, config):
 
 def vocabulary_checksum(model_dir, config):
     """SHA-256 of the vocab.txt that a model was trained with; InputError where config.json lacks it."""
-    try:
-        return str(config["data"]["vocab_sha256"])
-    except (KeyError, TypeError):
-        raise InputError(f"{Path(model_dir) / 'config.json'}: found no checksum of vocab.txt, expected one of "
-                         "train.py") from None
+    found = config.get("data", {}).get("vocab_sha256")
+    if not isinstance(found, str):
+        raise InputError(f"{Path(model_dir) / 'config.json'}: found no checksum of vocab.txt, expected one of train.py")
+    return found
 
 
 def read_settings(model_dir, config):
@@ -68,8 +71,16 @@ def read_settings(model_dir, config):
         units = [*found.hid_size, *([] if found.embedding == "none" else [found.emb_size])]
         if missing or not found.hid_size or any(type(size) is not int or size < 1 for size in units):
             raise ValueError(f"sizes {units}" if not missing else f"no {missing[0]}")
-        if found.embedding not in EMBEDDINGS or type(found.reset_after) is not bool:
-            raise ValueError(f"embedding {found.embedding!r}, reset_after {found.reset_after!r}")
+        if type(found.hid_size) is not list or type(found.emb_size) is not int or found.embedding not in EMBEDDINGS:
+            raise ValueError(f"hid_size {found.hid_size!r}, emb_size {found.emb_size!r}, embedding "
+                             f"{found.embedding!r}")
+        for name in SWITCHES:
+            if type(getattr(found, name)) is not bool:
+                raise ValueError(f"{name} {getattr(found, name)!r}")
+        for name in NUMBERS:
+            value = getattr(found, name)
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} {value!r}")
         if found.embedding == "shared" and found.emb_size != found.hid_size[-1]:
             raise ValueError(f"emb_size {found.emb_size} of a shared matrix with {found.hid_size[-1]} units")
     except (KeyError, TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ net.py makes its weights by this, the C++ engine, the NumPy and C++ scorers and 
 is loaded from a model directory is checked against it. A network whose weights are others is known to net.py alone.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -99,3 +100,8 @@ def weight_shapes(settings, item_count):
             shapes |= {f"{layer.fc}.weight": [layer.inputs, gates], f"{layer.fc}.bias": [gates]}
         shapes |= {f"{layer.gru}.weight": [layer.units, gates], f"{layer.gru}.bias": [gates]}
     return shapes | {ITEM_MATRIX: [item_count, settings.hid_size[-1] + 1]}
+
+
+def weight_count(settings, item_count):
+    """How many numbers all weights have."""
+    return sum(map(math.prod, weight_shapes(settings, item_count).values()))

@@ -1,11 +1,20 @@
 """From a model directory to what answers: its settings, weights and item ids, and the scorer for them."""
 
+import hashlib
+import json
 from contextlib import suppress
 from importlib.util import find_spec
 
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch, is_known, other_net, read_items, read_settings
+from utils.model.directory import (
+    choose_epoch,
+    is_known,
+    other_net,
+    read_items,
+    read_settings,
+    vocabulary_checksum,
+)
 from utils.model.layout import weight_shapes
 from utils.model.native_scorer import NativeScorer, native_library
 from utils.model.scorer import Scorer
@@ -25,7 +34,9 @@ def load_scorer(model_dir, epoch=None):
     Returns
     -------
     scorer.Scorer
-        A NativeScorer where C++ can be compiled, else a Scorer; a PaddleScorer for a network that these don't know.
+        A NativeScorer where C++ can be compiled, else a Scorer; a PaddleScorer for a network that these don't know. Its
+        `weights_checksum` is the SHA-256 of the weights' file. Its `checksum` is that of all that answers depend on:
+        weights, vocabulary and network.
     item_ids : list of str, or None
         By index; None where vocab.txt holds nothing but the number of items.
 
@@ -35,17 +46,27 @@ def load_scorer(model_dir, epoch=None):
         No model directory, no such epoch, or files that are truncated, changed, or not of this network.
     """
     config = checkpoint.read_config(model_dir)
-    if is_known(config):
-        settings, weights, item_ids = load_model(model_dir, epoch)
-        library, way = native_library()
-        scorer = (Scorer if library is None else NativeScorer)(settings, weights)
-        scorer.way = way
-        return scorer, item_ids
+    epoch = choose_epoch(model_dir, epoch)
+    scorer, item_ids = (_load_known if is_known(config) else _load_edited)(model_dir, epoch, config)
+    decisive = [scorer.weights_checksum, vocabulary_checksum(model_dir, config), config["network"], is_known(config)]
+    scorer.checksum = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return scorer, item_ids
+
+
+def _load_known(model_dir, epoch, config):
+    settings, weights, item_ids = _load_model(model_dir, epoch, config)
+    library, way = native_library()
+    scorer = (Scorer if library is None else NativeScorer)(settings, weights)
+    scorer.way, scorer.weights_checksum = way, weights.checksum
+    return scorer, item_ids
+
+
+def _load_edited(model_dir, epoch, config):
     if find_spec("paddle") is None:
         raise InputError(f"{model_dir}: found a model of a network that was edited in net.py, which only Paddle can "
                          "compute, expected Paddle (requirements.txt) here")
     from utils.model.paddle_scorer import PaddleScorer
-    scorer = PaddleScorer(model_dir, choose_epoch(model_dir, epoch))
+    scorer = PaddleScorer(model_dir, epoch)
     if another := other_net(model_dir, config):
         scorer.way += f" ({another})"
     return scorer, read_items(model_dir, config)[0]
@@ -71,7 +92,10 @@ def load_model(model_dir, epoch=None):
     if not is_known(config):
         raise InputError(f"{model_dir}: found a model of a network that was edited in net.py, expected the one that "
                          "net.py came with")
-    epoch = choose_epoch(model_dir, epoch)
+    return _load_model(model_dir, choose_epoch(model_dir, epoch), config)
+
+
+def _load_model(model_dir, epoch, config):
     item_ids, item_count = read_items(model_dir, config)
     settings = read_settings(model_dir, config)
     weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count))

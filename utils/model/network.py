@@ -5,16 +5,29 @@ from pathlib import Path
 import paddle
 
 from net import Network
+from utils.memory import require_memory
 from utils.model import checkpoint
 from utils.model.directory import read_items, read_settings
+from utils.model.layout import weight_count
+
+LOADED_BYTES = 8  # of a weight: in the network, and in the file that it is read from
 
 
 def load_network(model_dir, epoch):
     """The net.Network of a finished epoch; InputError where its files are missing, damaged, or of another network."""
+    return load_network_and_checksum(model_dir, epoch)[0]
+
+
+def load_network_and_checksum(model_dir, epoch):
+    """The same, and the SHA-256 of the weights' file."""
     config = checkpoint.read_config(model_dir)
-    network = Network(read_items(model_dir, config)[1], read_settings(Path(model_dir), config))
-    put_weights(network, checkpoint.load_weights(model_dir, epoch, shapes(network)))
-    return network
+    item_count, settings = read_items(model_dir, config)[1], read_settings(Path(model_dir), config)
+    require_memory(LOADED_BYTES * weight_count(settings, item_count),
+                   f"{Path(model_dir) / 'config.json'}: found a network of {item_count} items")
+    network = Network(item_count, settings)
+    weights = checkpoint.load_weights(model_dir, epoch, shapes(network))
+    put_weights(network, weights)
+    return network, weights.checksum
 
 
 def shapes(network):

@@ -40,8 +40,8 @@ class PaddleScorer(Scorer):
 
     def __init__(self, model_dir, epoch):
         prepare()
-        from utils.model.network import load_network  # loads Paddle, so it must come after `prepare`
-        self.network = load_network(model_dir, epoch)
+        from utils.model.network import load_network_and_checksum  # loads Paddle, so it must come after `prepare`
+        self.network, self.weights_checksum = load_network_and_checksum(model_dir, epoch)
         self.network.eval()
         self.item_matrix = self.network.item_matrix.numpy()
         self.item_vectors, self.item_biases = self.item_matrix[:, :-1], self.item_matrix[:, -1]

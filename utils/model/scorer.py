@@ -31,9 +31,12 @@ class Scorer:
         Multiplications per click.
     way : str
         The way it computes, for log lines.
+    weights_checksum, checksum : str
+        What `load.load_scorer` says of them; empty where that didn't make the scorer.
     """
 
     way = "numpy"
+    weights_checksum = checksum = ""
 
     def __init__(self, settings, weights):
         self.item_matrix = weights[ITEM_MATRIX]

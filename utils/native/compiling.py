@@ -1,4 +1,7 @@
 """C++ of this project as a library: compiled at first use, which takes seconds, and kept in the user's cache directory.
+
+What is loaded runs with all rights of this process. So a library is loaded only where nobody else can have written it,
+and where it is whole: its checksum stands in a file beside it. Else it is compiled again.
 """
 
 import ctypes
@@ -6,11 +9,15 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from utils.files import InputError, open_file, write_atomically
 
 POINTER, INTEGER, FLOAT, KEY = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
 ALIGNED = 64  # bytes: what a processor loads at once
@@ -22,15 +29,16 @@ LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl
 
 
 class NotCompiled(Exception):
-    """There is no such library, and why, in a word or two."""
+    """There is no such library, and why, in a few words with the path."""
 
 
 def library(sources, compile_flags, link_flags=()):
     """The ctypes.CDLL of C++ files, from the cache or compiled now; NotCompiled where it can't be had."""
     try:
         return ctypes.CDLL(str(_file(sources, [*COMPILE, *compile_flags], link_flags)))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory is known
-        raise NotCompiled(type(error).__name__) from error
+    # RuntimeError: no home directory is known
+    except (InputError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        raise NotCompiled(_reason(error)) from error
 
 
 def level_flags():
@@ -59,25 +67,84 @@ def aligned(shape, dtype):
 
 
 def _file(sources, compile_flags, link_flags):
-    """The library's file, compiled for these sources and flags if it isn't there yet."""
+    """The library's file, compiled for these sources and flags if it isn't there yet, or isn't what was written."""
     texts = [path.read_text(encoding="utf-8") for path in (*sources, *HEADERS)]
     processor = _processor("model name", "flags") if "-march=native" in compile_flags else []
     key = hashlib.sha256("\0".join([*texts, *compile_flags, *link_flags, *processor]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gru4rec-paddle"
     file = cache / f"{sources[0].stem}-{key[:16]}.so"
-    if not file.is_file():
-        compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-        if not compiler:
-            raise NotCompiled("no C++ compiler")
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as directory:
-            objects = [Path(directory) / f"{source.stem}.o" for source in sources]
-            linked = Path(directory) / "linked.so"
-            commands = [[compiler, *compile_flags, "-c", source, "-o", file] for source, file in zip(sources, objects)]
-            for command in (*commands, [compiler, "-shared", *objects, "-o", linked, *link_flags]):
-                subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
-            os.replace(linked, file)
+    _make_own_directory(cache)
+    fault = _fault(file)
+    if not fault:
+        return file
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+    if not compiler:
+        raise NotCompiled("no C++ compiler" + f", and {file} {fault}" * file.exists())
+    with tempfile.TemporaryDirectory(dir=cache) as directory:
+        objects = [Path(directory) / f"{source.stem}.o" for source in sources]
+        linked = Path(directory) / "linked.so"
+        commands = [[compiler, *compile_flags, "-c", source, "-o", path] for source, path in zip(sources, objects)]
+        for command in (*commands, [compiler, "-shared", *objects, "-o", linked, *link_flags]):
+            subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+        contents = linked.read_bytes()
+    for path, data in (file, contents), (_checksum_of(file), hashlib.sha256(contents).hexdigest().encode()):
+        if not path.is_file():  # a pipe, for example
+            path.unlink(missing_ok=True)
+        with write_atomically(path, "wb", permissions=0o600) as written:
+            written.write(data)
     return file
+
+
+def _make_own_directory(cache):
+    """Make the directory of the libraries, closed to others; NotCompiled where another user could write there."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not all(_is_by_us(status) for status in (cache.lstat(), cache.stat())):  # by lstat: it may be a link
+        raise NotCompiled(f"{cache} belongs to another user")
+    if stat.S_IMODE(cache.stat().st_mode) != 0o700:
+        with suppress(OSError):  # it may be root's, or on a disk that can't be written
+            cache.chmod(0o700)
+    if _may_others_write(cache.stat()):
+        raise NotCompiled(f"{cache} may be written by other users")
+
+
+def _fault(file):
+    """What is wrong with a library, in a few words; None where it may be loaded."""
+    contents = []
+    for path in file, _checksum_of(file):
+        try:
+            with open_file(path, "library") as opened:
+                status = os.fstat(opened.fileno())
+                if not _is_by_us(status) or _may_others_write(status):
+                    return "is another user's, or may be written by others"
+                contents.append(opened.read())
+        except (InputError, OSError):
+            return "is missing, or its checksum is"
+    return None if hashlib.sha256(contents[0]).hexdigest().encode() == contents[1] else "is damaged"
+
+
+def _checksum_of(file):
+    """The path of the file with a library's SHA-256."""
+    return file.with_name(file.name + ".sha256")
+
+
+def _is_by_us(status):
+    """Whether a file or directory, by its status, belongs to this user or to root."""
+    return not hasattr(os, "geteuid") or status.st_uid in (0, os.geteuid())
+
+
+def _may_others_write(status):
+    return hasattr(os, "geteuid") and bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _reason(error):
+    """Why there is no library, in one line."""
+    name = type(error).__name__
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr.decode(errors="replace").strip().splitlines()
+        return " ".join([f"{name}: {error.cmd[0]} with status {error.returncode}", *said[:1]])[:300]
+    if isinstance(error, OSError) and error.filename:
+        return f"{name}: {error.filename}"
+    return f"{name}: {' '.join(str(error).split())}"[:300]
 
 
 def _processor(*names):

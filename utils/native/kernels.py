@@ -83,6 +83,8 @@ class Kernels:
         float32 [clicks, units], float32 [clicks, 4 units]
         """
         clicks, units = gate_inputs.shape[0], weight.shape[0]
+        if list(before.shape) != [rows_per_step[0], units] or sum(rows_per_step) != clicks:
+            raise IndexError(f"states {list(before.shape)}, {clicks} clicks, rows {rows_per_step}")
         states, saved = _empty([clicks, units], weight), _empty([clicks, 4 * units], weight)
         rows = np.asarray(rows_per_step, np.int64)
         self._call("gru_forward", gate_inputs, weight, bias, before, rows, len(rows), units, reset_after, dropped_share,
@@ -137,6 +139,7 @@ class Kernels:
         float32 [rows, units], float32 [items, units + 1]
             The gradients of their mean.
         """
+        _require_rows(targets, item_rows.shape[0])
         results = _results(hidden, item_rows)
         self._call("softmax_cross_entropy", hidden, item_rows, shift, targets, own_shift, *hidden.shape,
                    item_rows.shape[0], chunk, smoothing, *results)
@@ -161,6 +164,7 @@ class Kernels:
         -------
         As `softmax_cross_entropy`.
         """
+        _require_rows(targets, item_rows.shape[0])
         results = _results(hidden, item_rows)
         self._call("shared_loss", hidden, item_rows, shift, weights, targets, own_shift, *hidden.shape,
                    item_rows.shape[0], chunk, targets_are_candidates, *_numbers(loss), *results)
@@ -172,6 +176,7 @@ class Kernels:
         `dropped_share` and `key` are those of the `dropout` on the candidates' vectors, float32 [rows, candidates,
         units]. Returns as `softmax_cross_entropy`.
         """
+        _require_rows(candidates, item_rows.shape[0])
         results = _results(hidden, item_rows)
         self._call("tiled_loss", hidden, item_rows, candidates, *hidden.shape, item_rows.shape[0], candidates.shape[1],
                    dropped_share, key % 2**64, *_numbers(loss), *results)
@@ -182,17 +187,21 @@ class Kernels:
         width = gradient.shape[-1] if gradient.ndim > 1 else 1
         count = gradient.size // width
         rows_with_bias = count if rows_with_bias is None else rows_with_bias
+        if rows is not None:
+            _require_rows(rows, weight.shape[0])
         self._call("adagrad", weight, sums, velocity, gradient, rows, count, rows_with_bias, width, rate, momentum,
                    epsilon, epsilon_inside)
 
     def gather(self, matrix, numbers, columns):
         """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""
+        _require_rows(numbers, matrix.shape[0])
         rows = _empty([len(numbers), columns], matrix)
         self._call("gather", matrix, matrix.shape[1], numbers, len(numbers), columns, rows)
         return rows
 
     def add_rows(self, target, source, numbers):
         """target[numbers[i], :columns of source] += source[i], in place, for int64 numbers."""
+        _require_rows(numbers, target.shape[0])
         self._call("add_rows", target, target.shape[1], source, source.shape[1], numbers, source.shape[0])
 
     def dropout(self, values, share, key):
@@ -210,6 +219,7 @@ class Kernels:
 
     def distinct(self, items, place_of_item):
         """As `sampling.distinct`."""
+        _require_rows(items, len(place_of_item))
         found, places = np.empty(len(items), np.int64), np.empty(len(items), np.int64)
         count = self._call("distinct", items, len(items), place_of_item, found, places)
         return found[:count], places
@@ -242,6 +252,15 @@ def copied(values):
 
 def _results(hidden, item_rows):
     return [_empty(shape, hidden) for shape in (hidden.shape[:1], hidden.shape, item_rows.shape)]
+
+
+def _require_rows(numbers, count):
+    """IndexError unless all numbers of an int64 array are rows of `count`: C++ would read and write elsewhere.
+
+    It takes a microsecond: as numbers without a sign, negative ones are too large as well.
+    """
+    if numbers.size and int(np.asarray(numbers).view(np.uint64).max()) >= count:
+        raise IndexError(f"rows from {numbers.min()} to {numbers.max()}, expected 0 to {count - 1}")
 
 
 def _numbers(loss):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.batches import evaluation_batches
-from utils.data.sessions import read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum
 from utils.evaluation.metrics import target_ranks
 from utils.files import InputError

@@ -1,5 +1,6 @@
 """What a model directory says about its run: settings, figures of the epochs, and how it differs from other runs."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Run:
 
 def read_runs(paths):
     """The Runs in model directories, a list; if names are equal, the directories above are added to them."""
-    depth, parts = 1, [Path(path).resolve().parts[1:] for path in paths]
+    depth, parts = 1, [Path(os.path.realpath(path)).parts[1:] for path in paths]
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1
     return [read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]

@@ -4,6 +4,7 @@ import math
 import platform
 import sys
 import time
+from copy import copy
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +17,8 @@ except ImportError:  # Windows
     resource = None
 
 from net import Network
-from utils.data.sessions import cut_windows, read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import cut_windows, read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.validation import better_of, evenly_chosen, sessions_checksum, split_sessions, validation_figures
 from utils.files import InputError
@@ -27,6 +29,10 @@ from utils.runlog import append_record, import_event_writers, line_of, log, read
 from utils.runlog import progress as progress_bar
 from utils.training.proof import prove
 from utils.training.resume import HeldSignals, Progress, commit, find_checkpoint, hold_directory, read_progress
+from utils.training.settings import USUAL, flag_to_blame, require_memory_for_network, require_memory_for_steps
+
+FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
+GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
 
 
 def run_training(data, schedule, output, network_settings, make_trainer, kernels, flags):
@@ -52,6 +58,8 @@ def run_training(data, schedule, output, network_settings, make_trainer, kernels
     """
     item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
     training, validation, description = _read_sessions(data, item_count, vocab_sha256)
+    require_memory_for_network(item_count, network_settings, data)
+    require_memory_for_steps(training, network_settings.hid_size, flags)
     model_dir = Path(output.model_dir)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
     # Before an older run is deleted: the network may be too large for the memory.
@@ -70,7 +78,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, kernels
         if start_from is None:
             checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite)
         event_writers = [open_events(model_dir) for open_events in event_files]
-        _Run(trainer, validation, schedule, output, event_writers).train(start_from)
+        _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags)).train(start_from)
 
 
 def _prove(trainer, kernels):
@@ -124,9 +132,10 @@ def _read_vocabulary(path):
 class _Run:
     """The epochs of a run, from the first or from where a run before it stopped."""
 
-    def __init__(self, trainer, validation, schedule, output, event_writers):
+    def __init__(self, trainer, validation, schedule, output, event_writers, blamed):
         self.trainer, self.network, self.validation = trainer, trainer.network, validation
         self.schedule, self.output, self.event_writers = schedule, output, event_writers
+        self.blamed, self.guess = blamed, _loss_of_a_guess(trainer)  # the flag to blame for a loss far above a guess's
         self.model_dir, self.predictions = Path(output.model_dir), trainer.sessions.predictions
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
@@ -190,6 +199,10 @@ class _Run:
                    "peak_memory_mib": _peak_memory()}
         log(f"epoch:{epoch} num_steps:{figures['num_steps']} time_cost(s):{figures['time_cost']:f} "
             f"loss:{figures['loss']:.4f} predictions/s:{figures['predictions_per_second']:.0f}")
+        if figures["loss"] > FAR_ABOVE * self.guess:
+            warn(f"{self.blamed}: found a loss of {figures['loss']:.4g} in epoch {epoch}, expected one below that of "
+                 f"random guesses, {self.guess:.4g}; lower it")
+            self.guess = math.inf  # said once
         return figures | (self._validate(progress) if self.validation else {})
 
     def _train_step(self, progress, batch):
@@ -271,6 +284,7 @@ class _Run:
     def _load(self, directory):
         """The run as it was saved in `directory`: its Progress, and what the trainer restores later."""
         weights, arrays, state = checkpoint.load_checkpoint(directory, shapes(self.network))
+        checkpoint.require_optimizer_of(directory, arrays, shapes(self.network))
         put_weights(self.network, weights)
         progress, self.good = read_progress(directory), directory
         if directory.name != checkpoint.LAST:
@@ -292,9 +306,30 @@ class _Run:
                 raise self._not_finite(f"{name} no longer finite after", progress)
 
     def _not_finite(self, found, progress):
-        return InputError(f"--base_lr {self.schedule.rate:g}: found {found} step {progress.num_steps} of epoch "
-                          f"{progress.epoch}, expected a number; lower the learning rate (last good checkpoint: "
-                          f"{self.good or 'none yet'})")
+        return InputError(f"{self.blamed}: found {found} step {progress.num_steps} of epoch {progress.epoch}, expected "
+                          f"a number; lower it (last good checkpoint: {self.good or 'none yet'})")
+
+
+def _loss_of_a_guess(trainer):
+    """The mean loss over some predictions where all scores are 0, infinite where it can't be told.
+
+    It is that of random guesses: ln(n) for the cross-entropy over n items, and for other losses what is as bad.
+    """
+    objective, random, losses, predictions = copy(trainer.objective), np.random.default_rng(0), 0.0, 0
+    if hasattr(objective, "logq"):
+        objective.logq = min(objective.logq, USUAL["logq"])  # a stronger correction of guesses is no good measure
+    trainer.network.eval()
+    objective.start_epoch(random)
+    for batch in islice(trainer.batching.batches(trainer.sessions, random, objective.fewest_slots), GUESSED_STEPS):
+        scored = objective.draw(batch)
+        if scored is None or predictions >= GUESSED_PREDICTIONS:
+            break
+        hidden = np.zeros((len(batch.inputs), trainer.network.settings.hid_size[-1]), np.float32)
+        rows = trainer.network.item_matrix.shape if scored.items is None else [len(scored.items), hidden.shape[1] + 1]
+        losses += objective(hidden, np.zeros(rows, np.float32), scored)[0] * len(batch.targets)
+        predictions += len(batch.targets)
+    guess = losses / predictions if predictions else math.inf
+    return guess if guess > 0 else math.inf
 
 
 def _peak_memory():

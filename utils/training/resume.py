@@ -1,10 +1,11 @@
 """Stopping and resuming a run: its progress, the lock on its directory, and the check that settings are the same."""
 
 import json
+import math
 import os
 import signal
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -51,10 +52,15 @@ class Progress:
 def find_checkpoint(model_dir, config):
     """The directory to resume from: last/ if it is ahead of the last finished epoch, else the epoch's; or None.
 
-    Raises InputError if `config`, the config.json of the new run, has other data or settings.
+    Raises InputError if `config`, the config.json of the new run, has other data or settings, or where something was
+    saved that can't be read: the run would begin anew, over what is left of it.
     """
     then = checkpoint.read_config(model_dir)
     checkpoint.clean_up(model_dir)
+    if unreadable := checkpoint.unreadable(model_dir):
+        names = ", ".join(path.name for path in unreadable)
+        raise InputError(f"--resume 1: found {names} in {model_dir} without a {checkpoint.STATE}, expected checkpoints "
+                         "that can be read; remove what is damaged, or the whole run with --overwrite 1")
     finished, last = checkpoint.finished_epochs(model_dir), model_dir / checkpoint.LAST
     newest = checkpoint.epoch_directory(model_dir, finished[-1]) if finished else None
     if (last / checkpoint.STATE).exists() and (not finished or read_progress(last).epoch > finished[-1]):
@@ -68,9 +74,13 @@ def read_progress(directory):
     """The Progress of the run whose checkpoint is in `directory`."""
     state = checkpoint.read_state(directory)
     try:
-        if directory.name == checkpoint.LAST:
-            return Progress(**state["progress"])
-        return Progress(epoch=int(state["epoch"]) + 1, best=state["best"])
+        if directory.name != checkpoint.LAST:
+            return Progress(epoch=state["epoch"] + 1, best=state["best"])
+        progress = Progress(**state["progress"])
+        counts = [progress.epoch - 1, progress.num_steps, progress.predictions, progress.seconds]
+        if not (min(counts) >= 0 and all(map(math.isfinite, [*counts, progress.loss_sum, *progress.recent]))):
+            raise ValueError
+        return progress
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{directory / checkpoint.STATE}: found no state to resume from, expected what a training "
                          "with --resume writes; older runs lack it") from None
@@ -80,26 +90,45 @@ def read_progress(directory):
 def hold_directory(model_dir):
     """Create the directory if it is missing, and keep other runs out of it until the block or the process ends.
 
-    The system locks the directory itself, so no lock file is left behind, not even after a crash.
+    The system locks the directory itself, so no lock file is left behind, not even after a crash. A directory that was
+    created here goes again where the block raises before anything of use was saved in it.
     """
-    if model_dir.exists() and not model_dir.is_dir():
+    if os.path.lexists(model_dir) and not model_dir.is_dir():
         raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
-    model_dir.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(model_dir, os.O_RDONLY) if fcntl else None
+    is_new = not model_dir.exists()
+    descriptor = _locked(model_dir)
     try:
-        if fcntl:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"--model_dir: found another run at work in {model_dir}, expected none; wait for it "
-                                 "or name another directory") from None
-            except OSError as error:  # some network file systems have no locks
-                warn(f"{model_dir}: can't be locked ({error.strerror}); make sure yourself that no other run writes "
-                     "there")
         yield
+    except BaseException:
+        with suppress(OSError):  # the first error is the one to tell
+            if is_new and not checkpoint.holds_run(model_dir):
+                checkpoint.discard_run(model_dir)
+        raise
     finally:
         if fcntl:
             os.close(descriptor)
+
+
+def _locked(model_dir):
+    """A descriptor that locks the directory, which is created where it is missing; None where there are no locks."""
+    model_dir.mkdir(parents=True, exist_ok=True)
+    if not fcntl:
+        return None
+    descriptor = os.open(model_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_same = model_dir.exists() and os.path.samestat(os.fstat(descriptor), model_dir.stat())
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(f"--model_dir: found another run at work in {model_dir}, expected none; wait for it or name "
+                         "another directory") from None
+    except OSError as error:  # some network file systems have no locks
+        warn(f"{model_dir}: can't be locked ({error.strerror}); make sure yourself that no other run writes there")
+        return descriptor
+    if is_same:
+        return descriptor
+    os.close(descriptor)  # of a directory that another run removed as it ended
+    return _locked(model_dir)
 
 
 class HeldSignals:
