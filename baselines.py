@@ -13,15 +13,20 @@ already seen in the session are not removed. The figures are means over these pr
     vsknn        V-SKNN: what was in the training sessions most like this one
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 import argparse
 import time
 
-from utils.data.sessions import read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation import baselines
 from utils.evaluation.metrics import TIES, recall_and_mrr
 from utils.files import InputError
-from utils.options import Parser, cutoffs, number
+from utils.options import COUNT, Parser, cutoffs, number
 from utils.process import run
 from utils.runlog import line_of, log, print_table
 
@@ -42,20 +47,20 @@ def parse_arguments():
     parser.add_argument("--methods", type=methods, default=",".join(TITLES),
                         help="which of the methods, separated by commas")
     parser.add_argument("--itemknn_lambda", type=number(float, 0, 1e9), default=20.0,
-                        help="regularisation, >= 0: sessions added to the support of every item, so that rare items "
+                        help="regularisation: sessions added to the support of every item, so that rare items "
                         "are not similar by chance")
     parser.add_argument("--itemknn_alpha", type=number(float, 0, 1), default=0.5,
                         help="0: each similar item's score is divided by its own support, 1: popular items stay ahead, "
                         ".5: cosine")
-    parser.add_argument("--vsknn_neighbours", type=number(int, 1), default=500,
-                        help="how many of the most similar sessions give scores, >= 1")
-    parser.add_argument("--vsknn_sample_size", type=number(int, 1), default=5000,
-                        help="how many of the newest sessions with a common item are candidates for that, >= 1")
+    parser.add_argument("--vsknn_neighbours", type=number(int, 1, COUNT), default=500,
+                        help="how many of the most similar sessions give scores")
+    parser.add_argument("--vsknn_sample_size", type=number(int, 1, COUNT), default=5000,
+                        help="how many of the newest sessions with a common item are candidates for that")
     parser.add_argument("--vsknn_decay", choices=("harmonic", "linear"), default="harmonic",
                         help="weights of the session's clicks, from the last one back: 1, 1/2, 1/3 and so on, or in "
                         "equal steps down to 0")
     parser.add_argument("--vsknn_idf_weight", type=number(float, 0, 100), default=1.0,
-                        help="how much rare items gain, >= 0; 0: nothing")
+                        help="how much rare items gain; 0: nothing")
     return parser.parse_args()
 
 

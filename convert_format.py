@@ -5,12 +5,18 @@
 
 The lines are in the order in which the sessions start; sessions that start at the same time are in the order of their
 ids. The input need not be grouped by session or sorted; clicks of a session at the same time stay in the order of the
-file.
+file. The outputs get their names once all inputs have been read: where one is wrong, nothing is written.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
+from contextlib import ExitStack
 from pathlib import Path
 
-from utils.files import InputError, require_file, write_atomically
+from utils.data.session_files import refuse_conversion
+from utils.files import finish, require_different, require_file, write_atomically
 from utils.options import Parser, add_table_flags, table_columns
 from utils.process import run
 
@@ -20,12 +26,17 @@ def main():
     jobs = [("--train_input", flags.train_input, flags.train_output),
             ("--test_input", flags.test_input, flags.test_output)]
     jobs = [job for job in jobs if job[1] or job[0] == "--train_input"]
-    for flag, source, target in jobs:  # before any work
+    for flag, source, _ in jobs:
         require_file(source, flag)
-        if Path(source).resolve() == Path(target).resolve():
-            raise InputError(f"{flag}: found {source}, which would be overwritten; expected another output")
-    for flag, source, target in jobs:
-        convert(flag, source, target, flags)
+    outputs = [(flag.replace("input", "output"), target) for flag, _, target in jobs]
+    require_different([(flag, source) for flag, source, _ in jobs], outputs)
+    for flag, target in outputs:
+        refuse_conversion(Path(target).parent, flag)
+    with ExitStack() as opened:  # all first, so that a folder that can't be written to is noticed at once
+        files = [opened.enter_context(write_atomically(target, "wb")) for _, target in outputs]
+        sizes = [convert(*job, file, flags) for job, file in zip(jobs, files)]
+    for (_, target), size in zip(outputs, sizes):
+        print("{}: {:,} sessions, {:,} events, {:,} items".format(target, *size), flush=True)
 
 
 def parse_flags():
@@ -41,14 +52,21 @@ def parse_flags():
     return parser.parse_args()
 
 
-def convert(flag, source, target, flags):
-    """Write the sessions of the table `source`, named by `flag`, to `target`."""
+def convert(flag, source, target, file, flags):
+    """Write the sessions of the table `source`, named by `flag`, to `file`, which will become `target`.
+
+    Returns the number of sessions, of clicks, and of items.
+    """
     from utils.data.click_files import read_clicks, write_sessions  # slow to import, so only once the flags are checked
 
-    with write_atomically(target, "wb") as file:
-        clicks = read_clicks(source, table_columns(flags), flag)
+    clicks = read_clicks(source, table_columns(flags), flag)
+    try:
         write_sessions(clicks, file)
-    print("{}: {:,} sessions, {:,} events, {:,} items".format(target, *clicks.sizes()), flush=True)
+        finish(file)
+    except OSError as error:
+        error.filename = str(target)  # two files are open, so the error must say which one it means
+        raise
+    return clicks.sizes()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ training sessions; items already seen in the session are not removed. The figure
 are printed, and appended to metrics.jsonl in the model directory.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 from utils import device
 from utils.options import Parser, add_inference_flags, epochs, evaluation
 from utils.process import run

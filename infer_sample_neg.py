@@ -6,9 +6,13 @@ The same evaluation as infer.py's: all items are ranked, whatever the training s
 target among a few random items only, as some papers do; such figures mislead, and a warning says so.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 from utils import device
 from utils.files import InputError
-from utils.options import Parser, add_inference_flags, epochs, evaluation, number
+from utils.options import COUNT, SEED, Parser, add_inference_flags, epochs, evaluation, number, sizes
 from utils.process import run
 
 
@@ -16,10 +20,10 @@ def main():
     parser = Parser(__doc__)
     add_inference_flags(parser)
     parser.set_defaults(model_dir="model_neg_recall20")
-    parser.add_argument("--sampled", type=number(int, 0), default=0,
-                        help="rank each target among so many items drawn uniformly, >= 1; 0: among all items")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="of those draws, >= 0")
-    parser.add_argument("--hid_size",
+    parser.add_argument("--sampled", type=number(int, 0, COUNT), default=0,
+                        help="rank each target among so many items drawn uniformly; 0: among all items")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of those draws")
+    parser.add_argument("--hid_size", type=sizes,
                         help="accepted for old command lines, without effect: the model directory knows it")
     options = parser.parse_args()
     epochs(options)  # refuses what is wrong with them before Paddle loads

@@ -7,10 +7,14 @@ mostly moves to one of the item's usual successors. Which one depends on the tas
 showed, so a model with memory can predict more than one that only knows the last click.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 import numpy as np
 
 from utils.files import write_atomically
-from utils.options import Parser, number
+from utils.options import COUNT, SEED, Parser, number
 from utils.process import run
 
 CATEGORIES, TASTES, SUCCESSORS = 12, 3, 3
@@ -20,10 +24,10 @@ DAY, FIRST_SECOND = 86400, 1767225600  # 2026-01-01
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--output", default="sample_clicks.tsv", help="click file to write: SessionId, ItemId, Time")
-    parser.add_argument("--sessions", type=number(int, 1), default=12000, help="sessions, >= 1")
-    parser.add_argument("--items", type=number(int, CATEGORIES), default=600, help=f"items, >= {CATEGORIES}")
-    parser.add_argument("--days", type=number(float, 0.1), default=8.0, help="days that the sessions cover, >= 0.1")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="seed of all random draws, >= 0")
+    parser.add_argument("--sessions", type=number(int, 1, COUNT), default=12000, help="sessions")
+    parser.add_argument("--items", type=number(int, CATEGORIES, 10**8), default=600, help="items")
+    parser.add_argument("--days", type=number(float, 0.1, 36500), default=8.0, help="days that the sessions cover")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
     return parser.parse_args()
 
 

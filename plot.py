@@ -13,14 +13,19 @@ Reads config.json and metrics.jsonl of model directories, and writes
 Needs no Paddle.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 import os
 from pathlib import Path
 
 # Before NumPy loads: on busy processors its threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from utils.data.session_files import refuse_conversion
 from utils.files import InputError, write_atomically
-from utils.options import Parser, number
+from utils.options import COUNT, Parser, number
 from utils.plotting.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.plotting.runs import read_runs, setting_differences
 from utils.process import run
@@ -30,16 +35,17 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR", help="model directories, as written by train.py")
     parser.add_argument("--output", default="plots", help="directory to write to, created if missing")
-    parser.add_argument("--topk", type=number(int, 1), default=20, help="cut-off k of recall@k and MRR@k, >= 1")
+    parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="cut-off k of recall@k and MRR@k")
     parser.add_argument("--test_dir", default="",
                         help="test sessions for the breakdown of the recall, with each run's best or last epoch; "
                         "empty: none")
-    parser.add_argument("--projector_items", type=number(int, 0), default=0,
+    parser.add_argument("--projector_items", type=number(int, 0, COUNT), default=0,
                         help="how many items' vectors to export for TensorBoard's projector, the most frequent first; "
                         "0: none")
     options = parser.parse_args()
-    if len({Path(path).resolve() for path in options.model_dirs}) < len(options.model_dirs):
+    if len(set(map(os.path.realpath, options.model_dirs))) < len(options.model_dirs):
         raise InputError("MODEL_DIR: found the same directory twice, expected different ones")
+    refuse_conversion(options.output, "--output")
     return options
 
 
@@ -48,30 +54,27 @@ def main():
     runs = read_runs(options.model_dirs)
     from utils.plotting import pictures  # slow to import, so only once the arguments are checked
 
-    output, pages = Path(options.output), []
+    files, pages = {}, []  # all are made before the first is written: what is wrong with a run leaves no half report
     curves = lambda theme: pictures.curves(runs, options.topk, theme)
-    save(output / "curves.png", pictures.as_png(curves))
+    files["curves.png"] = pictures.as_png(curves)
     pages.append(("Curves", curves))
     if options.test_dir:
         ranks = {run.name: run_ranks(run, options.test_dir) for run in runs}
         groups = {name: [recall_by_group(found, grouping, options.topk) for found in ranks.values()]
                   for name, grouping in GROUPINGS.items()}
         breakdown = lambda theme: pictures.breakdown(groups, list(ranks), options.topk, theme)
-        save(output / "breakdown.png", pictures.as_png(breakdown))
+        files["breakdown.png"] = pictures.as_png(breakdown)
         pages.append((f"recall@{options.topk} in {options.test_dir}", breakdown))
-    page = pictures.page(runs, setting_differences(runs), pages, options.topk)
-    save(output / "report.html", page.encode())
+    files["report.html"] = pictures.page(runs, setting_differences(runs), pages, options.topk).encode()
+    vectors = {}
     if options.projector_items:
-        from utils.plotting.projector import export_items
-        export_items(runs, output / "projector", options.projector_items)
-        print(f"written: {output / 'projector'}")
-
-
-def save(path, data):
-    """Write a file, and say so."""
-    with write_atomically(path, "wb") as file:
-        file.write(data)
-    print(f"written: {path}")
+        from utils.plotting.projector import exported_items
+        vectors = exported_items(runs, options.projector_items)
+    for name, data in (files | vectors).items():
+        with write_atomically(Path(options.output, name), "wb") as file:
+            file.write(data)
+    for name in [*files, "projector"] if vectors else files:
+        print(f"written: {Path(options.output, name)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,10 @@ items with fewer than 5 clicks, and again sessions of 1 click. Sessions that end
 test set. From these, drop items that do not occur in training, and again sessions of 1 click.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 import hashlib
 import sys
 import time
@@ -20,25 +24,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from utils.files import NO_SPACE, InputError, finish, require_file, write_atomically
-from utils.options import Parser, add_table_flags, number, table_columns
+from utils.data.session_files import refuse_conversion
+from utils.files import NO_SPACE, InputError, finish, require_different, require_file, write_atomically
+from utils.options import COUNT, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
 CLICKS_FILE = "yoochoose-clicks.dat"  # in the archive
+SECONDS, DAYS = 1e10, 1e5  # more than there are from 1970 to the last time that can be read
 URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
 
 def main():
     flags = parse_flags()
+    paths = [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
+    require_different([("--input", flags.input)], [("--out_dir, --prefix", path) for path in paths])
+    refuse_conversion(paths[0].parent, "--out_dir")
     if flags.fetch:
         fetch(flags.url, Path(flags.input), flags.sha256)
     require_file(flags.input, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
-    paths = [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
-    if Path(flags.input).resolve() in [path.resolve() for path in paths]:
-        raise InputError(f"--input: found {flags.input}, which would be overwritten; "
-                         "expected another --prefix or --out_dir")
     with ExitStack() as outputs:  # opened first, so that a folder that can't be written to is noticed at once
         files = [outputs.enter_context(write_atomically(path, "wb")) for path in paths]
         clicks = filter_clicks(read(flags), flags)
@@ -61,28 +66,28 @@ def parse_flags():
     parser.add_argument("--out_dir", default=".", help="the folder to write to, created if missing")
     parser.add_argument("--prefix", default="rsc15_", help="what the names of the written files start with")
     add_table_flags(parser)
-    parser.add_argument("--session_gap", type=number(float, 0), default=0,
-                        help="seconds, >= 0; above 0, --session_column names users, and their clicks are cut into "
+    parser.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
+                        help="seconds; above 0, --session_column names users, and their clicks are cut into "
                         "sessions at longer gaps, numbered from 1; 0: sessions as given")
     parser.add_argument("--drop_repeats", type=switch, default=0,
                         help="1: of several clicks in a row on the same item, keep only the first")
-    parser.add_argument("--min_session_length", type=number(int, 1), default=2,
-                        help="clicks, >= 1; shorter sessions are dropped")
-    parser.add_argument("--min_support", type=number(int, 1), default=5,
-                        help="clicks, >= 1; items with fewer are dropped")
+    parser.add_argument("--min_session_length", type=number(int, 1, COUNT), default=2,
+                        help="clicks; shorter sessions are dropped")
+    parser.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
+                        help="clicks; items with fewer are dropped")
     parser.add_argument("--until_stable", type=switch, default=0,
                         help="1: drop short sessions and rare items again and again until there are none; 0: drop "
                         "short sessions, rare items, and short sessions again, once each")
-    parser.add_argument("--test_days", type=number(float, 0), default=1.0,
-                        help="days before the last click, >= 0, may be a fraction; the sessions of that time are the "
+    parser.add_argument("--test_days", type=number(float, 0, DAYS), default=1.0,
+                        help="days before the last click, may be a fraction; the sessions of that time are the "
                         "test set")
     parser.add_argument("--split_by", choices=("end", "start"), default="end",
                         help="end: a session's last click decides whether it is in the test set, and items unknown in "
                         "training are dropped from it; start: its first click decides, the clicks of training sessions "
                         "within the test time are cut off, and unknown items stay")
     parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
-                        help="share of the training sessions to keep, the newest ones, > 0 and <= 1, such as 0.015625 "
-                        "for 1/64; train_tr and train_valid are split from these")
+                        help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
+                        "train_tr and train_valid are split from these")
     parser.add_argument("--fetch", type=switch, default=0, help="1: download --url to --input if there is no such file")
     parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
     parser.add_argument("--sha256", default="",
@@ -247,7 +252,7 @@ def fetch(url, path, sha256):
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
         raise InputError(f"--fetch 1: found no way to {url} ({error}); fetch it by hand and put it at "
-                         f"{path.resolve()}") from None
+                         f"{path.absolute()}") from None
     say("fetched {}", path)
 
 

@@ -14,6 +14,10 @@ Sessions are numbered by their lines, from 1. A higher score means a likelier it
 order of vocab.txt. Needs no Paddle, and uses one thread unless OMP_NUM_THREADS says otherwise.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 import json
 import os
 import sys
@@ -28,7 +32,7 @@ import numpy as np
 from utils.data.sessions import Sessions
 from utils.files import InputError, require_file
 from utils.model.load import load_scorer
-from utils.options import Parser, number
+from utils.options import COUNT, Parser, number
 from utils.process import run
 
 READ_BYTES = 1 << 16
@@ -42,9 +46,9 @@ def parse_arguments():
                         help="text file of item ids, one session a line, instead of the arguments; "
                         "- for standard input")
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--epoch", type=number(int, 0), default=0,
-                        help="which epoch to use, >= 1; 0: the best one by validation, or the last without validation")
-    parser.add_argument("--topk", type=number(int, 1), default=20, help="items to recommend, >= 1")
+    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
+                        help="which epoch to use; 0: the best one by validation, or the last without validation")
+    parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="items to recommend")
     parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0,
                         help="1: leave out the items of the session itself, 0: keep them, as in infer.py")
     parser.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")

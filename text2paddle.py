@@ -5,21 +5,29 @@
 Every file of the raw directories is converted to a file of the same name. vocab.txt holds the items of the training
 files, the most frequent first and equally frequent ones in string order; an item's index is the number of its line,
 counted from 0. Test clicks on other items are left out, and so is a test session with fewer than two clicks left. How
-many were left out is printed, and recorded in text2paddle.json beside the converted files.
+many were left out is printed, and recorded in text2paddle.json beside the converted files, with their names, sizes and
+checksums: trainers and evaluations refuse other files there.
 """
+
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
 
 import collections
 import contextlib
 import hashlib
+import itertools
 import json
+import os
 from pathlib import Path
 
-from utils.data.sessions import CONVERSION, read_conversion, session_files, session_files_in
-from utils.files import InputError, finish, write_atomically
+from utils.data.session_files import CONVERSION, read_conversion, session_files, session_files_in
+from utils.files import InputError, finish, require_different, write_atomically
 from utils.options import Parser
 from utils.process import run
 
 COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
+LINES_WRITTEN = 10_000  # at a time
 
 
 def parse_arguments():
@@ -30,11 +38,12 @@ def parse_arguments():
     parser.add_argument("test_dir", help="directory to write the test sessions to, as indices")
     parser.add_argument("vocab_path", help="vocab.txt to write")
     options = parser.parse_args()
-    if len({Path(path).resolve() for path in vars(options).values()}) < 5:
+    places = {name: Path(os.path.realpath(path)) for name, path in vars(options).items()}
+    if len(set(places.values())) < 5:
         raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, "
                          "expected five")
     for name in "raw_train_dir", "raw_test_dir", "train_dir", "test_dir":
-        if Path(options.vocab_path).resolve().parent == Path(getattr(options, name)).resolve():
+        if places["vocab_path"].parent == places[name]:
             raise InputError(f"vocab_path: found {options.vocab_path} in {name}, where it would be read as sessions, "
                              "expected it in another directory")
     return options
@@ -44,6 +53,10 @@ def main():
     options = parse_arguments()
     train_files = session_files(options.raw_train_dir, "raw_train_dir")
     test_files = session_files(options.raw_test_dir, "raw_test_dir")
+    sources = [("raw_train_dir", file) for file in train_files] + [("raw_test_dir", file) for file in test_files]
+    outputs = [(name.removeprefix("raw_"), file.name) for name, file in sources]
+    outputs = [(name, Path(getattr(options, name), file)) for name, file in outputs]
+    require_different(sources, [*outputs, ("vocab_path", options.vocab_path)])
     outdated = outdated_files(options.train_dir, train_files, "train_dir")
     outdated += outdated_files(options.test_dir, test_files, "test_dir")
     support = count_items(train_files)
@@ -93,9 +106,9 @@ def outdated_files(directory, sources, argument):
         raise InputError(f"{argument}: found a file at {path}, expected a directory or none")
     names = {file.name for file in sources}
     others = [file for file in session_files_in(path) if file.name not in names] if path.is_dir() else []
-    earlier = read_conversion(path, None, argument).get("files") if others else None
+    earlier = read_conversion(path, None, argument).get("files", ()) if others else ()
     for file in others:
-        if not isinstance(earlier, list) or file.name not in earlier:
+        if file.name not in earlier:
             raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing "
                              "but what text2paddle.py writes")
     return others
@@ -134,22 +147,33 @@ def convert(files, directory, index, shortest, open_output):
     Returns
     -------
     dict
-        What was written: the names of the files, and COUNTS.
+        What was written: the files' names with their sizes and checksums, and COUNTS.
     """
-    counts = {"files": [file.name for file in files], **dict.fromkeys(COUNTS, 0)}
+    written = {"files": {}, **dict.fromkeys(COUNTS, 0)}
     for file in files:
-        output = open_output(directory, file.name)
-        for clicks in read_item_ids(file):
-            known = [index[click] for click in clicks if click in index]
-            counts["clicks_left_out"] += len(clicks) - len(known)
-            if len(known) >= shortest:
-                output.write(" ".join(known) + "\n")
-                counts["sessions"] += 1
-                counts["events"] += len(known)
-            elif clicks:
-                counts["sessions_left_out"] += 1
+        output, size, digest = open_output(directory, file.name), 0, hashlib.sha256()
+        lines = converted_lines(file, index, shortest, written)
+        while some := list(itertools.islice(lines, LINES_WRITTEN)):
+            text = "".join(some)
+            output.write(text)
+            size += len(text)  # all characters are ASCII
+            digest.update(text.encode())
         finish(output)
-    return counts
+        written["files"][file.name] = {"bytes": size, "sha256": digest.hexdigest()}
+    return written
+
+
+def converted_lines(file, index, shortest, counts):
+    """Yield the lines to write for the sessions of `file`, and count them in the dict `counts`."""
+    for clicks in read_item_ids(file):
+        known = [index[click] for click in clicks if click in index]
+        counts["clicks_left_out"] += len(clicks) - len(known)
+        if len(known) >= shortest:
+            counts["sessions"] += 1
+            counts["events"] += len(known)
+            yield " ".join(known) + "\n"
+        elif clicks:
+            counts["sessions_left_out"] += 1
 
 
 if __name__ == "__main__":

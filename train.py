@@ -6,17 +6,21 @@ Reads session text (item indices, from text2paddle.py) and vocab.txt; writes a m
 The defaults are the best settings that we know; reproduce/rsc15.sh has those of Paddle's old example.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 from functools import partial
 
 from utils import device
-from utils.options import Parser, add_training_flags, batching, check_training_flags, number, training_run
+from utils.options import COUNT, Parser, add_training_flags, batching, check_training_flags, number, training_run
 from utils.process import run
 
 
 def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     add_training_flags(parser)
-    parser.add_argument("--step_num", type=number(int, 1), default=1000, help="with --enable_ce: steps an epoch, >= 1")
+    parser.add_argument("--step_num", type=number(int, 1, COUNT), default=1000, help="with --enable_ce: steps an epoch")
     parser.add_argument("--enable_ce", action="store_true",
                         help="stop every epoch after --step_num steps, for a quick check")
     return check_training_flags(parser.parse_with_config(arguments))

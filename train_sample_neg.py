@@ -10,11 +10,24 @@ shared (--neg_size drawn by support^alpha, and with --in_batch 1 the targets of 
 its own, drawn from the targets of the batch). Sessions are trained on whole, or side by side one click at a time.
 """
 
+if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
+    from utils.process import begin
+    begin()
+
 from functools import partial
 
 from utils import device
 from utils.files import InputError
-from utils.options import Parser, add_training_flags, batching, check_training_flags, number, training_run
+from utils.options import (
+    COUNT,
+    FLOAT32,
+    Parser,
+    add_training_flags,
+    batching,
+    check_training_flags,
+    number,
+    training_run,
+)
 from utils.process import run
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
@@ -34,24 +47,24 @@ def parse_arguments(arguments=None):
                          help="shared: 1: the targets of a batch are negatives of each other too (the paper), 0: only "
                          "drawn ones; default: 1 with --batching parallel or --neg_size 0, else 0, since a whole "
                          "session would have its own next clicks as negatives")
-    sampled.add_argument("--neg_size", type=number(int, 0), default=2048,
+    sampled.add_argument("--neg_size", type=number(int, 0, COUNT), default=2048,
                          help="negatives drawn: a step (shared) or a prediction (tiled)")
     sampled.add_argument("--sample_alpha", type=number(float, 0, 10), default=0.5,
-                         help="shared negatives are drawn by support^alpha, 0 to 10")
-    sampled.add_argument("--logq", type=number(float, 0),
-                         help="strength of the logQ correction of the scores, >= 0; default: 1 for ce with shared "
+                         help="shared negatives are drawn by support^alpha")
+    sampled.add_argument("--logq", type=number(float, 0, FLOAT32),
+                         help="strength of the logQ correction of the scores; default: 1 for ce with shared "
                          "negatives, else 0")
-    sampled.add_argument("--elu_param", type=number(float, 0), default=0.5,
-                         help="bpr-max: alpha of the ELU on the scores, >= 0; 0: none")
-    sampled.add_argument("--bpreg", type=number(float, 0), default=1.0,
-                         help="bpr-max: strength of the score regularisation, >= 0")
+    sampled.add_argument("--elu_param", type=number(float, 0, FLOAT32), default=0.5,
+                         help="bpr-max: alpha of the ELU on the scores; 0: none")
+    sampled.add_argument("--bpreg", type=number(float, 0, FLOAT32), default=1.0,
+                         help="bpr-max: strength of the score regularisation")
     sampled.add_argument("--candidate_dropout", type=number(float, 0, below=1), default=0.0,
-                         help="tiled: dropout on the candidates' rows, 0 to < 1")
+                         help="tiled: dropout on the candidates' rows")
     sampled.add_argument("--optimizer", choices=["official", "adagrad", "adam"], default="official",
                          help="official: Adagrad with epsilon inside the root; adagrad and adam: Paddle's forms")
     sampled.add_argument("--momentum", type=number(float, 0, below=1), default=0.0,
-                         help="of official and adagrad, 0 to < 1")
-    sampled.add_argument("--grad_cap", type=number(float, 0), default=0.0,
+                         help="of official and adagrad")
+    sampled.add_argument("--grad_cap", type=number(float, 0, FLOAT32), default=0.0,
                          help="largest norm of all gradients together; 0: no limit")
     given = parser.parse_with_config(arguments)
     if given.in_batch is None:

@@ -26,11 +26,12 @@ from session_text import write_sessions  # noqa: E402
 
 import train_sample_neg  # noqa: E402
 from utils import device  # noqa: E402
-from utils.data.sessions import Sessions, read_conversion, read_sessions  # noqa: E402
+from utils.data.session_files import read_conversion  # noqa: E402
+from utils.data.sessions import Sessions, read_sessions  # noqa: E402
 from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint  # noqa: E402
-from utils.options import Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import line_of, log, read_records  # noqa: E402
 
@@ -69,13 +70,13 @@ def parse_arguments():
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
     parser.add_argument("--output", default="benchmark_output/ablation",
                         help="directory of the split, the models and their logs")
-    parser.add_argument("--seeds", type=number(int, 1), default=3,
-                        help="runs of each variation, with the seeds 1, 2 ...; >= 1")
-    parser.add_argument("--epochs", type=number(int, 1), default=8, help="of each run, >= 1")
-    parser.add_argument("--sets", type=number(int, 0), default=1,
+    parser.add_argument("--seeds", type=number(int, 1, COUNT), default=3,
+                        help="runs of each variation, with the seeds 1, 2 ...")
+    parser.add_argument("--epochs", type=number(int, 1, COUNT), default=8, help="of each run")
+    parser.add_argument("--sets", type=number(int, 0, COUNT), default=1,
                         help=f"sets of {JOINED} models of the defaults that are joined, each set with seeds of its "
-                        "own, >= 1; 0: none")
-    parser.add_argument("--jobs", type=number(int, 1), default=1, help="processes at once, >= 1; each has one thread")
+                        "own; 0: none")
+    parser.add_argument("--jobs", type=number(int, 1, 1024), default=1, help="processes at once; each has one thread")
     parser.add_argument("--losses", type=losses, default=[],
                         help="also the defaults with each of these losses, such as bpr,top1: of "
                         + ", ".join(train_sample_neg.LOSSES))

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import write_atomically  # noqa: E402
-from utils.options import Parser, number  # noqa: E402
+from utils.options import COUNT, SEED, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 FIRST_DAY, DAYS = "2014-04-01", 183
@@ -25,9 +25,9 @@ SESSIONS_A_BLOCK = 250_000  # written at a time, which limits the memory
 def main():
     parser = Parser("Write a synthetic yoochoose-clicks.dat (no header; SessionId,Timestamp,ItemId,Category).")
     parser.add_argument("--output", default="yoochoose-clicks.dat", help="the file to write")
-    parser.add_argument("--clicks", type=number(int, 1), default=33_000_000, help="how many clicks, >= 1")
-    parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue, >= 1")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="the same seed gives the same file")
+    parser.add_argument("--clicks", type=number(int, 1, COUNT), default=33_000_000, help="how many clicks")
+    parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="the same seed gives the same file")
     flags = parser.parse_args()
     import numpy as np
 

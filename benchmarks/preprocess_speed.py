@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.options import Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
@@ -24,7 +24,7 @@ def main():
     parser = Parser("Measure the preparation of data on made-up clicks and print a table.")
     parser.add_argument("--work_dir", default="benchmark_output",
                         help="directory for the clicks and splits, which stay there")
-    parser.add_argument("--clicks", type=number(int, 1000), default=33_000_000, help="how many clicks, >= 1000")
+    parser.add_argument("--clicks", type=number(int, 1000, COUNT), default=33_000_000, help="how many clicks")
     flags = parser.parse_args()
     folder = Path(flags.work_dir)
     clicks = folder / f"yoochoose-clicks-{flags.clicks}.dat"

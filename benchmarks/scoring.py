@@ -24,7 +24,7 @@ from utils.model.layout import ITEM_MATRIX  # noqa: E402
 from utils.model.load import load_model  # noqa: E402
 from utils.model.native_scorer import NativeScorer, native_library  # noqa: E402
 from utils.model.scorer import Scorer  # noqa: E402
-from utils.options import Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
@@ -32,9 +32,9 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
     parser.add_argument("--test_dir", default="test_data", help="test sessions, as for infer.py")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended, 1 to 1000")
-    parser.add_argument("--batch", type=number(int, 1, 1024), default=8, help="sessions answered together, 1 to 1024")
-    parser.add_argument("--predictions", type=number(int, 1), default=100_000,
+    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended")
+    parser.add_argument("--batch", type=number(int, 1, 1024), default=8, help="sessions answered together")
+    parser.add_argument("--predictions", type=number(int, 1, COUNT), default=100_000,
                         help="the first so many of the test sessions, >= 1")
     return parser.parse_args()
 

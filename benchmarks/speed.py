@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # None of these may load NumPy, whose library reads its number of threads as it loads.
-from utils.options import Parser, add_device_flags, number  # noqa: E402
+from utils.options import COUNT, SECONDS, Parser, add_device_flags, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
@@ -30,10 +30,10 @@ def parse_arguments():
     for name in ("items", "units", "sessions"):
         parser.add_argument(f"--{name}", type=counts, default=[],
                             help=f"also measure with these numbers of {name}, such as 100,512")
-    parser.add_argument("--clicks", type=number(int, 0), default=31_637_239,
+    parser.add_argument("--clicks", type=number(int, 0, COUNT), default=31_637_239,
                         help="clicks of session text whose reading is timed (6 bytes each on the disk), by default as "
                         "many as RSC15 has; 0: none")
-    parser.add_argument("--seconds", type=number(float, 0.1), default=5.0, help="length of each measurement, >= 0.1")
+    parser.add_argument("--seconds", type=number(float, 0.1, SECONDS), default=5.0, help="length of each measurement")
     add_device_flags(parser)
     parser.set_defaults(threads=[1])
     threads = parser._option_string_actions["--threads"]
@@ -44,14 +44,20 @@ def parse_arguments():
 
 def counts(text):
     """A type for argparse: `1,2` as a list of positive integers."""
-    return [number(int, 1)(part) for part in text.split(",")]
+    return [number(int, 1, COUNT)(part) for part in text.split(",")]
+
+
+def without_threads(words):
+    """A command line without its --threads, which has to be there."""
+    place = next(place for place, word in enumerate(words) if word.partition("=")[0] == "--threads")
+    return words[:place] + words[place + (1 if "=" in words[place] else 2):]
 
 
 def main():
     options = parse_arguments()
     if len(options.threads) > 1:
         for threads in options.threads:
-            process = subprocess.run([sys.executable, *sys.argv, f"--threads={threads}"])  # the last one counts
+            process = subprocess.run([sys.executable, *without_threads(sys.argv), f"--threads={threads}"])
             if process.returncode:
                 sys.exit(process.returncode)  # it has said why
         return

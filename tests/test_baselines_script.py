@@ -3,7 +3,7 @@ import os
 import shutil
 
 import pytest
-from conftest import assert_one_line_error, assert_worked, files_below, run_script
+from conftest import assert_one_line_error, assert_worked, files_below, run_script, with_flags
 
 TITLES = ["POP", "S-POP", "transitions", "Item-KNN", "V-SKNN"]
 
@@ -15,8 +15,8 @@ def data(tiny_data, tmp_path):
 
 @pytest.fixture
 def baselines(data, run_here):
-    return lambda *arguments: run_here("baselines.py", "--train_dir", data / "train_data",
-                                       "--test_dir", data / "test_data", "--vocab_path", data / "vocab.txt", *arguments)
+    usual = ["--train_dir", data / "train_data", "--test_dir", data / "test_data", "--vocab_path", data / "vocab.txt"]
+    return lambda *arguments: run_here("baselines.py", *with_flags(usual, arguments))
 
 
 def table_of(process):

@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, write_random_model
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags, write_random_model
 
 from utils.files import InputError
 from utils.model.load import load_model
@@ -73,7 +73,7 @@ def test_speed_measures_the_settings_that_the_scripts_have(tiny_data, monkeypatc
     (["--threads", "1,1", "--train_dir", "nowhere"], ["--train_dir", "nowhere"]),
 ])
 def test_speed_refuses_in_one_line(arguments, fragments, tiny_data):
-    process = run_script("benchmarks/speed.py", *data_flags(tiny_data), *arguments)
+    process = run_script("benchmarks/speed.py", *with_flags(data_flags(tiny_data), arguments))
     assert_one_line_error(process, *fragments)
 
 
@@ -81,9 +81,9 @@ def test_speed_refuses_in_one_line(arguments, fragments, tiny_data):
 def run_ablation(tiny_data, tmp_path):
     """A function of further flags that runs ablation.py on tiny data: its CompletedProcess."""
     def run(*flags):
-        return run_script("benchmarks/ablation.py", "--train_dir", tiny_data / "train_data", "--vocab_path",
-                          tiny_data / "vocab.txt", "--epochs", 1, "--seeds", 1, "--sets", 0, "--jobs", 2,
-                          "--output", tmp_path / "output", *flags)
+        usual = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--epochs", 1,
+                 "--seeds", 1, "--sets", 0, "--jobs", 2, "--output", tmp_path / "output"]
+        return run_script("benchmarks/ablation.py", *with_flags(usual, flags))
     return run
 
 

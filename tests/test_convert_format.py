@@ -4,7 +4,7 @@ import gzip
 import resource
 
 import pytest
-from conftest import assert_one_line_error, assert_worked, files_below, run_script
+from conftest import assert_one_line_error, assert_worked, files_below, run_script, with_flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,8 +70,54 @@ def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flag
     (tmp_path / "in").write_text(content)
     (tmp_path / "out").write_text("of before")
     before = files_below(tmp_path)
-    assert_one_line_error(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "", *flags),
-                          message)
+    usual = ["--train_input", "in", "--train_output", "out", "--test_input", ""]
+    assert_one_line_error(convert(tmp_path, *with_flags(usual, flags)), message)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--train_output", "train"], "--train_output: found train, where --train_input would be overwritten"),
+    (["--train_output", "test"], "--train_output: found test, where --test_input would be overwritten"),
+    (["--test_output", "./train"], "--test_output: found ./train, where --train_input would be overwritten"),
+    (["--test_output", "link"], "--test_output: found link, where --train_input would be overwritten"),
+    (["--test_output", "new"], "--test_output: found new, which --train_output writes, too"),
+    (["--train_output", "converted/new"], "--train_output: found sessions in converted (text2paddle.json)"),
+    (["--test_output", "converted/new"], "--test_output: found sessions in converted (text2paddle.json)"),
+])
+def test_no_output_takes_the_place_of_an_input_or_of_the_other(tmp_path, flags, message):
+    for name in "train", "test":
+        (tmp_path / name).write_text(HEADER + "1\ta\t1\n")
+    (tmp_path / "link").symlink_to("train")
+    (tmp_path / "converted").mkdir()
+    (tmp_path / "converted" / "text2paddle.json").write_text("{}")
+    before = files_below(tmp_path)
+    usual = ["--train_input", "train", "--train_output", "new", "--test_input", "test", "--test_output", "new_test"]
+    assert_one_line_error(convert(tmp_path, *with_flags(usual, flags)), message)
+    assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("wrong", ["train", "test"])
+def test_where_one_input_is_wrong_neither_output_is_written(tmp_path, wrong, old):
+    for name in "train", "test":
+        (tmp_path / name).write_text(HEADER + ("1\ta\n" if name == wrong else "1\ta\t1\n"))
+        if old:
+            (tmp_path / f"{name}.out").write_text("of before")
+    before = files_below(tmp_path)
+    assert_one_line_error(convert(tmp_path, "--train_input", "train", "--train_output", "train.out",
+                                  "--test_input", "test", "--test_output", "test.out"), f"{wrong} line 2: found 2")
+    assert files_below(tmp_path) == before
+
+
+def test_a_full_disk_names_the_file_and_leaves_both_old_ones(tmp_path):
+    for name, sessions in [("train", 1000), ("test", 1)]:
+        (tmp_path / name).write_text(HEADER + "".join(f"{session}\titem\t1\n" for session in range(sessions)))
+        (tmp_path / f"{name}.out").write_text("of before")
+    before = files_below(tmp_path)
+    process = convert(tmp_path, "--train_input", "train", "--train_output", "train.out", "--test_input", "test",
+                      "--test_output", "test.out",
+                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    assert_one_line_error(process, "train.out: File too large")
     assert files_below(tmp_path) == before
 
 

@@ -3,6 +3,7 @@
 The diffs in docs/changing-it.md are tried by test_edits.py.
 """
 
+import hashlib
 import re
 import shlex
 import shutil
@@ -21,6 +22,7 @@ LINK = re.compile(r"\[([^]]*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OUR_FILE = re.compile(r"(utils|tests|benchmarks|settings|reproduce|docs)/[\w./-]*|(\w+\.(py|sh|toml|ini))")
+APACHE_2_0 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # apache.org/licenses/LICENSE-2.0.txt
 OTHERS_FLAGS = {"--require-hashes"}  # pip's
 WITHOUT_FLAGS = {"net.py", "machine.py", "session_text.py", "speed_parts.py", "speed_rows.py", "serve_flask.py"}
 
@@ -148,6 +150,15 @@ def test_lines_of_the_text_are_short(page):
     for line in without_code(page.read_text(encoding="utf-8")).splitlines():
         if not line.startswith("|"):
             assert len(LINK.sub(r"\1", line)) <= LINE_LENGTH, line
+
+
+def test_the_licence_is_apaches_word_for_word():
+    """But for the line that names the year and the authors."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    ours, form = "Copyright 2026 the GRU4REC on PaddlePaddle authors", "Copyright [yyyy] [name of copyright owner]"
+    assert text.count(ours) == 1
+    assert hashlib.sha256(text.replace(ours, form).encode()).hexdigest() == APACHE_2_0
+    assert "(LICENSE)" in PAGES[0].read_text(encoding="utf-8")
 
 
 def test_readme_is_short():

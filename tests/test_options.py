@@ -74,6 +74,8 @@ def parse(tmp_path, text, *arguments):
     parser = Parser("A script.")
     parser.add_argument("--config", default="")
     parser.add_argument("--rate", type=number(float), default=0.5)
+    parser.add_argument("--count", type=number(int), default=1)
+    parser.add_argument("--separator", type=separator, default="")
     parser.add_argument("--sizes", type=sizes, default=[1])
     parser.add_argument("--name", default="none")
     parser.add_argument("--quick", action="store_true")
@@ -86,7 +88,7 @@ def parse(tmp_path, text, *arguments):
     ('{"rate": -1e-5, "sizes": [8, 6], "name": "--name", "quick": true}',
      {"rate": -1e-5, "sizes": [8, 6], "name": "--name", "quick": True}),
     ('{"rate": "2", "sizes": "8,6", "quick": false}', {"rate": 2.0, "sizes": [8, 6], "quick": False}),
-    ('{"sizes": 8}', {"sizes": [8]}),
+    ('{"sizes": 8}', {"sizes": [8]}), ('{"separator": ";", "count": 3}', {"separator": ";", "count": 3}),
 ])
 def test_a_config_file_sets_flags(tmp_path, text, expected):
     assert vars(parse(tmp_path, text)).items() >= expected.items()
@@ -104,12 +106,99 @@ def test_flags_beside_a_config_file_win(tmp_path):
     ('{"rate": true}', ["true for rate"]), ('{"rate": {"a": 1}}', ['{"a": 1} for rate']),
     ('{"quick": 1}', ["1 for quick", "true or false"]), ('{"rate": "fast"}', ["--rate", "'fast'"]),
     ('{"sizes": []}', ["--sizes"]), ('{"sizes": [[8]]}', ["--sizes"]),
+    ('{"name": 5}', ["5 for name", "a text"]), ('{"name": ["a", "b"]}', ["for name", "a text"]),
+    ('{"name": true}', ["true for name", "a text"]), ('{"separator": 5}', ["5 for separator", "a text"]),
+    ('{"rate": [2]}', ["[2] for rate", "a number"]), ('{"count": 2.5}', ["--count", "'2.5'", "an integer"]),
+    ('{"rate": NaN}', ["--rate", "'nan'"]), ('{"rate": 1e999}', ["--rate", "'inf'"]),
+    ('{"sizes": 8.5}', ["8.5 for sizes", "a list"]), ('{"sizes": [8.5]}', ["--sizes", "'8.5'"]),
+    ('{"sizes": [true]}', ["--sizes"]), ('{"rate": 1, "rate": 2}', ["--rate", "found twice"]),
 ])
 def test_a_wrong_config_file_is_named(tmp_path, text, fragments):
     with pytest.raises(InputError) as raised:
         parse(tmp_path, text)
     for fragment in [str(tmp_path / "config.json"), *fragments]:
         assert fragment in str(raised.value)
+
+
+@pytest.mark.parametrize("arguments, flag", [
+    (["--rate", "1", "--rate", "2"], "--rate"), (["--rate=1", "--name", "a", "--rate", "1"], "--rate"),
+    (["--quick", "--quick"], "--quick"), (["--config", "a", "--config", "b"], "--config"),
+])
+def test_a_flag_that_comes_twice_is_refused(tmp_path, arguments, flag):
+    with pytest.raises(InputError, match=f"argument {flag}: found twice, expected once"):
+        parse(tmp_path, "{}", *arguments)
+
+
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if path.name != "net.py")
+
+
+@pytest.fixture
+def flags_of_script(run_here, monkeypatch):
+    """The argparse actions of a script's flags that are numbers, by their names."""
+    def flags(name):
+        parsers = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Parser, "parse_known_args", lambda parser, *_: parsers.append(parser) or parser.error(""))
+            assert run_here(name).returncode == 2
+        return {action.option_strings[0]: action.type for action in parsers[0]._actions
+                if action.option_strings and is_number(action.type)}
+
+    def is_number(kind):
+        return kind and (accepts(kind, "1") or accepts(kind, "100")) and not accepts(kind, "words")
+    return flags
+
+
+def accepts(kind, text):
+    try:
+        kind(text)
+    except (argparse.ArgumentTypeError, ValueError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_number_has_limits(flags_of_script, name):
+    for flag, kind in flags_of_script(name).items():
+        assert not accepts(kind, "1e308") and not accepts(kind, "-1e308"), flag
+        assert not accepts(kind, "-1") and not accepts(kind, "-" + "9" * 18), flag
+        assert flag == "--seed" or accepts(kind, "0.5") or not accepts(kind, "9" * 18), flag
+
+
+def test_help_shows_limits(capsys):
+    parser = Parser("A script.")
+    parser.add_argument("--a", type=number(int, 1, 9), default=5, help="what a is")
+    parser.add_argument("--b", type=number(float, 0, below=1), help="what b is")
+    parser.add_argument("--c", type=number(int, 0, 1), default=0, help="1: yes, 0: no")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-h"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in "what a is (default: 5, from 1 to 9)", "what b is (from 0 to below 1)", "1: yes, 0: no (default: 0)":
+        assert text in shown, shown
+
+
+@pytest.mark.parametrize("command, flag", [
+    ("preprocess.py --session_gap 1e308", "--session_gap"), ("preprocess.py --test_days 1e308", "--test_days"),
+    ("make_sample.py --days 1e308", "--days"), ("infer_sample_neg.py --hid_size -1", "--hid_size"),
+    ("infer_sample_neg.py --hid_size many", "--hid_size"), ("preprocess.py --input a --input b", "--input"),
+    ("train.py --model_dir a --pass_num 1 --model_dir b", "--model_dir"), ("train.py --is_local 1e308", "--is_local"),
+    ("text2paddle.py a b c d e --help_me", "--help_me"), ("serve.py --session_ttl 1e308", "--session_ttl"),
+])
+def test_careless_command_lines_are_one_line(run_here, tmp_path, monkeypatch, command, flag):
+    monkeypatch.chdir(tmp_path)
+    name, *arguments = command.split()
+    assert_one_line_error(run_here(name, *arguments), f"{name}: ", flag)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag, low, high", [
+    ("--session_gap", 0, 1e10), ("--test_days", 0, 1e5)])
+def test_the_limits_of_times_themselves_work(tmp_path, run_here, flag, low, high):
+    """No number that is allowed overflows: all clicks are one user's session, or all sessions are the test's."""
+    clicks = "".join(f"{row // 2}\ta\t{row}\n{row // 2}\tb\t{row}\n" for row in range(20))
+    (tmp_path / "clicks.tsv").write_text("SessionId\tItemId\tTime\n" + clicks, encoding="utf-8")
+    for value in low, high:
+        process = run_here("preprocess.py", "--input", tmp_path / "clicks.tsv", "--out_dir", tmp_path, flag, value)
+        assert process.returncode == 0 or process.stderr.count("\n") == 1, process
 
 
 @pytest.mark.parametrize("name", ["preprocess.py", "convert_format.py", "text2paddle.py", "train.py", "infer.py",

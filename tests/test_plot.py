@@ -1,14 +1,15 @@
 """plot.py as a user runs it, and the figures behind its pictures."""
 
-import json
 import re
 import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, assert_worked, run_script
+from conftest import assert_one_line_error, assert_worked, files_below, run_script
 
+from utils.model import checkpoint
+from utils.model.checked_json import write_json
 from utils.plotting.breakdown import COUNTS, GROUPINGS, Ranks, by_count, by_share, recall_by_group, run_ranks
 from utils.plotting.pictures import loss_kinds
 from utils.plotting.runs import FULL_LOSS, Run, read_runs, setting_differences
@@ -88,9 +89,9 @@ def test_the_same_runs_give_the_same_files(models, tmp_path, run_here):
 
 def test_names_and_settings_can_not_break_the_page(models, tmp_path, run_here):
     model_dir = shutil.copytree(models[0], tmp_path / "<script>alert(1)<")
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config = checkpoint.read_config(model_dir)
     config["options"]["train_dir"] = "<b>&\"'"
-    (model_dir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(model_dir / "config.json", config)
     assert_worked(run_here("plot.py", model_dir, "--output", tmp_path / "plots"))
     page = (tmp_path / "plots/report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
@@ -130,8 +131,7 @@ def test_the_breakdown_is_that_of_infers_ranks(models, tiny_data):
 def test_a_network_that_only_paddle_knows_has_the_same_breakdown(models, tiny_data):
     run = read_runs(models[:1])[0]
     expected = run_ranks(run, tiny_data / "test_data")
-    config = json.loads((models[0] / "config.json").read_text(encoding="utf-8"))
-    (models[0] / "config.json").write_text(json.dumps(config | {"network_is_known": False}), encoding="utf-8")
+    write_json(models[0] / "config.json", checkpoint.read_config(models[0]) | {"network_is_known": False})
     found = run_ranks(run, tiny_data / "test_data")
     assert np.mean(found.ranks == expected.ranks) > 0.98  # scores that differ by rounding may change places
     assert found.positions.tolist() == expected.positions.tolist()
@@ -159,8 +159,37 @@ def test_wrong_input_ends_in_one_line(models, tmp_path, run_here, name):
     assert not (tmp_path / "plots/report.html").exists()
 
 
+@pytest.mark.parametrize("wrong", ["sessions", "weights"])
+def test_all_is_read_before_the_first_file_is_written(models, tiny_data, tmp_path, run_here, wrong):
+    """The breakdown and the projector are made last; what is wrong with them shows before curves.png is there."""
+    flags = ["--projector_items", 10]
+    if wrong == "sessions":
+        (tmp_path / "test.txt").write_text("1 2\n3 what\n")
+        flags = ["--test_dir", tmp_path / "test.txt"]
+    else:
+        for path in models[1].glob("epoch_*/model.safetensors"):
+            path.write_bytes(b"no weights")
+    process = run_here("plot.py", *models, *flags, "--output", tmp_path / "plots")
+    assert_one_line_error(process, "what" if wrong == "sessions" else "model.safetensors")
+    assert process.stdout == "" and not (tmp_path / "plots").exists()
+
+
+def test_nothing_is_written_among_sessions(models, tiny_data, tmp_path, run_here):
+    shutil.copytree(tiny_data / "test_data", tmp_path / "test_data")
+    (tmp_path / "test_data" / "text2paddle.json").write_text('{"vocab_sha256": "abc"}')
+    before = files_below(tmp_path / "test_data")
+    process = run_here("plot.py", models[0], "--output", tmp_path / "test_data")
+    assert_one_line_error(process, "--output: found sessions")
+    assert files_below(tmp_path / "test_data") == before
+
+
 def test_the_same_directory_twice_is_refused(models, run_here):
     assert_one_line_error(run_here("plot.py", models[0], f"{models[0]}/../model"), "MODEL_DIR", "twice")
+
+
+def test_a_link_that_leads_to_itself_is_one_line(models, tmp_path, run_here):
+    (tmp_path / "loop").symlink_to("loop")
+    assert_one_line_error(run_here("plot.py", models[0], tmp_path / "loop", "--output", tmp_path / "plots"), "loop")
 
 
 def a_run(script, loss=None, validated=False):

@@ -14,7 +14,7 @@ import time
 
 import py7zr
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags
 
 DAY = 86_400
 PARTS = "train_full", "test", "train_tr", "train_valid"
@@ -226,6 +226,17 @@ def test_an_archive_without_clicks_is_an_error(tmp_path):
 def test_the_input_is_never_overwritten(four_sessions, tmp_path):
     four_sessions.rename(tmp_path / "rsc15_test.txt")
     assert_one_line_error(preprocess(tmp_path, "--input", tmp_path / "rsc15_test.txt"), "would be overwritten")
+    process = preprocess(tmp_path, "--input", tmp_path / "rsc15_train_tr.txt", "--fetch", 1, "--url", "nonsense")
+    assert_one_line_error(process, "would be overwritten")  # before it is fetched
+
+
+def test_nothing_is_written_among_sessions(four_sessions, tmp_path):
+    (tmp_path / "train_data").mkdir()
+    (tmp_path / "train_data" / "text2paddle.json").write_text("{}")
+    before = files_below(tmp_path)
+    process = preprocess(tmp_path / "train_data", "--input", four_sessions)
+    assert_one_line_error(process, "--out_dir: found sessions")
+    assert files_below(tmp_path) == before
 
 
 def test_a_folder_that_can_not_be_written_to(four_sessions, tmp_path):
@@ -315,9 +326,15 @@ def test_fetching_checks_and_prints_the_hash_and_then_goes_on(archive, tmp_path,
     (0, ["--url", "nonsense"], "nonsense")])
 def test_a_failed_fetch_leaves_no_file(tmp_path, serve, too_much, flags, message):
     url = serve(b"7" * 1000, too_much)
-    process = run_script("preprocess.py", "--fetch", 1, "--url", url, *flags, cwd=tmp_path, timeout=30)
+    process = run_script("preprocess.py", "--fetch", 1, *with_flags(["--url", url], flags), cwd=tmp_path, timeout=30)
     assert_one_line_error(process, message)
     assert files_below(tmp_path) == {}
+
+
+def test_fetching_to_a_link_that_leads_to_itself_is_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    process = run_script("preprocess.py", "--fetch", 1, "--url", "nonsense", "--input", "loop", cwd=tmp_path)
+    assert_one_line_error(process, tmp_path / "loop")
 
 
 def test_a_page_that_is_not_there(tmp_path, serve):

@@ -9,12 +9,14 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from utils.data.vocabulary import checksum
+from utils.model import checkpoint
+from utils.model.checked_json import write_json
 from utils.model.load import load_model
 from utils.model.scorer import Scorer
 from utils.model.top_k import top_k
@@ -31,7 +33,7 @@ def model(tiny_model, tmp_path):
 @pytest.fixture
 def recommend(run_here, model):
     """recommend.py of `model`, within this process."""
-    return lambda *arguments: run_here("recommend.py", "--model_dir", model, *arguments)
+    return lambda *arguments: run_here("recommend.py", *with_flags(["--model_dir", model], arguments))
 
 
 @pytest.fixture
@@ -212,9 +214,9 @@ def test_unknown_items_in_the_arguments(recommend):
 def test_a_model_without_item_ids_answers_with_indices(model, recommend):
     expected = recommend("item_4", "item_0").stdout
     (model / "vocab.txt").write_text("36\n")
-    config = json.loads((model / "config.json").read_text())
+    config = checkpoint.read_config(model)
     config["data"]["vocab_sha256"] = checksum(model / "vocab.txt")
-    (model / "config.json").write_text(json.dumps(config))
+    write_json(model / "config.json", config)
     process = recommend("4", "0")
     assert process.returncode == 0 and process.stdout == expected.replace("item_", "")
     assert process.stderr.count("\n") == 1 and "indices" in process.stderr

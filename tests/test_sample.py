@@ -1,6 +1,7 @@
 """The sample: make_sample.py, and the files at the top level that demo.sh's commands make of it."""
 
 import collections
+import resource
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
 
 from make_sample import TASTES
-from utils.data.sessions import read_conversion, read_sessions
+from utils.data.session_files import read_conversion
+from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 
 BUNDLED = ["vocab.txt", "train_data/sample_train.txt", "train_data/text2paddle.json", "test_data/sample_test.txt",
@@ -107,9 +109,10 @@ def test_wrong_flags_are_one_line(run_here, flags, fragment):
     assert_one_line_error(run_here("make_sample.py", *flags), fragment)
 
 
-def test_too_many_sessions_for_the_memory_is_one_line(tmp_path, run_here):
-    flags = ["--output", tmp_path / "clicks.tsv", "--sessions", 10**17]
-    assert_one_line_error(run_here("make_sample.py", *flags), "too little memory")
+def test_too_many_sessions_for_the_memory_is_one_line(tmp_path):
+    flags = ["--output", tmp_path / "clicks.tsv", "--sessions", 10**9]
+    little_memory = lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    assert_one_line_error(run_script("make_sample.py", *flags, preexec_fn=little_memory), "too little memory")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,14 +53,29 @@ def test_sessions_become_indices_and_unknown_test_clicks_close_up(raw, convert):
                               "test_data: sessions:3 events:6 sessions_left_out:2 clicks_left_out:4\n")
 
 
-def test_the_records_hold_the_counts_and_the_checksum_of_the_vocabulary(raw, convert):
+def test_the_records_hold_the_files_the_counts_and_checksums(raw, convert, monkeypatch):
+    monkeypatch.setattr("text2paddle.LINES_WRITTEN", 2)
+    (raw / "raw_train" / "more.txt").write_text("a\n")
     assert_worked(convert())
     vocab_sha256 = hashlib.sha256((raw / "vocab.txt").read_bytes()).hexdigest()
-    shared = {"vocab_sha256": vocab_sha256, "files": ["sessions.txt"], "sessions": 3}
-    assert json.loads((raw / "train_data" / "text2paddle.json").read_text()) == shared | {
-        "events": 8, "sessions_left_out": 0, "clicks_left_out": 0}
-    assert json.loads((raw / "test_data" / "text2paddle.json").read_text()) == shared | {
-        "events": 6, "sessions_left_out": 2, "clicks_left_out": 4}
+    for name, counts in [("train_data", {"sessions": 4, "events": 9, "sessions_left_out": 0, "clicks_left_out": 0}),
+                         ("test_data", {"sessions": 3, "events": 6, "sessions_left_out": 2, "clicks_left_out": 4})]:
+        written = {path.name: path.read_bytes() for path in (raw / name).glob("*.txt")}
+        files = {file: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                 for file, data in written.items()}
+        record = json.loads((raw / name / "text2paddle.json").read_text())
+        assert record == {"vocab_sha256": vocab_sha256, "files": files, **counts}
+
+
+@pytest.mark.parametrize("paths", [{"raw_train": "data/train.txt", "train": "data"},
+                                   {"raw_test": "data/train.txt", "test": "data"}])
+def test_no_output_takes_the_place_of_an_input(raw, convert, paths):
+    """A single file may be the input; the directory that it is in may not be the output."""
+    (raw / "data").mkdir()
+    (raw / "data" / "train.txt").write_text(TRAIN)
+    before = files_below(raw)
+    assert_one_line_error(convert(**paths), "train.txt", "would be overwritten")
+    assert files_below(raw) == before
 
 
 def test_training_sessions_of_one_click_stay_and_count(raw, convert):
@@ -157,6 +172,14 @@ def test_the_same_path_twice_is_refused(raw, convert, paths):
     assert files_below(raw) == before
 
 
+@pytest.mark.parametrize("name", PATHS)
+def test_a_link_that_leads_to_itself_is_one_line(raw, convert, name):
+    (raw / "loop").symlink_to("loop")
+    before = files_below(raw)
+    assert_one_line_error(convert(**{name: "loop"}), "loop")
+    assert files_below(raw) == before
+
+
 @pytest.mark.parametrize("vocab", ["train_data/vocab.txt", "raw_test/vocab.txt", "./train_data/../test_data/vocab.txt"])
 def test_a_vocabulary_among_the_sessions_is_refused(raw, convert, vocab):
     before = files_below(raw)
@@ -250,3 +273,30 @@ def test_files_of_the_conversion_before_stay_where_this_one_fails(raw, convert):
     before = files_below(raw / "train_data")
     assert_one_line_error(convert(), "raw_test_dir")
     assert files_below(raw / "train_data") == before
+
+
+@pytest.mark.parametrize("change, found", [
+    (lambda file: (file.parent / "sample.txt").write_text("1 2\n"), "found sample.txt in"),
+    (lambda file: file.write_text(file.read_text()[:-2] + "0\n"), "sessions.txt with the SHA-256"),
+    (lambda file: file.write_text(file.read_text() + "1 2\n"), "sessions.txt with"),
+    (lambda file: file.rename(file.parent / "z.txt"), "found z.txt in"),
+    (lambda file: (file.parent / "more.txt").unlink(), "found no more.txt in"),
+], ids=["another", "changed", "longer", "renamed", "missing"])
+def test_what_no_conversion_wrote_is_refused_by_every_script(raw, convert, run_here, tiny_model, change, found):
+    """A sample that `git checkout .` puts back beside the user's own sessions, for example."""
+    items = "".join(f"item_{number} " * (40 - number) for number in range(36))
+    for name in "raw_train", "raw_test":
+        for file in "sessions.txt", "more.txt":
+            (raw / name / file).write_text(f"{items}\n{items}\n")
+    assert_worked(convert())
+    for name in "train_data", "test_data":
+        change(raw / name / "sessions.txt")
+    data, test = ["--train_dir", "train_data", "--vocab_path", "vocab.txt"], ["--test_dir", "test_data"]
+    model = ["--model_dir", tiny_model, "--last_index", 2]
+    (raw / "vocab.txt").write_bytes((tiny_model / "vocab.txt").read_bytes())
+    before = files_below(tiny_model), files_below(raw)
+    for name, flags in [("train.py", data), ("train_sample_neg.py", data), ("baselines.py", data + test),
+                        ("infer.py", test + model), ("infer_sample_neg.py", test + model),
+                        ("plot.py", [tiny_model, *test])]:
+        assert_one_line_error(run_here(name, *flags), f"{name}: --t", "_data", found)
+    assert (files_below(tiny_model), files_below(raw)) == before
