@@ -226,9 +226,8 @@ class Kernels:
 
     def _call(self, name, *arguments):
         """Call a function of the library; tensors and arrays become the addresses of their numbers."""
-        arguments = [argument if argument is None or isinstance(argument, (int, float)) else _contiguous(argument)
-                     for argument in arguments]  # this list also keeps alive what had to be copied
-        return getattr(self.library, name)(*(_address(argument) for argument in arguments))
+        kept = []  # alive until the function has ended, as what had to be copied is nobody else's
+        return getattr(self.library, name)(*[_argument(argument, kept) for argument in arguments])
 
 
 def empty(shape):
@@ -267,16 +266,17 @@ def _numbers(loss):
     return LOSSES.index(loss.name), loss.smoothing, loss.elu, loss.regularisation
 
 
-def _contiguous(values):
-    if isinstance(values, np.ndarray):
-        return values if values.flags.c_contiguous else np.ascontiguousarray(values)
-    return values if values.is_contiguous() else values.contiguous()
-
-
-def _address(argument):
-    if isinstance(argument, np.ndarray):
-        return address(argument)
-    return argument if argument is None or isinstance(argument, (int, float)) else argument.data_ptr()
+def _argument(value, kept):
+    """A number as it is, and the address of an array's or a tensor's numbers; what has gaps is copied to `kept`."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if isinstance(value, np.ndarray):
+        if not value.flags.c_contiguous:
+            kept.append(value := np.ascontiguousarray(value))
+        return address(value)
+    if not value.is_contiguous():
+        kept.append(value := value.contiguous())
+    return value.data_ptr()
 
 
 def _empty(shape, like):

@@ -1,6 +1,8 @@
-// What training.cc and losses.cc share: products, memory, dropout, prefetching.
+// What training.cc and losses.cc share: threads, products, memory, dropout, prefetching.
 
 #pragma once
+
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +14,42 @@ extern "C" void cblas_sgemm(int order, int transpose_a, int transpose_b, int row
                             int c_stride);
 
 namespace {
+
+// Some of the things that several threads have to do: from the first to before the last.
+struct Part {
+  int64_t first, last;
+  int64_t size() const { return last - first; }
+  bool has(int64_t thing) const { return thing >= first && thing < last; }
+};
+
+// A thread of those that compute a function together. No result depends on how many there are, nor on which of them is
+// the first, to the last bit: what several rows add to has one thread to add it up, in the order of the rows, and
+// products get at least kFewest rows a thread, since MKL rounds otherwise for fewer. Within a thread, MKL
+// takes no further ones.
+struct Thread {
+  int64_t number = omp_get_thread_num(), count = omp_get_num_threads();
+
+  // This thread's part of so many things; there are no parts of fewer than `fewest`, unless all are fewer.
+  Part part(int64_t things, int64_t fewest = 1) const {
+    const int64_t parts = Thread::parts(things, fewest, count);
+    if (number >= parts) return {things, things};
+    return {things * number / parts, things * (number + 1) / parts};
+  }
+
+  // The same in whole blocks.
+  Part blocks(int64_t things, int64_t block) const {
+    const Part found = part((things + block - 1) / block);
+    return {std::min(things, found.first * block), std::min(things, found.last * block)};
+  }
+
+  static int64_t parts(int64_t things, int64_t fewest, int64_t most) {
+    return std::max<int64_t>(1, std::min(most, things / fewest));
+  }
+};
+
+constexpr int64_t kFewest = 16;
+constexpr int64_t kLine = 16;          // floats that a processor loads at once: a block of columns
+constexpr int64_t kWorthwhile = 4096;  // numbers; fewer are computed in less time than it takes to share them out
 
 // Room for numbers, not filled with zeros first, and aligned, since MKL rounds by where numbers lie.
 using Room = std::unique_ptr<float[], void (*)(void*)>;
@@ -26,16 +64,17 @@ inline Room room(int64_t size) {
 // c = a b + beta c, where `a` [rows, inner] and `b` [inner, columns] may be stored transposed.
 inline void product(bool transpose_a, bool transpose_b, int64_t rows, int64_t columns, int64_t inner, const float* a,
                     int64_t a_stride, const float* b, int64_t b_stride, float beta, float* c, int64_t c_stride) {
+  if (rows <= 0 || columns <= 0) return;  // of a thread that has nothing to do
   constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
   cblas_sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, (int)rows,
               (int)columns, (int)inner, 1.0f, a, (int)a_stride, b, (int)b_stride, beta, c, (int)c_stride);
 }
 
-// sums[j] = the sum over rows of matrix[row][j].
-inline void column_sums(const float* matrix, int64_t rows, int64_t columns, float* sums) {
-  std::fill(sums, sums + columns, 0.0f);
+// sums[j] = the sum over rows of matrix[row][j], for some of the columns j.
+inline void column_sums(const float* matrix, int64_t rows, int64_t width, Part columns, float* sums) {
+  std::fill(sums + columns.first, sums + columns.last, 0.0f);
   for (int64_t row = 0; row < rows; ++row)
-    for (int64_t j = 0; j < columns; ++j) sums[j] += matrix[row * columns + j];
+    for (int64_t j = columns.first; j < columns.last; ++j) sums[j] += matrix[row * width + j];
 }
 
 // Random bits for a number: SplitMix64 (Steele et al., OOPSLA 2014).
