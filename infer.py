@@ -25,7 +25,7 @@ def main():
     from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)
-    run_inference(evaluation(options))
+    run_inference(evaluation(options), prepared.kernels)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def main():
     from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)
-    run_training(**training_run(options), make_trainer=partial(make_trainer, options), kernels=prepared.kernels)
+    run_training(**training_run(options), make_trainer=partial(make_trainer, options), device=prepared)
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def main():
 
     log(prepared.line)
     log(describe(options))
-    run_training(**training_run(options), make_trainer=partial(make_trainer, options), kernels=prepared.kernels)
+    run_training(**training_run(options), make_trainer=partial(make_trainer, options), device=prepared)
 
 
 def describe(options):

@@ -71,16 +71,17 @@ class EvaluationPart:
 
     computed_by = ""
 
-    def __init__(self, network, sessions):
+    def __init__(self, network, sessions, kernels):
         parser = Parser("")
         add_inference_flags(parser)
-        self.network, self.sessions, self.batch_size = network, sessions, parser.parse_args([]).batch_size
+        self.network, self.sessions, self.kernels = network, sessions, kernels
+        self.batch_size = parser.parse_args([]).batch_size
         item_count, units = network.item_matrix.shape[0], network.settings.hid_size[-1]
         self.operations = 2 * item_count * units + 12 * units**2
 
     def run(self, wanted_seconds):
         began = time.perf_counter()
-        network_ranks(self.network, self.sessions, self.batch_size)
+        network_ranks(self.network, self.sessions, self.batch_size, kernels=self.kernels)
         return self.sessions.predictions, time.perf_counter() - began
 
 

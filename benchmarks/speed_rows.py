@@ -56,7 +56,7 @@ def measure_all(options, kernels):
     measure("train.py", full, options)
     measure(f"train.py, {RSC15_ITEMS} items",
             TrainingPart(train, [], RSC15_ITEMS, random_sessions(RSC15_ITEMS, 50_000), kernels), options)
-    measure("infer.py", EvaluationPart(full.network, test), options)
+    measure("infer.py", EvaluationPart(full.network, test, kernels), options)
     for name, part in sampled.items():
         measure(name, part, options)
     measure_growth(options, kernels)

@@ -32,10 +32,12 @@ class Device(NamedTuple):
 
     line : str, the log line that says what was done
     kernels : kernels.Kernels or None, the C++ for training where the device is a processor that has it
+    threads : int, how many threads a run may choose from; 1 where the user has chosen, or without C++
     """
 
     line: str
     kernels: object
+    threads: int = 1
 
 
 def prepare(use_cuda=0, threads=0, tune_cpu=1):
@@ -45,8 +47,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     ----------
     use_cuda : {0, 1}
     threads : int
-        Processor threads of the mathematical libraries; 0 leaves a user's own OMP_NUM_THREADS, or takes all processors
-        that this process may run on.
+        Processor threads; 0 leaves a user's own OMP_NUM_THREADS. Without that, as many are ready as there are processors
+        that this process may run on, and a training may choose how many of them it takes.
     tune_cpu : {0, 1}
         0 leaves MKL and malloc alone, and computes with nothing but Paddle's own operations.
 
@@ -55,9 +57,11 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     InputError
         `use_cuda` without a Paddle built for CUDA, or without a GPU.
     """
+    is_open = not threads and "OMP_NUM_THREADS" not in os.environ
     done = [_set_threads(threads)]
     if tune_cpu:
         done += [_tune_mkl(), _tune_malloc()]
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms that idle threads keep a processor that others may need
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ warnings: errors reach the user as exceptions
     if use_cuda:  # these cost speed only where an operation would otherwise add up in random order
         os.environ.setdefault("FLAGS_cudnn_deterministic", "1")
@@ -77,7 +81,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
         except NotCompiled as reason:
             done.append(f"native:no({reason})".replace(" ", "_"))
     name = _device_name(use_cuda, paddle)
-    return Device(f"device:{name} paddle:{paddle.__version__} " + " ".join(filter(None, done)), native)
+    line = f"device:{name} paddle:{paddle.__version__} " + " ".join(filter(None, done))
+    return Device(line, native, int(os.environ["OMP_NUM_THREADS"]) if native and is_open else 1)
 
 
 def host_array(tensor):

@@ -49,11 +49,11 @@ class Evaluation:
     seed: int = 1
 
 
-def run_inference(evaluation):
+def run_inference(evaluation, kernels=None):
     """Do an Evaluation.
 
     Prints and records one line of figures an epoch, and with `train_dir` a table with those of POP and item
-    transitions.
+    transitions. `kernels` is the C++ of device.prepare's Device, if any.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def run_inference(evaluation):
     if evaluation.train_dir:
         results.update(evaluate_baselines(sessions, item_count, evaluation))
     for epoch in epochs:
-        figures, seconds = evaluate_epoch(epoch, sessions, item_count, evaluation)
+        figures, seconds = evaluate_epoch(epoch, sessions, item_count, evaluation, kernels)
         log(f"model:{checkpoint.epoch_directory(model_dir, epoch)} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
         record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": evaluation.ties,
@@ -122,13 +122,14 @@ def read_items(model_dir, config, vocab_path):
     return read_vocabulary(own, "--model_dir")[1]
 
 
-def evaluate_epoch(epoch, sessions, item_count, evaluation):
+def evaluate_epoch(epoch, sessions, item_count, evaluation, kernels=None):
     """Figures of one epoch as a dict, and the seconds that they took."""
     began = time.perf_counter()
     network = load_network(evaluation.model_dir, epoch)
     sample = draw_sample(sessions, item_count, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
     try:
-        ranks = network_ranks(network, sessions, evaluation.batch_size, evaluation.ties, f"epoch {epoch}", sample)
+        ranks = network_ranks(network, sessions, evaluation.batch_size, evaluation.ties, f"epoch {epoch}", sample,
+                              kernels)
     except InputError as error:
         raise InputError(f"{checkpoint.epoch_directory(evaluation.model_dir, epoch)}: {error}") from None
     return recall_and_mrr(ranks, evaluation.cutoffs), time.perf_counter() - began

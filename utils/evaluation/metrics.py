@@ -31,10 +31,19 @@ def target_ranks(scores, target_scores, ties="standard", count=count_rows):
     float64 array [rows]
     """
     thresholds = target_scores[:, None]
+    above = count(scores > thresholds) if ties != "conservative" else None
+    return ranks_of_counts(above, count(scores >= thresholds) if ties != "standard" else None, ties)
+
+
+def ranks_of_counts(above, at_least, ties):
+    """The same from how many scores are above the target's and how many at least as large, int arrays [rows].
+
+    One that `ties` doesn't need may be None.
+    """
     if ties == "standard":
-        return 1.0 + count(scores > thresholds)
-    at_least = count(scores >= thresholds).astype(np.float64)
-    return at_least if ties == "conservative" else (1 + count(scores > thresholds) + at_least) / 2
+        return 1.0 + above
+    at_least = at_least.astype(np.float64)
+    return at_least if ties == "conservative" else (1 + above + at_least) / 2
 
 
 def recall_and_mrr(ranks, cutoffs):

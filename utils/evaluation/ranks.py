@@ -5,7 +5,7 @@ import paddle
 
 from utils.data.batches import evaluation_batches
 from utils.device import host_array, is_on_host
-from utils.evaluation.metrics import target_ranks
+from utils.evaluation.metrics import ranks_of_counts, target_ranks
 from utils.files import InputError
 from utils.losses import chunk_rows, cross_entropy_of_scores
 from utils.runlog import progress
@@ -15,7 +15,7 @@ TOLERANCE = 1e-3  # how far the two may differ, relative to the largest score
 PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
 
 
-def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None):
+def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None, kernels=None):
     """Rank all items for each prediction by a network.
 
     Parameters
@@ -28,6 +28,8 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     sample : int array [events, n] or None
         Rank each target among these items, drawn for its place in `sessions.items`, instead of among all. They are
         numbered without the target: those from the target's index on are meant one higher.
+    kernels : kernels.Kernels or None
+        Counts the scores above the targets' faster, by all threads.
 
     Returns
     -------
@@ -40,15 +42,15 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
         Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
     """
     def ranks(scores, targets, positions):
-        return [_ranks(scores, targets, ties, None if sample is None else sample[positions])]
+        return [_ranks(scores, targets, ties, None if sample is None else sample[positions], kernels)]
 
     return _measure(network, sessions, batch_size, description, ranks)[0]
 
 
-def network_ranks_and_losses(network, sessions, batch_size, description="evaluation"):
+def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", kernels=None):
     """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
     def ranks_and_losses(scores, targets, positions):
-        ranks = _ranks(scores, targets, "standard")
+        ranks = _ranks(scores, targets, "standard", kernels=kernels)
         return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
 
     return _measure(network, sessions, batch_size, description, ranks_and_losses)
@@ -119,7 +121,7 @@ def require_finite(values, what):
                          "overflow")
 
 
-def _ranks(scores, targets, ties, sample=None):
+def _ranks(scores, targets, ties, sample=None, kernels=None):
     """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items]."""
     scores = scores[:len(targets)]
     if sample is not None:
@@ -128,6 +130,8 @@ def _ranks(scores, targets, ties, sample=None):
         return target_ranks(chosen, chosen[:, 0], ties)
     if is_on_host(scores):
         scores = host_array(scores)
+        if kernels:
+            return ranks_of_counts(*kernels.count_above(scores, scores[np.arange(len(targets)), targets]), ties)
         return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
     picks = np.stack([np.arange(len(targets)), targets], axis=1)
     target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))

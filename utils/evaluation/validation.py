@@ -66,7 +66,7 @@ def evenly_chosen(sessions, predictions):
     return choose(sessions, np.arange(0, len(sessions.lengths), step))
 
 
-def validation_figures(network, validation, training_sample):
+def validation_figures(network, validation, training_sample, kernels=None):
     """The figures that an epoch is judged by.
 
     Returns
@@ -77,8 +77,8 @@ def validation_figures(network, validation, training_sample):
         Both losses are without dropout, smoothing and sampling, unlike the loss that training minimises, so they can be
         compared.
     """
-    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation")
-    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss")
+    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", kernels)
+    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", kernels)
     valid_loss, train_loss = float(losses.mean()), float(train_losses.mean())
     return {**recall_and_mrr(ranks, CUTOFFS), "valid_loss": valid_loss, "train_loss": train_loss,
             "loss_ratio": valid_loss / max(train_loss, 1e-9)}

@@ -29,6 +29,8 @@ ARGUMENTS = {
     "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
+    "count_above": [POINTER, INTEGER, INTEGER] + [POINTER] * 3,
+    "set_threads": [INTEGER],
 }
 
 
@@ -223,6 +225,22 @@ class Kernels:
         found, places = np.empty(len(items), np.int64), np.empty(len(items), np.int64)
         count = self._call("distinct", items, len(items), place_of_item, found, places)
         return found[:count], places
+
+    def count_above(self, scores, thresholds):
+        """How many of each row's scores, float32 [rows, items], are above its threshold, float32 [rows].
+
+        Returns
+        -------
+        int64 [rows], int64 [rows]
+            Those above, and those at least as large.
+        """
+        above, at_least = np.empty(len(scores), np.int64), np.empty(len(scores), np.int64)
+        self._call("count_above", scores, *scores.shape, thresholds, above, at_least)
+        return above, at_least
+
+    def set_threads(self, count):
+        """Let this thread's calls, and Paddle's, take so many threads from now on. No result depends on it."""
+        self._call("set_threads", count)
 
     def _call(self, name, *arguments):
         """Call a function of the library; tensors and arrays become the addresses of their numbers."""

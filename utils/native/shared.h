@@ -22,10 +22,10 @@ struct Part {
   bool has(int64_t thing) const { return thing >= first && thing < last; }
 };
 
-// A thread of those that compute a function together. No result depends on how many there are, nor on which of them is
-// the first, to the last bit: what several rows add to has one thread to add it up, in the order of the rows, and
-// products get at least kFewest rows a thread, since MKL rounds otherwise for fewer. Within a thread, MKL
-// takes no further ones.
+// A thread of those that compute a function together. Which part it has depends on nothing but its number and on how
+// many there are, and what several rows add to has one thread to add it up, in the order of the rows. So the same number
+// of threads gives the same result, to the last bit, and with MKL's AVX-512 any number does: there a row of a product is
+// rounded alike with kFewest other rows and with more. Within a thread, MKL takes no further ones.
 struct Thread {
   int64_t number = omp_get_thread_num(), count = omp_get_num_threads();
 

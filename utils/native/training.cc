@@ -291,6 +291,18 @@ void search(const double* cumulative, const int64_t* start, int64_t size, const 
   }
 }
 
+void count_above(const float* scores, int64_t rows, int64_t items, const float* thresholds, int64_t* above,
+                 int64_t* at_least) {
+#pragma omp parallel for schedule(static) if (rows * items > kWorthwhile)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float *own = scores + row * items, threshold = thresholds[row];
+    int32_t more = 0, same = 0;
+#pragma omp simd reduction(+ : more, same)
+    for (int64_t j = 0; j < items; ++j) more += own[j] > threshold, same += own[j] == threshold;
+    above[row] = more, at_least[row] = more + same;
+  }
+}
+
 void set_threads(int64_t count) { omp_set_num_threads((int)count); }
 
 }  // extern "C"

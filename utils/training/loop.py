@@ -30,12 +30,13 @@ from utils.runlog import progress as progress_bar
 from utils.training.proof import prove
 from utils.training.resume import HeldSignals, Progress, commit, find_checkpoint, hold_directory, read_progress
 from utils.training.settings import USUAL, flag_to_blame, require_memory_for_network, require_memory_for_steps
+from utils.training.threads import ThreadTrial
 
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
 
 
-def run_training(data, schedule, output, network_settings, make_trainer, kernels, flags):
+def run_training(data, schedule, output, network_settings, make_trainer, device, flags):
     """A whole run: from the files to a finished model directory.
 
     Parameters
@@ -46,8 +47,8 @@ def run_training(data, schedule, output, network_settings, make_trainer, kernels
     network_settings : layout.NetworkSettings
     make_trainer : function
         Of a net.Network and sessions.Sessions; returns a trainer.Trainer.
-    kernels : kernels.Kernels or None
-        The device's, as device.prepare returns them.
+    device : device.Device
+        As device.prepare returns it.
     flags : dict
         What the run was asked for, for config.json: a run is resumed with the same.
 
@@ -65,7 +66,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, kernels
     # Before an older run is deleted: the network may be too large for the memory.
     network = Network(item_count, network_settings, schedule.seed)
     trainer = make_trainer(network, training)
-    is_known = _prove(trainer, kernels)
+    is_known = _prove(trainer, device.kernels)
     config = {"script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
               "net_sha256": net_checksum(), "loss": trainer.objective.name,
               "loss_is_sampled": trainer.objective.is_sampled, "data": description, "versions": versions(),
@@ -78,7 +79,9 @@ def run_training(data, schedule, output, network_settings, make_trainer, kernels
         if start_from is None:
             checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite)
         event_writers = [open_events(model_dir) for open_events in event_files]
-        _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags)).train(start_from)
+        run = _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags))
+        run.choose_threads(device)
+        run.train(start_from)
 
 
 def _prove(trainer, kernels):
@@ -139,7 +142,7 @@ class _Run:
         self.model_dir, self.predictions = Path(output.model_dir), trainer.sessions.predictions
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
-        self.good = None  # the directory of the last checkpoint
+        self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
 
     def train(self, start_from=None):
         """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`."""
@@ -156,6 +159,16 @@ class _Run:
         if progress.best:
             log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
         log("finish training")
+
+    def choose_threads(self, device):
+        """Take as many threads as a resumed run took so far, or have the number measured, where it is left open."""
+        if device.threads == 1:
+            return
+        then = [record["threads"] for record in read_records(self.model_dir) if record.get("event") == "threads"]
+        if then:
+            device.kernels.set_threads(min(then[-1], device.threads))
+        else:
+            self.trial = ThreadTrial(device.kernels, device.threads, self._record)
 
     def _is_patience_over(self, progress):
         """Whether training stops early, which a log line then says."""
@@ -213,7 +226,7 @@ class _Run:
         progress.num_steps += 1
         if self.trainer.draws_by_paddle:
             _seed_step(schedule.seed, epoch, progress.num_steps)
-        loss = self.trainer.step(batch)
+        loss = self.trial.step(self.trainer.step, batch) if self.trial else self.trainer.step(batch)
         if not math.isfinite(loss):
             raise self._not_finite(f"a loss of {loss} in", progress)
         progress.recent.append(loss)
@@ -235,7 +248,8 @@ class _Run:
         try:
             if self.signals.received:
                 self.signals.raise_stop()
-            figures = validation_figures(self.network, self.validation, self.training_sample)
+            figures = validation_figures(self.network, self.validation, self.training_sample,
+                                         self.trainer.kernels)
         except BaseException:
             self._save_stopped(progress)
             raise
