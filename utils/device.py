@@ -47,8 +47,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     ----------
     use_cuda : {0, 1}
     threads : int
-        Processor threads; 0 leaves a user's own OMP_NUM_THREADS. Without that, as many are ready as there are processors
-        that this process may run on, and a training may choose how many of them it takes.
+        Processor threads; 0 leaves a user's own OMP_NUM_THREADS. Without that, as many are ready as this process has
+        processors that it may run on, and a training chooses how many of them it takes.
     tune_cpu : {0, 1}
         0 leaves MKL and malloc alone, and computes with nothing but Paddle's own operations.
 

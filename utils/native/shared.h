@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 
+extern "C" int MKL_Set_Num_Threads_Local(int count);  // of the calling thread; returns the number before
 extern "C" void cblas_sgemm(int order, int transpose_a, int transpose_b, int rows, int columns, int inner, float alpha,
                             const float* a, int a_stride, const float* b, int b_stride, float beta, float* c,
                             int c_stride);
@@ -23,9 +24,9 @@ struct Part {
 };
 
 // A thread of those that compute a function together. Which part it has depends on nothing but its number and on how
-// many there are, and what several rows add to has one thread to add it up, in the order of the rows. So the same number
-// of threads gives the same result, to the last bit, and with MKL's AVX-512 any number does: there a row of a product is
-// rounded alike with kFewest other rows and with more. Within a thread, MKL takes no further ones.
+// many there are, and what several rows add to has one thread to add it up, in the order of the rows. So the same
+// number of threads gives the same result, to the last bit, and with MKL's AVX-512 any number does: there a row of a
+// product is rounded alike with kFewest other rows and with more. Within a thread, MKL takes no further ones.
 struct Thread {
   int64_t number = omp_get_thread_num(), count = omp_get_num_threads();
 
@@ -66,8 +67,10 @@ inline void product(bool transpose_a, bool transpose_b, int64_t rows, int64_t co
                     int64_t a_stride, const float* b, int64_t b_stride, float beta, float* c, int64_t c_stride) {
   if (rows <= 0 || columns <= 0) return;  // of a thread that has nothing to do
   constexpr int kRowMajor = 101, kNoTranspose = 111, kTranspose = 112;
+  const int threads = MKL_Set_Num_Threads_Local(1);  // by the number it chooses how it rounds, too
   cblas_sgemm(kRowMajor, transpose_a ? kTranspose : kNoTranspose, transpose_b ? kTranspose : kNoTranspose, (int)rows,
               (int)columns, (int)inner, 1.0f, a, (int)a_stride, b, (int)b_stride, beta, c, (int)c_stride);
+  MKL_Set_Num_Threads_Local(threads);
 }
 
 // sums[j] = the sum over rows of matrix[row][j], for some of the columns j.
