@@ -65,8 +65,9 @@ def test_linear_dropout_rows_and_counts(kernels, same_with_any_number, rows):
         return [changed]
     same_with_any_number(lambda: in_place(lambda changed: kernels.dropout(changed, 0.4, 9)))
     same_with_any_number(lambda: in_place(lambda changed: kernels.add_rows(changed, inputs, numbers)))
+    gradient = draw(ITEMS, UNITS + 1, seed=3)
     same_with_any_number(lambda: in_place(lambda changed: kernels.adagrad(
-        changed, np.ones_like(changed), None, draw(ITEMS, UNITS + 1, seed=3), None, None, 0.1, 0.0, 1e-6, True)))
+        [(changed, np.ones_like(changed), None, gradient, None, None, 0.1)], 0.0, 1e-6, True)))
 
 
 @pytest.mark.parametrize("rows", [32, 140, 355])

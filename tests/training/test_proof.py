@@ -116,7 +116,8 @@ class Twisted(Kernels):
             results = right(*arguments, **keywords)
             if name == "adagrad":
                 with paddle.no_grad():
-                    paddle.assign(1.01 * arguments[0], arguments[0])
+                    for weight, *_ in arguments[0]:
+                        paddle.assign(1.01 * weight, weight)
                 return None
             first = results if isinstance(results, np.ndarray) else results[0]
             first *= np.float32(1.01)

@@ -15,13 +15,16 @@ COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
 LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
 LOSS = [INTEGER] + [FLOAT] * 3
+# What training.cc's Update is.
+UPDATE = np.dtype([(name, np.int64) for name in ("weight", "sums", "velocity", "gradient", "numbers", "rows",
+                                                 "rows_with_bias", "width")] + [("rate", np.float64)])
 ARGUMENTS = {
     "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT, KEY] + [POINTER] * 2,
     "gru_backward": [POINTER] * 6 + [INTEGER] * 4 + [POINTER] * 3,
     "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
     "shared_loss": [POINTER] * 6 + [INTEGER] * 5 + LOSS + [POINTER] * 3,
     "tiled_loss": [POINTER] * 3 + [INTEGER] * 4 + [FLOAT, KEY] + LOSS + [POINTER] * 3,
-    "adagrad": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT] * 3 + [INTEGER],
+    "adagrad": [POINTER, INTEGER] + [FLOAT] * 2 + [INTEGER],
     "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
     "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
     "linear_forward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER],
@@ -184,15 +187,23 @@ class Kernels:
                    dropped_share, key % 2**64, *_numbers(loss), *results)
         return results
 
-    def adagrad(self, weight, sums, velocity, gradient, rows, rows_with_bias, rate, momentum, epsilon, epsilon_inside):
-        """One step of `optimizers.Adagrad` in place. `velocity` and `rows` may be None."""
-        width = gradient.shape[-1] if gradient.ndim > 1 else 1
-        count = gradient.size // width
-        rows_with_bias = count if rows_with_bias is None else rows_with_bias
-        if rows is not None:
-            _require_rows(rows, weight.shape[0])
-        self._call("adagrad", weight, sums, velocity, gradient, rows, count, rows_with_bias, width, rate, momentum,
-                   epsilon, epsilon_inside)
+    def adagrad(self, updates, momentum, epsilon, epsilon_inside):
+        """One step of `optimizers.Adagrad` in place.
+
+        Parameters
+        ----------
+        updates : list of tuples
+            Weight, sums, velocity or None, gradient, rows or None, rows_with_bias or None, and rate, for each weight.
+        """
+        table, kept = np.empty(len(updates), UPDATE), []
+        for place, (weight, sums, velocity, gradient, rows, rows_with_bias, rate) in enumerate(updates):
+            width = gradient.shape[-1] if gradient.ndim > 1 else 1
+            count = gradient.size // width
+            if rows is not None:
+                _require_rows(rows, weight.shape[0])
+            table[place] = (*(_argument(values, kept) or 0 for values in (weight, sums, velocity, gradient, rows)),
+                            count, count if rows_with_bias is None else rows_with_bias, width, rate)
+        self._call("adagrad", table, len(table), momentum, epsilon, epsilon_inside)
 
     def gather(self, matrix, numbers, columns):
         """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""

@@ -85,20 +85,29 @@ class Adagrad(RowOptimizer):
         super().__init__()
         self.rate, self.momentum, self.epsilon, self.epsilon_inside = rate, momentum, epsilon, epsilon_inside
 
+    def step(self, parameters, gradients):
+        """One update of the weights, a dict by name, for a list of Gradient."""
+        if not self.kernels:
+            super().step(parameters, gradients)
+            return
+        updates = []
+        for name, values, rows, rows_with_bias in gradients:
+            state, rate = self._state_and_rate(name, parameters[name])
+            updates.append((parameters[name], state["sum"], state.get("velocity"), values, rows, rows_with_bias, rate))
+        self.kernels.adagrad(updates, self.momentum, self.epsilon, self.epsilon_inside)
+
     def update(self, gradient, weight):
-        """One step of the parameter `weight`, float32 tensor, in place, for its Gradient."""
+        """One step of the parameter `weight`, float32 tensor, in place, for its Gradient, by Paddle's operations."""
         name, values, rows, rows_with_bias = gradient
-        state = self._state_of(name, weight, ["sum"] + ["velocity"] * bool(self.momentum))
-        rate = self.rate * learning_rate_multiplier(weight)
-        if self.kernels:
-            self.kernels.adagrad(weight, state["sum"], state.get("velocity"), values, rows, rows_with_bias, rate,
-                                 self.momentum, self.epsilon, self.epsilon_inside)
-        else:
-            rows = None if rows is None else as_tensor(rows)
-            self._update_plainly(weight, state, as_tensor(values), rows, rows_with_bias, rate)
+        rows = None if rows is None else as_tensor(rows)
+        self._update_plainly(weight, *self._state_and_rate(name, weight), as_tensor(values), rows, rows_with_bias)
+
+    def _state_and_rate(self, name, weight):
+        kinds = ["sum", "velocity"] if self.momentum else ["sum"]
+        return self._state_of(name, weight, kinds), self.rate * learning_rate_multiplier(weight)
 
     @paddle.no_grad()
-    def _update_plainly(self, weight, state, gradient, rows, rows_with_bias, rate):
+    def _update_plainly(self, weight, state, rate, gradient, rows, rows_with_bias):
         touched = _touched(gradient, rows_with_bias)
         squares = _read(state["sum"], rows) + gradient * gradient
         _write(state["sum"], squares, rows)
