@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     begin()
 
 from utils import device
+from utils.launch import processes_to_start, watch
 from utils.options import Parser, add_inference_flags, epochs, evaluation
 from utils.process import run
 
@@ -21,11 +22,13 @@ def main():
     add_inference_flags(parser)
     options = parser.parse_args()
     epochs(options)  # refuses what is wrong with them before Paddle loads
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    if count := processes_to_start(options):
+        watch(count, options.use_cuda)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
     from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)
-    run_inference(evaluation(options), prepared.kernels)
+    run_inference(evaluation(options), prepared.kernels, prepared.processes)
 
 
 if __name__ == "__main__":

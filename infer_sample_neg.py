@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 
 from utils import device
 from utils.files import InputError
+from utils.launch import processes_to_start, watch
 from utils.options import COUNT, SEED, Parser, add_inference_flags, epochs, evaluation, number, sizes
 from utils.process import run
 
@@ -30,11 +31,13 @@ def main():
     if options.sampled and options.train_dir:
         raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
                          "all items")
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    if count := processes_to_start(options):
+        watch(count, options.use_cuda)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
     from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)
-    run_inference(evaluation(options, options.sampled, options.seed), prepared.kernels)
+    run_inference(evaluation(options, options.sampled, options.seed), prepared.kernels, prepared.processes)
 
 
 if __name__ == "__main__":

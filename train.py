@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 from functools import partial
 
 from utils import device
+from utils.launch import processes_to_start, watch
 from utils.options import COUNT, Parser, add_training_flags, batching, check_training_flags, number, training_run
 from utils.process import run
 
@@ -37,7 +38,9 @@ def make_trainer(options, network, sessions):
 
 def main():
     options = parse_arguments()
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    if count := processes_to_start(options):
+        watch(count, options.use_cuda)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
     from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)

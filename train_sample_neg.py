@@ -18,6 +18,7 @@ from functools import partial
 
 from utils import device
 from utils.files import InputError
+from utils.launch import processes_to_start, watch
 from utils.options import (
     COUNT,
     FLOAT32,
@@ -125,7 +126,9 @@ def make_trainer(options, network, sessions):
 
 def main():
     options = parse_arguments()
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu)
+    if count := processes_to_start(options):
+        watch(count, options.use_cuda)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
     from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)

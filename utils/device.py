@@ -9,7 +9,9 @@ import io
 import os
 import platform
 import signal
+import socket
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +21,14 @@ import numpy as np
 from utils.files import InputError
 from utils.native import kernels
 from utils.native.compiling import NotCompiled
-from utils.process import hold_back_sigterm
+from utils.process import hold_back_sigterm, place
+from utils.processes import ALONE, Processes
 
 # glibc's mallopt parameters, from malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # from Linux's mman.h; bytes
 HEAP_BYTES = 1 << 30
+JOIN_SECONDS = 300
 
 
 class Device(NamedTuple):
@@ -32,15 +36,17 @@ class Device(NamedTuple):
 
     line : str, the log line that says what was done
     kernels : kernels.Kernels or None, the C++ for training where the device is a processor that has it
-    threads : int, how many threads a run may choose from; 1 where the user has chosen, or without C++
+    processes : processes.Processes, this one and those that work with it
+    threads : int, how many threads a run may choose from; 1 where there is nothing to choose
     """
 
     line: str
-    kernels: object
+    kernels: object = None
+    processes: Processes = ALONE
     threads: int = 1
 
 
-def prepare(use_cuda=0, threads=0, tune_cpu=1):
+def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False):
     """Choose the device, prepare it for speed, load Paddle, and return the Device.
 
     Parameters
@@ -48,9 +54,12 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
     use_cuda : {0, 1}
     threads : int
         Processor threads; 0 leaves a user's own OMP_NUM_THREADS. Without that, as many are ready as this process has
-        processors that it may run on, and a training chooses how many of them it takes.
+        processors that it may run on, or its share of them where others on this machine work with it, and a training
+        chooses how many of them it takes.
     tune_cpu : {0, 1}
         0 leaves MKL and malloc alone, and computes with nothing but Paddle's own operations.
+    joins : bool
+        Whether the script's work is divided among the processes that were started together, if there are others.
 
     Raises
     ------
@@ -72,17 +81,19 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1):
                          "paddlepaddle-gpu (requirements-gpu.txt), or --use_cuda 0")
     if use_cuda and not paddle.device.cuda.device_count():
         raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
-    paddle.set_device("gpu:0" if use_cuda else "cpu")
-    native = None
+    # Paddle's launcher shows every process all GPUs and says which is its own.
+    own = os.environ.get("FLAGS_selected_gpus", "0").partition(",")[0] if joins else "0"
+    paddle.set_device(f"gpu:{own}" if use_cuda else "cpu")
+    processes, native = _join(use_cuda, paddle) if joins else ALONE, None
+    if not processes.is_alone:
+        done.append(f"processes:{processes.count}")
     if tune_cpu and not use_cuda:
-        try:
-            native = kernels.load(Path(paddle.__file__).parent)
-            done.append("native:yes")
-        except NotCompiled as reason:
-            done.append(f"native:no({reason})".replace(" ", "_"))
+        native, word = processes.in_turn(lambda: _load_kernels(paddle))
+        done.append(word)
     name = _device_name(use_cuda, paddle)
     line = f"device:{name} paddle:{paddle.__version__} " + " ".join(filter(None, done))
-    return Device(line, native, int(os.environ["OMP_NUM_THREADS"]) if native and is_open else 1)
+    is_open = is_open and native and processes.is_alone
+    return Device(line, native, processes, int(os.environ["OMP_NUM_THREADS"]) if is_open else 1)
 
 
 def host_array(tensor):
@@ -105,6 +116,12 @@ def as_tensor(values):
         return values
     import paddle
     return paddle.to_tensor(values)
+
+
+def wrapped(array):
+    """An array as a Paddle tensor in the same memory, in the processor's."""
+    from paddle.utils.dlpack import from_dlpack
+    return from_dlpack(array.__dlpack__())
 
 
 class _Shared:
@@ -163,8 +180,33 @@ def processor_name():
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _join(use_cuda, paddle):
+    """The Processes that were started together with this one, once all are there."""
+    found = place()
+    if found.count == 1:
+        return ALONE
+    os.environ["PADDLE_DISTRI_BACKEND"] = "nccl" if use_cuda else "gloo"
+    if found.rank:
+        _wait_for_master()
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # flags that Paddle set itself
+        warnings.simplefilter("ignore")
+        paddle.distributed.init_parallel_env()
+    return Processes(found.rank, found.count)
+
+
+def _wait_for_master():
+    """Wait until process 0 listens: Paddle waits by itself too, but three seconds at least."""
+    host, _, port = os.environ.get("PADDLE_MASTER", "").rpartition(":")
+    give_up = time.monotonic() + JOIN_SECONDS
+    while host and time.monotonic() < give_up:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return
+        time.sleep(0.05)
+
+
 def _set_threads(threads):
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available = max(1, available // int(os.environ.get("PADDLE_LOCAL_SIZE") or 1))
     if threads or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(threads or available)
     return f"threads:{os.environ['OMP_NUM_THREADS']}"
@@ -235,6 +277,14 @@ def _load_paddle():
         if "OMP_NUM_THREADS" not in line:
             print(line, file=sys.stderr)
     return paddle
+
+
+def _load_kernels(paddle):
+    """The C++ for training, or None, and the word that says so in the log."""
+    try:
+        return kernels.load(Path(paddle.__file__).parent), "native:yes"
+    except NotCompiled as reason:
+        return None, f"native:no({reason})".replace(" ", "_")
 
 
 def _device_name(use_cuda, paddle):

@@ -184,9 +184,8 @@ def add_training_flags(parser):
     _add_validation_flags(parser.add_argument_group("validation"))
     _add_record_flags(parser.add_argument_group("records"))
     add_device_flags(parser)
+    add_process_flags(parser)
     old = parser.add_argument_group("flags of Paddle's old example")
-    old.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: several devices (not available yet)")
-    old.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="devices (only 1 so far)")
     old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
@@ -232,7 +231,7 @@ def _add_step_flags(training):
     training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
                           help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's "
                           "way)")
-    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step")
+    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step and process")
     training.add_argument("--pass_num", type=number(int, 1, COUNT), default=10, help="epochs")
     training.add_argument("--base_lr", type=number(float, 0, FLOAT32), default=0.1, help="learning rate")
     training.add_argument("--lr_end", type=number(float, 0, FLOAT32), default=0.1,
@@ -286,9 +285,6 @@ def check_training_flags(options):
         raise InputError("--patience, --watch: found one of them without validation, "
                          "expected --valid_dir or --valid_fraction too")
     options.watch = options.watch or WATCHED[0]
-    if options.parallel or options.num_devices > 1:
-        raise InputError("--parallel, --num_devices: found more than one device, expected --parallel 0 and "
-                         "--num_devices 1 (training on several devices is not available yet)")
     if options.embedding == "none" and options.emb_size:
         raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; "
                          "there is no embedding")
@@ -362,6 +358,7 @@ def add_inference_flags(parser):
     parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024,
                         help="sessions at once; does not change any figure")
     add_device_flags(parser)
+    add_process_flags(parser)
 
 
 def evaluation(options, sampled=0, seed=1):
@@ -394,3 +391,10 @@ def add_device_flags(parser):
     parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
                         help="1: set up MKL and malloc for speed and use the C++ in utils/native/ (a log line says "
                         "what was done), 0: do none of that")
+
+
+def add_process_flags(parser):
+    """Add the flags of every script that divides its work among several processes."""
+    parser.add_argument("--parallel", type=number(int, 0, 1), default=0,
+                        help="1: divide the work among --num_devices processes, each with its own GPU or processors")
+    parser.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="processes, with --parallel 1")

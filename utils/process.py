@@ -10,6 +10,22 @@ import sys
 
 # The message and the exit status for each signal: 128 + its number, as in a shell.
 STOPPED = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
+LOST = 75  # the exit status of one of several processes that lost the others: what ended them is for these to say
+
+
+class Place:
+    """Which of the processes of a run this one is, and how many there are."""
+
+    def __init__(self, rank, count):
+        self.rank, self.count = rank, count
+
+
+def place():
+    """The Place that Paddle's launcher or utils/launch.py gave this process by its environment, or that of one alone.
+    """
+    rank, count = os.environ.get("PADDLE_TRAINER_ID", ""), os.environ.get("PADDLE_TRAINERS_NUM", "")
+    known = rank.isdecimal() and count.isdecimal() and int(rank) < int(count)
+    return Place(int(rank), int(count)) if known else Place(0, 1)
 
 
 def begin():
@@ -50,14 +66,15 @@ def run(main):
     except BaseException as error:
         _leave_signals(stop)
         if stopped_by:  # libraries may have turned the KeyboardInterrupt into another error: Paddle makes it an OSError
-            sys.exit(_fail(*STOPPED[stopped_by[0]]))
+            word, status = STOPPED[stopped_by[0]]
+            sys.exit(status if place().rank else fail(word, status))
         if isinstance(error, BrokenPipeError):
             _discard_output()
             sys.exit(141)  # 128 + SIGPIPE
         message = _message(error)
         if message is None:
             raise
-        sys.exit(_fail(message, 2))
+        sys.exit(fail(message, 2))
     _leave_signals(stop)  # nothing would catch what they raise from here on
 
 
@@ -90,7 +107,8 @@ def _end_at_once(number, frame):
     """A signal handler that ends the process without a way back through the modules that are being loaded."""
     word, status = STOPPED[number]
     try:
-        os.write(2, f"{_script()}: {word}\n".encode(errors="backslashreplace"))
+        if not place().rank:
+            os.write(2, f"{_script()}: {word}\n".encode(errors="backslashreplace"))
     finally:
         os._exit(status)
 
@@ -101,7 +119,7 @@ def _report_and_exit(kind, error, trace):
     if message is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        sys.exit(_fail(message, 2))
+        sys.exit(fail(message, 2))
 
 
 def _require_environment():
@@ -134,11 +152,13 @@ def _is_package(name):
 
 
 def _script():
-    """The script's name, with which every message begins."""
-    return os.path.basename(sys.argv[0])
+    """The script's name, with which every message begins, and the number of a process that has others beside it."""
+    rank = place().rank
+    return os.path.basename(sys.argv[0]) + f", process {rank}" * bool(rank)
 
 
-def _fail(message, status):
+def fail(message, status):
+    """Print the one line with which a script ends; the exit status that was given."""
     try:
         if sys.stdout:
             sys.stdout.flush()

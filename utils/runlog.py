@@ -10,16 +10,21 @@ from tqdm import tqdm
 
 from utils.files import InputError
 from utils.memory import read_bytes
+from utils.process import place
 
 
 def log(message):
-    """Print a line at once, above the progress bar if there is one."""
+    """Print a line at once, above the progress bar if there is one. Of several processes only process 0 does."""
+    if place().rank:
+        return
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
 
 
 def warn(message):
-    """Print a line on stderr."""
+    """Print a line on stderr. Of several processes only process 0 does: they all read and find the same."""
+    if place().rank:
+        return
     tqdm.write(f"{os.path.basename(sys.argv[0])}: {message}", file=sys.stderr)
 
 
@@ -39,7 +44,7 @@ def print_table(results):
 def progress(total, description, done=0, unit="predictions"):
     """A progress bar with speed and time left on a terminal; nothing if stderr is a file or a pipe."""
     return tqdm(total=total, desc=description, initial=done, unit=f" {unit}", unit_scale=True, leave=False,
-                disable=None)
+                disable=True if place().rank else None)
 
 
 def read_records(model_dir):

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.processes import ALONE
+
 
 @dataclass
 class Batching:
@@ -155,11 +157,13 @@ def session_parallel_steps(sessions, batch_size, fewest_slots=1):
             positions, ends, restarted = positions[kept], ends[kept], restarted[kept]
 
 
-def evaluation_batches(sessions, batch_size, minimum_rows=8):
-    """Batches of whole sessions, longest first, each session in exactly one.
+def evaluation_batches(sessions, batch_size, minimum_rows=8, processes=ALONE):
+    """Batches of whole sessions, longest first, each session in exactly one batch of one process.
 
     Every time step is padded to `minimum_rows`, since no figure may depend on the batch size: with only one or two
     rows, the processor's libraries compute matrix products in another way and round differently.
+
+    Of several `processes` that evaluate the sessions together, each has its own batches.
 
     Yields
     ------
@@ -167,6 +171,6 @@ def evaluation_batches(sessions, batch_size, minimum_rows=8):
     """
     lengths = sessions.lengths
     order = np.flatnonzero(lengths > 1)
-    order = order[np.argsort(-lengths[order], kind="stable")]
+    order = order[np.argsort(-lengths[order], kind="stable")][processes.rank::processes.count]
     for start in range(0, len(order), batch_size):
         yield pack(sessions, order[start:start + batch_size], minimum_rows)

@@ -16,6 +16,7 @@ from utils.files import InputError, require_file
 from utils.model import checkpoint
 from utils.model.directory import other_net, vocabulary_checksum
 from utils.model.network import load_network
+from utils.processes import ALONE
 from utils.runlog import append_record, line_of, log, print_table, warn
 
 
@@ -49,8 +50,8 @@ class Evaluation:
     seed: int = 1
 
 
-def run_inference(evaluation, kernels=None):
-    """Do an Evaluation.
+def run_inference(evaluation, kernels=None, processes=ALONE):
+    """Do an Evaluation, by several processes.Processes together.
 
     Prints and records one line of figures an epoch, and with `train_dir` a table with those of POP and item
     transitions. `kernels` is the C++ of device.prepare's Device, if any.
@@ -60,6 +61,26 @@ def run_inference(evaluation, kernels=None):
     InputError
         For what is wrong with files or flags.
     """
+    model_dir = Path(evaluation.model_dir)
+    epochs, item_count, sessions, unknown = processes.in_turn(lambda: _prepare(evaluation))
+    results = {}
+    if evaluation.train_dir:
+        results = processes.first_does(lambda: evaluate_baselines(sessions, item_count, evaluation)) or {}
+    for epoch in epochs:
+        figures, seconds = evaluate_epoch(epoch, sessions, item_count, evaluation, kernels, processes)
+        log(f"model:{checkpoint.epoch_directory(model_dir, epoch)} {line_of(figures)} time_cost(s):{seconds:.2f}")
+        results[f"epoch_{epoch}"] = figures
+        if processes.is_first:
+            record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": evaluation.ties,
+                                       "sampled": evaluation.sampled, "test_dir": evaluation.test_dir,
+                                       "predictions": sessions.predictions, "unknown_clicks_left_out": unknown,
+                                       "time_cost": seconds})
+    if evaluation.train_dir:
+        print_table(results)
+
+
+def _prepare(evaluation):
+    """The epochs to evaluate, the number of items, the sessions, and how many clicks on unknown items they lack."""
     model_dir, sampled = Path(evaluation.model_dir), evaluation.sampled
     config = checkpoint.read_config(model_dir)
     best = checkpoint.best_epoch(model_dir) if evaluation.best_alone else None
@@ -81,19 +102,7 @@ def run_inference(evaluation, kernels=None):
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
     if another := other_net(model_dir, config):
         warn(another)
-    results = {}
-    if evaluation.train_dir:
-        results.update(evaluate_baselines(sessions, item_count, evaluation))
-    for epoch in epochs:
-        figures, seconds = evaluate_epoch(epoch, sessions, item_count, evaluation, kernels)
-        log(f"model:{checkpoint.epoch_directory(model_dir, epoch)} {line_of(figures)} time_cost(s):{seconds:.2f}")
-        results[f"epoch_{epoch}"] = figures
-        record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": evaluation.ties,
-                                   "sampled": sampled, "test_dir": evaluation.test_dir,
-                                   "predictions": sessions.predictions, "unknown_clicks_left_out": unknown,
-                                   "time_cost": seconds})
-    if evaluation.train_dir:
-        print_table(results)
+    return epochs, item_count, sessions, unknown
 
 
 def epochs_to_evaluate(finished, evaluation):
@@ -122,14 +131,14 @@ def read_items(model_dir, config, vocab_path):
     return read_vocabulary(own, "--model_dir")[1]
 
 
-def evaluate_epoch(epoch, sessions, item_count, evaluation, kernels=None):
+def evaluate_epoch(epoch, sessions, item_count, evaluation, kernels=None, processes=ALONE):
     """Figures of one epoch as a dict, and the seconds that they took."""
     began = time.perf_counter()
-    network = load_network(evaluation.model_dir, epoch)
+    network = processes.in_turn(lambda: load_network(evaluation.model_dir, epoch))
     sample = draw_sample(sessions, item_count, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
     try:
         ranks = network_ranks(network, sessions, evaluation.batch_size, evaluation.ties, f"epoch {epoch}", sample,
-                              kernels)
+                              kernels, processes)
     except InputError as error:
         raise InputError(f"{checkpoint.epoch_directory(evaluation.model_dir, epoch)}: {error}") from None
     return recall_and_mrr(ranks, evaluation.cutoffs), time.perf_counter() - began

@@ -8,6 +8,7 @@ from utils.device import host_array, is_on_host
 from utils.evaluation.metrics import ranks_of_counts, target_ranks
 from utils.files import InputError
 from utils.losses import chunk_rows, cross_entropy_of_scores
+from utils.processes import ALONE
 from utils.runlog import progress
 
 PROOF_ITEMS = 500  # whose scores are computed both ways
@@ -15,7 +16,8 @@ TOLERANCE = 1e-3  # how far the two may differ, relative to the largest score
 PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
 
 
-def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None, kernels=None):
+def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None,
+                  kernels=None, processes=ALONE):
     """Rank all items for each prediction by a network.
 
     Parameters
@@ -30,6 +32,8 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
         numbered without the target: those from the target's index on are meant one higher.
     kernels : kernels.Kernels or None
         Counts the scores above the targets' faster, by all threads.
+    processes : processes.Processes
+        Those that compute this together, each its share of the sessions; all have the result.
 
     Returns
     -------
@@ -44,21 +48,22 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     def ranks(scores, targets, positions):
         return [_ranks(scores, targets, ties, None if sample is None else sample[positions], kernels)]
 
-    return _measure(network, sessions, batch_size, description, ranks)[0]
+    return _measure(network, sessions, batch_size, description, ranks, 1, processes)[0]
 
 
-def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", kernels=None):
+def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", kernels=None,
+                             processes=ALONE):
     """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
     def ranks_and_losses(scores, targets, positions):
         ranks = _ranks(scores, targets, "standard", kernels=kernels)
         return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
 
-    return _measure(network, sessions, batch_size, description, ranks_and_losses)
+    return _measure(network, sessions, batch_size, description, ranks_and_losses, 2, processes)
 
 
 @paddle.no_grad()
-def _measure(network, sessions, batch_size, description, measure):
-    """What `measure` says of each prediction, float64 [figures, predictions].
+def _measure(network, sessions, batch_size, description, measure, count, processes):
+    """What `measure` says of each prediction, `count` figures: float64 [count, predictions].
 
     It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in
     `sessions.items`, int64 arrays [rows]; it returns a list of float arrays [rows].
@@ -67,10 +72,10 @@ def _measure(network, sessions, batch_size, description, measure):
     for name, weight in network.named_parameters():
         require_finite(weight, f"weights {name}")
     largest_sum = float(paddle.abs(network.item_matrix).sum(axis=1).max())
-    score, figures = _scoring(network), None
+    score, figures = _scoring(network), np.zeros([count, len(sessions.items)])
     chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
-    with progress(sessions.predictions, description) as bar:
-        for batch in evaluation_batches(sessions, batch_size, PAD_ROWS):
+    with progress(sessions.predictions // processes.count, description) as bar:
+        for batch in evaluation_batches(sessions, batch_size, PAD_ROWS, processes):
             hidden = _with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
             require_finite(hidden, "hidden states")
             require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
@@ -80,10 +85,10 @@ def _measure(network, sessions, batch_size, description, measure):
                 found = np.stack(measure(score(_padded(hidden[start:start + chunk])),
                                          batch.targets[start:start + chunk], positions))
                 is_real = positions >= 0
-                figures = np.zeros([len(found), len(sessions.items)]) if figures is None else figures
                 figures[:, positions[is_real]] = found[:, is_real]
                 bar.update(int(is_real.sum()))
-    return figures[:, _predicted(sessions)]
+    # Each figure is a number from one process and 0 from the others: the sum is exact.
+    return processes.sum_of_array(figures)[:, _predicted(sessions)]
 
 
 def _scoring(network):

@@ -9,6 +9,7 @@ from utils.data.sessions import Sessions, choose, read_sessions
 from utils.evaluation.metrics import recall_and_mrr
 from utils.evaluation.ranks import network_ranks_and_losses
 from utils.files import InputError
+from utils.processes import ALONE
 
 CUTOFFS = [20]
 LARGER_IS_BETTER = {"recall@20": True, "mrr@20": True, "valid_loss": False, "train_loss": False, "loss_ratio": False}
@@ -66,7 +67,7 @@ def evenly_chosen(sessions, predictions):
     return choose(sessions, np.arange(0, len(sessions.lengths), step))
 
 
-def validation_figures(network, validation, training_sample, kernels=None):
+def validation_figures(network, validation, training_sample, kernels=None, processes=ALONE):
     """The figures that an epoch is judged by.
 
     Returns
@@ -75,10 +76,11 @@ def validation_figures(network, validation, training_sample, kernels=None):
         recall@20 and mrr@20 among all items, as infer.py computes them; valid_loss, the mean cross-entropy over all
         items in nats; train_loss, the same for some of the training sessions; and loss_ratio, valid_loss / train_loss.
         Both losses are without dropout, smoothing and sampling, unlike the loss that training minimises, so they can be
-        compared.
+        compared. Several `processes` compute them together, and all have the result.
     """
-    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", kernels)
-    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", kernels)
+    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", kernels, processes)
+    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", kernels,
+                                               processes)
     valid_loss, train_loss = float(losses.mean()), float(train_losses.mean())
     return {**recall_and_mrr(ranks, CUTOFFS), "valid_loss": valid_loss, "train_loss": train_loss,
             "loss_ratio": valid_loss / max(train_loss, 1e-9)}

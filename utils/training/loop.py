@@ -1,11 +1,11 @@
-"""A run of either trainer: reads the data, makes the network, proves the C++, and trains epoch by epoch."""
+"""A run of either trainer, epoch by epoch, from the files to a finished model directory."""
 
 import math
-import platform
-import sys
 import time
+from contextlib import nullcontext
 from copy import copy
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,17 @@ try:
 except ImportError:  # Windows
     resource = None
 
-from net import Network
-from utils.data.session_files import read_conversion
-from utils.data.sessions import cut_windows, read_sessions
-from utils.data.vocabulary import checksum, read_vocabulary
-from utils.evaluation.validation import better_of, evenly_chosen, sessions_checksum, split_sessions, validation_figures
+from utils.evaluation.validation import better_of, evenly_chosen, validation_figures
 from utils.files import InputError
+from utils.memory import readable
 from utils.model import checkpoint
-from utils.model.directory import net_checksum
 from utils.model.network import named_weights, put_weights, shapes
+from utils.process import STOPPED
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
-from utils.training.proof import prove
-from utils.training.resume import HeldSignals, Progress, commit, find_checkpoint, hold_directory, read_progress
-from utils.training.settings import USUAL, flag_to_blame, require_memory_for_network, require_memory_for_steps
+from utils.training.preparation import prepare, versions
+from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
+from utils.training.settings import USUAL, flag_to_blame
 from utils.training.threads import ThreadTrial
 
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
@@ -48,7 +45,8 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     make_trainer : function
         Of a net.Network and sessions.Sessions; returns a trainer.Trainer.
     device : device.Device
-        As device.prepare returns it.
+        As device.prepare returns it. Its processes train together: each reads the data and trains its part; process 0
+        alone writes.
     flags : dict
         What the run was asked for, for config.json: a run is resumed with the same.
 
@@ -57,79 +55,29 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     InputError
         For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
-    item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
-    training, validation, description = _read_sessions(data, item_count, vocab_sha256)
-    require_memory_for_network(item_count, network_settings, data)
-    require_memory_for_steps(training, network_settings.hid_size, flags)
+    processes = device.processes
+    trainer, validation, config = processes.in_turn(
+        lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags))
+    config["processes"] = processes.count
+    processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
+    trainer.join(processes)
+    event_files = import_event_writers(output.event_files) if processes.is_first else []
     model_dir = Path(output.model_dir)
-    paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
-    # Before an older run is deleted: the network may be too large for the memory.
-    network = Network(item_count, network_settings, schedule.seed)
-    trainer = make_trainer(network, training)
-    is_known = _prove(trainer, device.kernels)
-    config = {"script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
-              "net_sha256": net_checksum(), "loss": trainer.objective.name,
-              "loss_is_sampled": trainer.objective.is_sampled, "data": description, "versions": versions(),
-              "options": flags}
-    event_files = import_event_writers(output.event_files)
-    with hold_directory(model_dir):
+
+    def start():
         start_from = None
         if output.resume and (model_dir / "config.json").exists():
             start_from = find_checkpoint(model_dir, config)
         if start_from is None:
             checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite)
+        return start_from
+
+    with hold_directory(model_dir) if processes.is_first else nullcontext():
+        start_from = processes.first_does(start)
         event_writers = [open_events(model_dir) for open_events in event_files]
         run = _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags))
         run.choose_threads(device)
         run.train(start_from)
-
-
-def _prove(trainer, kernels):
-    """Prove the C++, let the trainer use what agrees with net.py, and log it; whether the scorers agree too."""
-    proof, line = prove(trainer, kernels)
-    log(line)
-    if proof.differs["carrying"] and trainer.batching.parallel:
-        warn("net.py gives other hidden states click by click than for whole sessions (first_states and `before` carry "
-             "what it keeps): sessions side by side train it without what is not carried; --batching sessions trains "
-             "it whole")
-    return proof.agrees("scorer")
-
-
-def _read_sessions(data, item_count, vocab_sha256):
-    """The sessions to train on, those to validate with or None, and what config.json says of them."""
-    read_conversion(data.train_dir, vocab_sha256, "--train_dir")
-    whole = read_sessions(data.train_dir, item_count, "--train_dir")
-    training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
-                                                    data.valid_fraction)
-    training, cut = cut_windows(training, data.max_length)
-    if not training.predictions:
-        raise InputError(f"--train_dir: found no session of two clicks in {data.train_dir}, expected at least one")
-    description = {"sessions": len(training.lengths), "events": len(training.items), "items": item_count,
-                   "vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(whole),
-                   "validation_sha256": sessions_checksum(validation)}
-    log(f"sessions:{description['sessions']} events:{description['events']} items:{item_count} "
-        f"predictions:{training.predictions}")
-    if cut:
-        log(f"cut into windows of {data.max_length} predictions: {cut} sessions (--max_length)")
-    if validation:
-        log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
-            f"unknown_clicks_left_out:{left_out}")
-    return training, validation, description
-
-
-def versions():
-    """What the figures of a run may depend on besides its settings."""
-    return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
-            "machine": platform.machine(), "commit": commit()}
-
-
-def _read_vocabulary(path):
-    """The number of items and the file's checksum; a file that holds only the number is accepted, with a warning."""
-    item_ids, item_count = read_vocabulary(path)
-    if item_ids is None:
-        warn(f"{path} holds only the number of items: this model can be evaluated, but its indices can't be turned "
-             "into item ids")
-    return item_count, checksum(path)
 
 
 class _Run:
@@ -143,22 +91,27 @@ class _Run:
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
         self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
+        self.processes, self.exchange, self.has_said_bytes = trainer.exchange.processes, trainer.exchange, False
 
     def train(self, start_from=None):
         """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`."""
-        progress, arrays = Progress(), {}
-        if start_from:
-            progress, arrays = self._load(start_from)
-            self._remove_old_epochs(progress.best)  # where the run before was killed as it came to that
+        progress, arrays = self._begin(start_from)
         with HeldSignals() as self.signals:
             while progress.epoch <= self.schedule.epochs and not self._is_patience_over(progress):
                 figures = self._train_epoch(progress, arrays)
                 progress, arrays = self._finish_epoch(progress, figures), {}
-                if self.signals.received:
-                    self.signals.raise_stop()
+                self._stop_if(self.processes.sum_of_array(np.array(self._wishes())))
         if progress.best:
             log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
         log("finish training")
+
+    def _begin(self, start_from):
+        """The Progress of the run, and what the trainer restores later, on all processes as process 0 has it."""
+        loaded = self.processes.first_does(lambda: self._load(start_from) if start_from else None)
+        progress, weights, arrays = loaded or (Progress(processes=self.processes.count), {}, {})
+        progress, arrays = self.processes.from_first(progress.as_dict(), arrays)
+        put_weights(self.network, self.processes.from_first(None, weights)[1])
+        return Progress(**progress), arrays
 
     def choose_threads(self, device):
         """Take as many threads as a resumed run took so far, or have the number measured, where it is left open."""
@@ -181,30 +134,24 @@ class _Run:
 
     def _train_epoch(self, progress, arrays):
         """One pass over all sessions, or the rest of it; the epoch's figures as a dict."""
-        output, trainer, epoch = self.output, self.trainer, progress.epoch
+        epoch = progress.epoch
         if not progress.num_steps:
             log(f"epoch_{epoch} start")
         self.network.train()
-        batches = islice(trainer.batches(_epoch_generator(self.schedule.seed, epoch)), self.schedule.steps)
-        for batch in islice(batches, progress.num_steps):
-            trainer.skip(batch)
-        if arrays:
-            trainer.restore(arrays)
-        began = saved = time.monotonic()
+        batches = self._batches_to_do(progress, arrays)
+        began = self.saved = time.monotonic()
         seconds_before = progress.seconds
         with progress_bar(self.predictions, f"epoch {epoch}", progress.predictions) as bar:
             for batch in batches:
                 self._train_step(progress, batch)
-                now = time.monotonic()
-                progress.seconds = seconds_before + now - began
+                progress.seconds = seconds_before + time.monotonic() - began
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
                 bar.update(len(batch.targets))
-                if self.signals.received:
-                    self._save_stopped(progress)
-                    self.signals.raise_stop()
-                if output.save_seconds and now - saved >= output.save_seconds:
+                wishes = self._wishes() if self.processes.is_alone else self.exchange.heard
+                self._stop_if(wishes, progress)
+                if wishes[-1]:
                     self._save_last(progress)
-                    saved = time.monotonic()
+                    self.saved = time.monotonic()
         self._require_finite(progress)
         figures = {"num_steps": progress.num_steps, "time_cost": progress.seconds,
                    "loss": progress.loss_sum / progress.predictions, "predictions": progress.predictions,
@@ -218,6 +165,39 @@ class _Run:
             self.guess = math.inf  # said once
         return figures | (self._validate(progress) if self.validation else {})
 
+    def _batches_to_do(self, progress, arrays):
+        """The batches of the epoch that are left, with the trainer as `arrays` say it was then."""
+        trainer, count = self.trainer, self.processes.count
+        batches = islice(trainer.batches(_epoch_generator(self.schedule.seed, progress.epoch)), self.schedule.steps)
+        if progress.processes != count:
+            if progress.num_steps:
+                arrays = {name: values for name, values in arrays.items() if not name.startswith("running.")}
+                batches = _after(batches, progress, trainer.skip)
+                warn(f"--resume 1: found {progress.processes} processes in the run so far and {count} now: the rest of "
+                     "the epoch comes in steps of another size, at most one step's sessions are trained a second time, "
+                     "and sessions side by side go on without what came before")
+            progress.processes = count
+        else:
+            for batch in islice(batches, progress.num_steps):
+                trainer.skip(batch)
+        if arrays:
+            trainer.restore(arrays)
+        return batches
+
+    def _wishes(self):
+        """What this process wants after a step, 1 for yes: to stop by each signal of STOPPED, and to save the run."""
+        seconds = self.output.save_seconds if self.processes.is_first else 0
+        is_due = seconds and time.monotonic() - self.saved >= seconds
+        return [float(self.signals.received == number) for number in STOPPED] + [float(bool(is_due))]
+
+    def _stop_if(self, wishes, progress=None):
+        """Stop where a process wants to, after saving a `progress` within an epoch."""
+        wanted = [number for number, wish in zip(STOPPED, wishes) if wish]
+        if wanted:
+            if progress:
+                self._save_stopped(progress)
+            self.signals.raise_stop(wanted[0])
+
     def _train_step(self, progress, batch):
         """One update, counted in `progress`."""
         schedule, epoch = self.schedule, progress.epoch
@@ -225,8 +205,10 @@ class _Run:
         self.trainer.set_rate(schedule.rate_after(share_done))
         progress.num_steps += 1
         if self.trainer.draws_by_paddle:
-            _seed_step(schedule.seed, epoch, progress.num_steps)
+            _seed_step(schedule.seed, epoch, progress.num_steps, self.processes.rank)
+        self.exchange.tell(self._wishes())
         loss = self.trial.step(self.trainer.step, batch) if self.trial else self.trainer.step(batch)
+        self._say_bytes()
         if not math.isfinite(loss):
             raise self._not_finite(f"a loss of {loss} in", progress)
         progress.recent.append(loss)
@@ -236,41 +218,62 @@ class _Run:
             log(f"step:{progress.num_steps} {self._recent_loss(np.mean(progress.recent))}")
             progress.recent.clear()
 
+    def _say_bytes(self):
+        """Log once what a step sends."""
+        if self.exchange.bytes and not self.has_said_bytes:
+            log(f"a step sums {readable(self.exchange.bytes)} of gradients over {self.processes.count} processes")
+            self.has_said_bytes = True
+
     def _recent_loss(self, loss):
         """A mean loss for the log: as a perplexity over the whole vocabulary, or by its name over a sample."""
         objective = self.trainer.objective
         return f"{objective.name}:{loss:.4f}" if objective.is_sampled else f"ppl:{perplexity(loss):.3f}"
 
     def _validate(self, progress):
-        """The figures of the validation; stopped here, the run resumes from the end of the epoch's last step."""
+        """The figures of the validation; stopped here, the run resumes from the end of the epoch's last step.
+
+        Several processes, which have to stop together, stop after it.
+        """
         began = time.monotonic()
+        compute = partial(validation_figures, self.network, self.validation, self.training_sample,
+                          self.trainer.kernels)
+        if self.processes.is_alone:
+            figures = self._unless_stopped(compute, progress)
+        else:
+            figures = compute(self.processes)
+        seconds = time.monotonic() - began
+        log(f"epoch:{progress.epoch} validation {line_of(figures)} time_cost(s):{seconds:.2f}")
+        return {**figures, "validation_time_cost": seconds}
+
+    def _unless_stopped(self, compute, progress):
+        """What `compute()` returns; a signal stops it at once, after the run is saved."""
         self.signals.release()
         try:
             if self.signals.received:
                 self.signals.raise_stop()
-            figures = validation_figures(self.network, self.validation, self.training_sample,
-                                         self.trainer.kernels)
+            result = compute()
         except BaseException:
             self._save_stopped(progress)
             raise
         self.signals.hold()
-        seconds = time.monotonic() - began
-        log(f"epoch:{progress.epoch} validation {line_of(figures)} time_cost(s):{seconds:.2f}")
-        return {**figures, "validation_time_cost": seconds}
+        return result
 
     def _finish_epoch(self, progress, figures):
         """Save and record the epoch; the Progress of the next one."""
         epoch, best = progress.epoch, progress.best
         if self.validation:
             best = better_of(best, epoch, figures, self.schedule.watch)
-        checkpoint.save_epoch(self.model_dir, epoch, named_weights(self.network), self.trainer.optimizer_state(),
-                              {**figures, "best": best})
+        weights, arrays = named_weights(self.network), self.trainer.optimizer_state()
+        self.good = checkpoint.epoch_directory(self.model_dir, epoch)
+        self.processes.first_does(lambda: self._write_epoch(epoch, weights, arrays, figures, best))
+        return Progress(epoch=epoch + 1, best=best, processes=self.processes.count)
+
+    def _write_epoch(self, epoch, weights, arrays, figures, best):
+        checkpoint.save_epoch(self.model_dir, epoch, weights, arrays, {**figures, "best": best})
         checkpoint.remove_last(self.model_dir)
         self._record({"event": "epoch", "epoch": epoch, **figures})
-        self.good = checkpoint.epoch_directory(self.model_dir, epoch)
         log(f"model saved in {self.good}")
         self._remove_old_epochs(best)
-        return Progress(epoch=epoch + 1, best=best)
 
     def _remove_old_epochs(self, best):
         """Do what --keep says."""
@@ -286,7 +289,8 @@ class _Run:
         """Save the run as it is within an epoch."""
         self._require_finite(progress)
         arrays = {**self.trainer.optimizer_state(), **self.trainer.running_state()}
-        checkpoint.save_last(self.model_dir, named_weights(self.network), arrays, {"progress": progress.as_dict()})
+        weights, state = named_weights(self.network), {"progress": progress.as_dict()}
+        self.processes.first_does(lambda: checkpoint.save_last(self.model_dir, weights, arrays, state))
         self.good = self.model_dir / checkpoint.LAST
 
     def _save_stopped(self, progress):
@@ -296,17 +300,17 @@ class _Run:
             "on from there")
 
     def _load(self, directory):
-        """The run as it was saved in `directory`: its Progress, and what the trainer restores later."""
+        """The run as it was saved in `directory`: its Progress, its weights, and what the trainer restores later."""
         weights, arrays, state = checkpoint.load_checkpoint(directory, shapes(self.network))
         checkpoint.require_optimizer_of(directory, arrays, shapes(self.network))
-        put_weights(self.network, weights)
         progress, self.good = read_progress(directory), directory
         if directory.name != checkpoint.LAST:
             self._record_if_missing(state)
         append_record(self.model_dir, {"event": "resume", "epoch": progress.epoch, "step": progress.num_steps,
                                        **versions()})
         log(f"resumed from {directory}: epoch {progress.epoch}, {progress.num_steps} steps of it done")
-        return progress, arrays
+        self._remove_old_epochs(progress.best)  # where the run before was killed as it came to that
+        return progress, weights, arrays
 
     def _record_if_missing(self, state):
         """Record the epoch that this state.json is of, where the run was killed between saving and recording it."""
@@ -361,6 +365,20 @@ def _epoch_generator(seed, epoch):
     return np.random.default_rng(np.random.SeedSequence([seed, epoch]))
 
 
-def _seed_step(seed, epoch, step):
+def _seed_step(seed, epoch, step, rank):
     """Seed what a step draws from Paddle's own generator, dropout, so that a step doesn't depend on those before it."""
-    paddle.seed(int(np.random.SeedSequence([seed, epoch, step]).generate_state(1)[0]))
+    paddle.seed(int(np.random.SeedSequence([seed, epoch, step] + [rank] * bool(rank)).generate_state(1)[0]))
+
+
+def _after(batches, progress, skip):
+    """Those of `batches` that hold predictions after as many as `progress` counts, which then counts the others."""
+    done, skipped, steps = progress.predictions, 0, 0
+    for batch in batches:
+        if skipped + len(batch.targets) > done:
+            batches = chain([batch], batches)
+            break
+        skip(batch)
+        skipped, steps = skipped + len(batch.targets), steps + 1
+    progress.loss_sum *= skipped / done
+    progress.num_steps, progress.predictions, progress.recent = steps, skipped, []
+    return batches

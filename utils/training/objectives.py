@@ -34,6 +34,8 @@ class Scored(NamedTuple):
     input_items : int64, rows of the input matrix, each once; None where they are `items`
     inputs : int64 [positions], into input_items
     key : int, of the dropout on the candidates
+    own : int64 [positions] or None, where among shared candidates the positions' targets are; None: the first ones, in
+        their order
     """
 
     items: np.ndarray
@@ -42,6 +44,7 @@ class Scored(NamedTuple):
     input_items: np.ndarray
     inputs: np.ndarray
     key: int = 0
+    own: np.ndarray = None
 
 
 class Objective:
@@ -110,6 +113,10 @@ class Objective:
         by_rows = paddle.zeros_like(item_rows) if by_rows is None else by_rows
         others = {name: values for name, values in zip(parameters, others) if values is not None}
         return loss, by_hidden, by_rows, others
+
+    def part(self, scored, own):
+        """What is left of a Scored for some of its positions, an int64 array: the same items, loss and negatives."""
+        return scored._replace(candidates=scored.candidates[own], inputs=scored.inputs[own])
 
     def places(self, candidates, inputs, key=0):
         """The Scored of the items `candidates`, an int64 array shaped as its candidates, and the inputs of a step."""
@@ -185,39 +192,41 @@ class SharedNegatives(Objective):
         candidates = np.concatenate([batch.targets, self.sampler.draw()]) if self.size else batch.targets
         return self.places(candidates, batch.inputs) if len(candidates) > 1 else None
 
+    def part(self, scored, own):
+        return scored._replace(inputs=scored.inputs[own], own=own)
+
     def plain(self, hidden, item_rows, scored, rows):
-        network, positions = self.network, len(scored.inputs)
+        network, first_drawn = self.network, len(scored.candidates) - self.size
         candidate_rows = paddle.gather(item_rows, as_tensor(scored.candidates))
-        shift = as_tensor(self._logq_shift(scored))
+        shift, own = as_tensor(self._logq_shift(scored)), as_tensor(_own(scored)[rows])
         if self.in_batch:
-            targets = paddle.arange(rows.start, rows.stop)
-            return self.loss(network.scores(hidden, candidate_rows) + shift, targets)
-        own_scores = network.scores(hidden.unsqueeze(1), candidate_rows[rows].unsqueeze(1)).squeeze(1)
-        own_scores = own_scores + shift[rows].unsqueeze(1)
-        drawn_scores = network.scores(hidden, candidate_rows[positions:]) + shift[positions:]
+            return self.loss(network.scores(hidden, candidate_rows) + shift, own)
+        own_rows = paddle.gather(candidate_rows, own)
+        own_scores = network.scores(hidden.unsqueeze(1), own_rows.unsqueeze(1)).squeeze(1)
+        own_scores = own_scores + paddle.gather(shift, own).unsqueeze(1)
+        drawn_scores = network.scores(hidden, candidate_rows[first_drawn:]) + shift[first_drawn:]
         return self.loss(paddle.concat([own_scores, drawn_scores], axis=1), paddle.zeros([hidden.shape[0]], "int64"))
 
     def fast(self, hidden, item_rows, scored):
-        kernels, positions = self.kernels, len(scored.inputs)
-        targets = scored.candidates[:positions]
+        kernels, own, first_drawn = self.kernels, _own(scored), len(scored.candidates) - self.size
+        targets = scored.candidates[own]
         if self.is_softmax:
             shift, own_shift, constant = self._merged_shift(scored, len(item_rows))
             fast = kernels or self.softmax
             found = fast.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, CHUNK_ROWS, own_shift)
             return *found, constant
         if not self.logq:  # candidates that are the same item are scored once
-            weights = np.bincount(scored.candidates[0 if self.in_batch else positions:], minlength=len(item_rows))
+            weights = np.bincount(scored.candidates[0 if self.in_batch else first_drawn:], minlength=len(item_rows))
             found = kernels.shared_loss(self.loss, hidden, item_rows, weights.astype(np.float32), targets,
                                         self.in_batch, None, None, CHUNK_ROWS)
             return *found, 0.0
         # Corrected scores of an item differ by whether it is a target or drawn: each candidate is scored by itself.
         weights, shift = np.ones(len(scored.candidates), np.float32), self._logq_shift(scored)
         if not self.in_batch:
-            weights[:positions] = 0
+            weights[:first_drawn] = 0
         candidate_rows = kernels.gather(item_rows, scored.candidates, item_rows.shape[1])
         losses, hidden_gradient, gradient = kernels.shared_loss(
-            self.loss, hidden, candidate_rows, weights, np.arange(positions), self.in_batch, shift, shift[:positions],
-            CHUNK_ROWS)
+            self.loss, hidden, candidate_rows, weights, own, self.in_batch, shift, shift[own], CHUNK_ROWS)
         items_gradient = np.zeros_like(item_rows)
         kernels.add_rows(items_gradient, gradient, scored.candidates)
         return losses, hidden_gradient, items_gradient, 0.0
@@ -237,19 +246,19 @@ class SharedNegatives(Objective):
         float
             What to add to the mean loss, since a target's own shift is not the sum's.
         """
-        shift, positions = self._logq_shift(scored), len(scored.inputs)
-        own_shift, weights = shift[:positions], np.exp(shift)
+        shift, own = self._logq_shift(scored), _own(scored)
+        own_shift, weights = shift[own], np.exp(shift)
         if not self.in_batch:
-            weights[:positions] = 0
+            weights[:len(scored.candidates) - self.size] = 0
         merged = np.log(np.maximum(np.bincount(scored.candidates, weights, items), NO_WEIGHT)).astype(np.float32)
         if not self.in_batch:
             return merged, own_shift, 0.0
-        return merged, None, float((merged[scored.candidates[:positions]] - own_shift).mean())
+        return merged, None, float((merged[scored.candidates[own]] - own_shift).mean())
 
     def _logq_shift(self, scored):
         """The logQ correction of each candidate, float32 array [candidates]."""
         alpha = np.full(len(scored.candidates), self.alpha, np.float32)
-        alpha[:len(scored.inputs)] = 1
+        alpha[:len(alpha) - self.size] = 1
         return -self.logq * alpha * self.log_support[scored.items[scored.candidates]]
 
 
@@ -304,6 +313,11 @@ def require_negatives(objective, sessions, batching):
     if most < 2:
         raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose "
                          "targets are each other's negatives, or negatives that are drawn")
+
+
+def _own(scored):
+    """Where among the shared candidates of a Scored its positions' targets are, int64 array."""
+    return np.arange(len(scored.inputs)) if scored.own is None else scored.own
 
 
 def _sum(before, new):

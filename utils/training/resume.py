@@ -22,7 +22,7 @@ except ImportError:  # Windows
 # Flags that may differ when a run is resumed: where files are (the data's checksums are compared), what is shown, and
 # what is kept.
 FREE = {"model_dir", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume", "save_seconds", "keep",
-        "patience", "print_batch", "tensorboard", "visualdl", "is_local"}
+        "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel", "num_devices"}
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 
@@ -36,6 +36,7 @@ class Progress:
     loss_sum : float, the sum of the loss over these predictions
     recent : list of float, losses of the steps since the last log line
     best : dict or None, the best epoch by validation: epoch, watched, value
+    processes : int, how many train; a step is of so many times --batch_size sessions
     """
 
     epoch: int = 1
@@ -45,6 +46,7 @@ class Progress:
     loss_sum: float = 0.0
     recent: list = field(default_factory=list)
     best: dict = None
+    processes: int = 1
 
     as_dict = asdict
 
@@ -154,10 +156,13 @@ class HeldSignals:
         for number in self.before:
             signal.signal(number, self._hold)
 
-    def raise_stop(self):
-        """Do now what the signal that was held back would have done."""
+    def raise_stop(self, number=None):
+        """Do now what the signal that was held back would have done, or one that another process received."""
         self.release()
-        self.before[self.received](self.received, None)
+        number = number or self.received
+        if number in self.before:
+            self.before[number](number, None)
+        raise KeyboardInterrupt  # a background job ignores Ctrl-C; another process didn't
 
     def _hold(self, number, frame):
         if self.received:
@@ -175,6 +180,7 @@ def require_same_run(model_dir, then, now):
         found = differences(then, now)
         elsewhere = _changed(then["versions"], now["versions"])
         elsewhere += _changed(*({name: run["options"][name] for name in DEVICE} for run in (then, now)))
+        elsewhere += _changed({"processes": then.get("processes", 1)}, {"processes": now.get("processes", 1)})
         elsewhere += _changed({"net.py": then.get("net_sha256", now["net_sha256"])}, {"net.py": now["net_sha256"]})
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{model_dir / 'config.json'}: found no complete settings of a run, "

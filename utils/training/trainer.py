@@ -1,12 +1,18 @@
 """One step of training: engine forward, objective, engine back, gradients together, optimiser."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 
 from utils.device import as_array, as_tensor
 from utils.model.layout import ITEM_MATRIX
-from utils.training.engines import PaddleEngine, input_matrix_name
+from utils.processes import ALONE
+from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.optimizers import Gradient, clip_by_global_norm
+from utils.training.parallel import KEYS_APART, Division, Exchange
+
+KEY = "running.key"  # of the engine's dropout, among what it leaves to the next step
 
 
 class Trainer:
@@ -29,6 +35,12 @@ class Trainer:
         self.engine, self.kernels = PaddleEngine(network), None
         self.parameters = dict(network.named_parameters())
         self.input_matrix = input_matrix_name(network)
+        self.division, self.exchange = Division(ALONE), Exchange(ALONE)
+
+    def join(self, processes):
+        """Train with other processes.Processes: a step has as many sessions more, and this one computes its part."""
+        self.division, self.exchange = Division(processes), Exchange(processes)
+        self.batching = replace(self.batching, size=self.batching.size * processes.count)
 
     def use(self, engine=None, kernels=None):
         """Use an engine in place of Paddle's, and kernels for the rest that the trainer does itself."""
@@ -37,31 +49,42 @@ class Trainer:
     def batches(self, random):
         """The batches of an epoch, batches.Batch or ParallelStep, each to be given to `step`."""
         self.engine.start_epoch(random)
+        self._key_apart()
         self.objective.start_epoch(random)
+        self.division.start_epoch()
         return self.batching.batches(self.sessions, random, self.objective.fewest_slots)
 
     def step(self, batch):
-        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy."""
-        scale = 1.0
+        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy.
+
+        Of several processes each gives the whole batch, computes its part of it, and has the same result.
+        """
+        part, own, scale = self.division.part(batch)
+        share = scale
         if self.batching.parallel:
             # The official code divides a step's loss by the nominal number of slots also when fewer are left.
-            scale = len(batch.targets) / self.batching.size
-            self.engine.carry_states(batch)
+            scale *= len(batch.targets) / self.batching.size
+            self.engine.carry_states(part)
         scored = self.objective.draw(batch)
         if scored is None:  # one target and nothing to compare it with: there is no gradient
             return 0.0
-        hidden = self.engine.forward(batch.inputs, batch.rows_per_step)
+        if own is not None:
+            scored = self.objective.part(scored, own)
+            scored = scored._replace(key=scored.key + self.division.processes.rank * KEYS_APART)
+        hidden = self.engine.forward(part.inputs, part.rows_per_step)
         item_rows = self.engine.rows(ITEM_MATRIX, scored.items)
         loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
         gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
         gradients = self.meet(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
+        gradients, loss = self.exchange.sum(gradients, loss * share)
         self.optimizer.step(self.parameters, clip_by_global_norm(gradients, self.grad_cap))
         return loss
 
     def skip(self, batch):
         """Draw what `step` would draw, for a batch that was trained on before the run was stopped."""
+        self.division.part(batch)
         self.objective.draw(batch)
 
     def meet(self, gradients, items_gradient, inputs_gradient, scored):
@@ -102,15 +125,36 @@ class Trainer:
         return self.optimizer.state_arrays()
 
     def running_state(self):
-        """What else a step leaves to the next one of its epoch, as arrays."""
-        return self.engine.state_arrays()
+        """What else a step leaves to the next one of its epoch, as arrays; all processes have to ask for it together.
+        """
+        arrays, processes = self.engine.state_arrays(), self.division.processes
+        if processes.is_alone or self.division.slots is None:
+            return arrays
+        return {name: values if name == KEY else self._of_all_slots(values) for name, values in arrays.items()}
 
     def restore(self, arrays):
         """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`.
         """
         running = {key: values for key, values in arrays.items() if key.startswith("running.")}
         self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
+        if self.division.slots is not None:
+            own = self.division.own_slots()
+            running = {key: values if key == KEY else values[own if len(own) else [0]]
+                       for key, values in running.items()}
         self.engine.restore(running)
+        self._key_apart()
+
+    def _key_apart(self):
+        """Let the engine's dropout differ from that of other processes, where it draws its own."""
+        if isinstance(self.engine, NativeEngine):
+            self.engine.key += self.division.processes.rank * KEYS_APART
+
+    def _of_all_slots(self, values):
+        """The states of all slots, from those of each process: float32 array [slots, units]."""
+        own, slots = self.division.own_slots(), self.division.slots
+        states = np.zeros([len(slots), values.shape[1]], np.float32)
+        states[own] = values[:len(own)]
+        return self.division.processes.sum_of_array(states)
 
     def _add_rows(self, target, source, numbers):
         """`target` with source[i] added to the first columns of its row numbers[i], for an int64 array `numbers`."""

@@ -1,0 +1,94 @@
+"""What comes before the first step of a run: the data are read, the network made, the C++ proved."""
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from net import Network
+from utils.data.session_files import read_conversion
+from utils.data.sessions import cut_windows, read_sessions
+from utils.data.vocabulary import checksum, read_vocabulary
+from utils.evaluation.validation import sessions_checksum, split_sessions
+from utils.files import InputError
+from utils.model.directory import net_checksum
+from utils.runlog import log, warn
+from utils.training.proof import prove
+from utils.training.resume import commit
+from utils.training.settings import require_memory_for_network, require_memory_for_steps
+
+
+def prepare(data, schedule, network_settings, make_trainer, kernels, flags):
+    """What a run begins with; the parameters are those of `loop.run_training`.
+
+    Returns
+    -------
+    trainer.Trainer
+    Sessions or None
+        To validate with.
+    dict
+        For config.json.
+    """
+    item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
+    training, validation, description = _read_sessions(data, item_count, vocab_sha256)
+    require_memory_for_network(item_count, network_settings, data)
+    require_memory_for_steps(training, network_settings.hid_size, flags)
+    paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
+    # Before an older run is deleted: the network may be too large for the memory.
+    network = Network(item_count, network_settings, schedule.seed)
+    trainer = make_trainer(network, training)
+    is_known = _prove(trainer, kernels)
+    return trainer, validation, {
+        "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
+        "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
+        "data": description, "versions": versions(), "options": flags}
+
+
+def _prove(trainer, kernels):
+    """Prove the C++, let the trainer use what agrees with net.py, and log it; whether the scorers agree too."""
+    proof, line = prove(trainer, kernels)
+    log(line)
+    if proof.differs["carrying"] and trainer.batching.parallel:
+        warn("net.py gives other hidden states click by click than for whole sessions (first_states and `before` carry "
+             "what it keeps): sessions side by side train it without what is not carried; --batching sessions trains "
+             "it whole")
+    return proof.agrees("scorer")
+
+
+def _read_sessions(data, item_count, vocab_sha256):
+    """The sessions to train on, those to validate with or None, and what config.json says of them."""
+    read_conversion(data.train_dir, vocab_sha256, "--train_dir")
+    whole = read_sessions(data.train_dir, item_count, "--train_dir")
+    training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
+                                                    data.valid_fraction)
+    training, cut = cut_windows(training, data.max_length)
+    if not training.predictions:
+        raise InputError(f"--train_dir: found no session of two clicks in {data.train_dir}, expected at least one")
+    description = {"sessions": len(training.lengths), "events": len(training.items), "items": item_count,
+                   "vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(whole),
+                   "validation_sha256": sessions_checksum(validation)}
+    log(f"sessions:{description['sessions']} events:{description['events']} items:{item_count} "
+        f"predictions:{training.predictions}")
+    if cut:
+        log(f"cut into windows of {data.max_length} predictions: {cut} sessions (--max_length)")
+    if validation:
+        log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
+            f"unknown_clicks_left_out:{left_out}")
+    return training, validation, description
+
+
+def versions():
+    """What the figures of a run may depend on besides its settings."""
+    return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
+            "machine": platform.machine(), "commit": commit()}
+
+
+def _read_vocabulary(path):
+    """The number of items and the file's checksum; a file that holds only the number is accepted, with a warning."""
+    item_ids, item_count = read_vocabulary(path)
+    if item_ids is None:
+        warn(f"{path} holds only the number of items: this model can be evaluated, but its indices can't be turned "
+             "into item ids")
+    return item_count, checksum(path)
