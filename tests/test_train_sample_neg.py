@@ -133,7 +133,6 @@ def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
     (["--config", "nowhere.json"], ["--config", "nowhere.json"]),
     (["--config", "vocab.txt"], ["--config", "vocab.txt"]),
     (["--config", "strange.json"], ["strange.json", "no_such_flag"]),
-    (["--parallel", 1], ["--parallel"]),
 ])
 def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
     (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")

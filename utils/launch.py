@@ -78,27 +78,29 @@ def watch(count, use_cuda):
         failed = _wait(children)
         said = [_text(output) for output in outputs]
     finally:
-        for child in children:
-            if child.poll() is None:
-                child.kill()
+        _kill(children)
     if failed is None:
         sys.exit(0)
     sys.exit(_report(failed, children[failed].returncode, said))
 
 
 def _wait(children):
-    """Wait until all have ended; the number of the one that failed first, None if none did."""
-    failed, since = None, None
+    """Wait until all have ended, in the worst case by force; the number of the one to blame, None if all went well."""
+    failed, since, is_forced = None, None, False
     while any(child.poll() is None for child in children):
         if failed is None:
-            failed = _failed(children)
-            since = time.monotonic()
-        elif time.monotonic() - since > PATIENCE and children[failed].returncode not in _stopped():
-            for child in children:
-                if child.poll() is None:
-                    child.kill()
+            failed, since = _failed(children), time.monotonic()
+        elif not is_forced and time.monotonic() - since > PATIENCE and children[failed].returncode not in _stopped():
+            failed, is_forced = _failed(children), True
+            _kill(children)
         time.sleep(LOOK)
-    return _failed(children) if failed is None or children[failed].returncode == LOST else failed
+    return failed if is_forced else _failed(children)
+
+
+def _kill(children):
+    for child in children:
+        if child.poll() is None:
+            child.kill()
 
 
 def _failed(children):
@@ -112,7 +114,8 @@ def _report(failed, status, said):
     if status in _stopped() or failed == 0 and status > 0 and status != LOST:
         return status
     if status == LOST:
-        return fail(f"process {failed} had no answer from the others for 30 seconds; all processes were ended", 1)
+        return fail(f"process {failed} had no answer from another one for 30 seconds, and so all were ended; what was "
+                    "saved is whole", 1)
     if status > 0:
         print(said[failed - 1], end="", file=sys.stderr)
         return status if status == 2 else fail(f"process {failed} ended with status {status}, as said above", status)

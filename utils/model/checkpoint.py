@@ -34,7 +34,7 @@ STATE_KINDS = {"epoch": int, "files": dict, "progress": dict, "best": (dict, typ
 NUMBER = int, float
 BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
 PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
-                  "recent": list, "best": (dict, type(None))}
+                  "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
 LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp"
 EVENT_DIRECTORIES = "tensorboard", "visualdl"

@@ -79,7 +79,8 @@ def read_progress(directory):
         if directory.name != checkpoint.LAST:
             return Progress(epoch=state["epoch"] + 1, best=state["best"])
         progress = Progress(**state["progress"])
-        counts = [progress.epoch - 1, progress.num_steps, progress.predictions, progress.seconds]
+        counts = [progress.epoch - 1, progress.num_steps, progress.predictions, progress.seconds,
+                  progress.processes - 1]
         if not (min(counts) >= 0 and all(map(math.isfinite, [*counts, progress.loss_sum, *progress.recent]))):
             raise ValueError
         return progress
