@@ -145,7 +145,9 @@ class OfficialNegatives(SharedNegatives):
 
     def _logq_shift(self, scored):
         """In a batch that has shrunk, the first sampled columns count as targets: the split stays where it was."""
-        return super()._logq_shift(scored._replace(inputs=scored.candidates[:BATCH_SIZE]))
+        shift, first_drawn = super()._logq_shift(scored), len(scored.candidates) - self.size
+        shift[first_drawn:BATCH_SIZE] /= self.alpha
+        return shift
 
 
 def train(trainer):

@@ -142,7 +142,8 @@ class Trainer:
             running = {key: values if key == KEY else values[own if len(own) else [0]]
                        for key, values in running.items()}
         self.engine.restore(running)
-        self._key_apart()
+        if KEY in running:  # that of process 0
+            self._key_apart()
 
     def _key_apart(self):
         """Let the engine's dropout differ from that of other processes, where it draws its own."""
