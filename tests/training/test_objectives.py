@@ -140,7 +140,7 @@ def test_places_lead_back_to_the_items(kernels_or_none, settings, name):
     batch, objective = draw_batch(), OBJECTIVES[name](make_network(settings))
     objective.kernels = kernels_or_none
     objective.start_epoch(np.random.default_rng(9))
-    items, candidates, candidate_count, input_items, inputs, _ = objective.draw(batch)
+    items, candidates, candidate_count, input_items, inputs, *_ = objective.draw(batch)
     assert len(set(items)) == len(items) and candidate_count == len(set(items[candidates].ravel()))
     assert set(items[:candidate_count]) == set(items[candidates].ravel()), "candidates come first"
     targets = candidates[:, 0] if name.startswith("tiled") else candidates[:len(batch.targets)]
