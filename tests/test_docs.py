@@ -23,7 +23,7 @@ CODE = re.compile(r"`([^`]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 OUR_FILE = re.compile(r"(utils|tests|benchmarks|settings|reproduce|docs)/[\w./-]*|(\w+\.(py|sh|toml|ini))")
 APACHE_2_0 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"  # apache.org/licenses/LICENSE-2.0.txt
-OTHERS_FLAGS = {"--require-hashes"}  # pip's
+OTHERS_FLAGS = {"--require-hashes", "--master", "--nnodes", "--nproc_per_node", "--log_dir"}  # pip's, Paddle's
 WITHOUT_FLAGS = {"net.py", "machine.py", "session_text.py", "speed_parts.py", "speed_rows.py", "serve_flask.py"}
 
 page_by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -64,7 +64,10 @@ def commands(text):
 
 def scripts_of(command):
     """The scripts that a command runs, each with the words that it gets."""
-    if command[0] in ("python", "bash") and len(command) > 1:
+    if command[1:3] == ["-m", "paddle.distributed.launch"]:
+        place = next(place for place, word in enumerate(command) if word.endswith(".py"))
+        yield command[place], command[place + 1:]
+    elif command[0] in ("python", "bash") and len(command) > 1:
         yield command[1], command[2:]
     for word in command:
         name, equals, flags = word.partition("=")
