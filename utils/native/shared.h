@@ -96,8 +96,10 @@ struct Dropout {
         scale(1 / (1 - share)) {}
 
   void apply(float* values, int64_t count, int64_t place) const {
-    for (int64_t i = 0; i < count; ++i)
-      values[i] *= (uint32_t)(mixed(first + place + i) >> 32) < kept_below ? scale : 0.0f;
+    const uint64_t start = first + place;  // in variables of its own, since `values` might be this mask for all we know
+    const uint32_t below = kept_below;
+    const float factor = scale;
+    for (int64_t i = 0; i < count; ++i) values[i] *= (uint32_t)(mixed(start + i) >> 32) < below ? factor : 0.0f;
   }
 
   uint64_t first;
