@@ -2,8 +2,8 @@
 
     unshare -rnm python tests/two_machines.py LOGS TRAIN.PY FLAGS...
 
-Trains by Paddle's launcher on both, cuts the link in the second epoch, waits for the end, and resumes over a whole link.
-Prints the exit statuses of both launchers each time, and the seconds from the cut to the end.
+Trains by Paddle's launcher on both, cuts the link in the second epoch, waits for the end, and resumes over a whole
+link. Prints the exit statuses of both launchers each time, and the seconds from the cut to the end.
 """
 
 import subprocess

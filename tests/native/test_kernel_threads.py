@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+from layer_kernels import LayerKernels
 
 from utils.losses import Loss
 
@@ -44,8 +45,9 @@ def test_gru(kernels, same_with_any_number, rows, reset_after, through_time):
     weight, bias, before = draw(UNITS, 3 * UNITS) / 10, draw(3 * UNITS), draw(rows[0], UNITS)
     inputs, upstream = draw(sum(rows), 3 * UNITS), draw(sum(rows), UNITS)
     states, saved = same_with_any_number(
-        lambda: kernels.gru_forward(inputs, weight, bias, before, rows, reset_after, 0.3, 5))
-    same_with_any_number(lambda: kernels.gru_backward(upstream, states, saved, weight, before, rows, reset_after,
+        lambda: LayerKernels(kernels).gru_forward(inputs, weight, bias, before, rows, reset_after, 0.3, 5))
+    same_with_any_number(lambda: LayerKernels(kernels).gru_backward(upstream, states, saved, weight, before, rows,
+                                                                    reset_after,
                                                       through_time))
 
 
@@ -54,8 +56,8 @@ def test_linear_dropout_rows_and_counts(kernels, same_with_any_number, rows):
     inputs, weight, bias, upstream = draw(rows, UNITS), draw(UNITS, 300), draw(300), draw(rows, 300)
     numbers = np.random.default_rng(1).integers(ITEMS, size=rows)
     matrix, scores = draw(ITEMS, UNITS + 1), draw(rows, ITEMS)
-    same_with_any_number(lambda: [kernels.linear_forward(inputs, weight, bias)])
-    same_with_any_number(lambda: kernels.linear_backward(upstream, inputs, weight))
+    same_with_any_number(lambda: [LayerKernels(kernels).linear_forward(inputs, weight, bias)])
+    same_with_any_number(lambda: LayerKernels(kernels).linear_backward(upstream, inputs, weight))
     same_with_any_number(lambda: [kernels.gather(matrix, numbers, UNITS)])
     same_with_any_number(lambda: kernels.count_above(scores, scores[:, 0]))
 

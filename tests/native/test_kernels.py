@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from layer_kernels import LayerKernels
 
 from net import DynamicGRU
 from utils.losses import Loss
@@ -21,10 +22,10 @@ def draw(*shape, seed=0):
 
 def test_linear_and_its_gradients(kernels):
     inputs, weight, bias, upstream = draw(ROWS, 4), draw(4, 7), draw(7), draw(ROWS, 7)
-    found = kernels.linear_forward(inputs, weight, bias)
+    found = LayerKernels(kernels).linear_forward(inputs, weight, bias)
     np.testing.assert_allclose(found, inputs @ weight + bias, rtol=1e-5, atol=1e-6)
     expected = upstream @ weight.T, inputs.T @ upstream, upstream.sum(axis=0)
-    for ours, theirs in zip(kernels.linear_backward(upstream, inputs, weight), expected):
+    for ours, theirs in zip(LayerKernels(kernels).linear_backward(upstream, inputs, weight), expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -44,8 +45,9 @@ def test_gru_states_and_gradients_are_those_of_net_py(kernels, reset_after, thro
     weight, bias = draw(UNITS, 3 * UNITS, seed=seed), draw(3 * UNITS, seed=seed)
     before = draw(rows_per_step[0], UNITS, seed=seed) * (not is_first)
     inputs, upstream = draw(sum(rows), 3 * UNITS, seed=seed), draw(sum(rows), UNITS, seed=seed)
-    states, saved = kernels.gru_forward(inputs, weight, bias, before, rows_per_step, reset_after)
-    found = kernels.gru_backward(upstream, states, saved, weight, before, rows_per_step, reset_after, through_time)
+    states, saved = LayerKernels(kernels).gru_forward(inputs, weight, bias, before, rows_per_step, reset_after)
+    found = LayerKernels(kernels).gru_backward(upstream, states, saved, weight, before, rows_per_step, reset_after,
+                                               through_time)
 
     gru = gru_of(weight, bias, reset_after=reset_after, through_time=through_time)
     inputs = paddle.to_tensor(inputs, stop_gradient=False)
@@ -60,7 +62,8 @@ def test_gru_with_more_rows_than_one_thread_takes(kernels):
     """From 16384 numbers a step the rows are shared out among threads."""
     rows_per_step, units = [300, 290, 280], 64
     weight, bias, inputs = draw(units, 3 * units) / 8, draw(3 * units), draw(sum(rows_per_step), 3 * units)
-    states, _ = kernels.gru_forward(inputs, weight, bias, np.zeros((300, units), np.float32), rows_per_step, True)
+    states, _ = LayerKernels(kernels).gru_forward(inputs, weight, bias, np.zeros((300, units), np.float32),
+                                                  rows_per_step, True)
     gru = DynamicGRU(weight, NetworkSettings([units], units), "layer 0")
     gru.bias.set_value(paddle.to_tensor(bias))
     expected, _ = gru(paddle.to_tensor(inputs), rows_per_step, paddle.zeros([300, units]))
@@ -72,12 +75,12 @@ def test_gru_carries_dropped_states_on(kernels, reset_after):
     """The mask is that of `dropout` over all states, and each step sees the one before it with its mask."""
     rows_per_step, share, key = [5, 5, 3], 0.4, 77
     weight, bias, before, inputs = draw(UNITS, 3 * UNITS), draw(3 * UNITS), draw(5, UNITS), draw(13, 3 * UNITS)
-    states, _ = kernels.gru_forward(inputs, weight, bias, before, rows_per_step, reset_after, share, key)
+    states, _ = LayerKernels(kernels).gru_forward(inputs, weight, bias, before, rows_per_step, reset_after, share, key)
     mask, start = np.ones((13, UNITS), np.float32), 0
     kernels.dropout(mask, share, key)
     for rows in rows_per_step:
         step = slice(start, start + rows)
-        without, _ = kernels.gru_forward(inputs[step], weight, bias, before[:rows], [rows], reset_after)
+        without, _ = LayerKernels(kernels).gru_forward(inputs[step], weight, bias, before[:rows], [rows], reset_after)
         before, start = without * mask[step], start + rows
         np.testing.assert_allclose(states[step], before, atol=1e-6)
     assert (states == 0).sum() == (mask == 0).sum() > 0
@@ -96,16 +99,17 @@ def test_rows_are_gathered_and_added(kernels):
 def test_arguments_that_are_no_whole_blocks_of_memory_are_copied(kernels):
     wide = draw(ROWS, 8)
     expected = wide[:, ::2] @ draw(4, 7) + draw(7)
-    found = kernels.linear_forward(wide[:, ::2], draw(4, 7), draw(7))
+    found = LayerKernels(kernels).linear_forward(wide[:, ::2], draw(4, 7), draw(7))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     wide, *others = map(paddle.to_tensor, (wide, draw(4, 7), draw(7)))
-    np.testing.assert_allclose(kernels.linear_forward(wide[:, ::2], *others).numpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(LayerKernels(kernels).linear_forward(wide[:, ::2], *others).numpy(), expected,
+                               rtol=1e-5, atol=1e-6)
 
 
 def test_tensors_come_back_for_tensors_and_arrays_for_arrays(kernels):
     inputs, weight, bias = draw(ROWS, 4), draw(4, 7), draw(7)
-    array = kernels.linear_forward(inputs, weight, bias)
-    tensor = kernels.linear_forward(*map(paddle.to_tensor, (inputs, weight, bias)))
+    array = LayerKernels(kernels).linear_forward(inputs, weight, bias)
+    tensor = LayerKernels(kernels).linear_forward(*map(paddle.to_tensor, (inputs, weight, bias)))
     assert isinstance(array, np.ndarray) and isinstance(tensor, paddle.Tensor) and (tensor.numpy() == array).all()
     values = paddle.ones([50])
     kernels.dropout(values, 0.5, 3)
@@ -166,5 +170,6 @@ def test_no_index_beyond_a_matrix_reaches_cpp(kernels, wrong):
                          [((2, UNITS), [3, 2]), ((3, UNITS - 1), [3, 2]), ((3, UNITS), [3, 1])])
 def test_no_states_of_another_shape_reach_cpp(kernels, before, rows_per_step):
     with pytest.raises(IndexError):
-        kernels.gru_forward(draw(5, 3 * UNITS), draw(UNITS, 3 * UNITS), draw(3 * UNITS), draw(*before), rows_per_step,
+        LayerKernels(kernels).gru_forward(draw(5, 3 * UNITS), draw(UNITS, 3 * UNITS), draw(3 * UNITS), draw(*before),
+                                          rows_per_step,
                             True)

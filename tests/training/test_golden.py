@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT
+from layer_kernels import StepByStep
 
 import net
 from net import Network
@@ -118,19 +119,12 @@ class PatternDropout:
 
 def use_pattern(engine, monkeypatch):
     """The same for a NativeEngine, which asks for a mask with the same key on the way forward and back of a step."""
-    keys, gru_forward = {}, engine.kernels.gru_forward
+    keys = {}
 
-    def drop(values, share, place):
-        if share:
-            values *= pattern(values.shape, share, keys.setdefault(engine.key, len(keys)))
+    def mask(shape, share, number, key):
+        return pattern(shape, share, keys.setdefault(key, len(keys))) if share else np.float32(1)
 
-    def forward_and_drop(gate_inputs, weight, bias, before, rows_per_step, reset_after, share=0.0, key=0):
-        states, saved = gru_forward(gate_inputs, weight, bias, before, rows_per_step, reset_after)
-        drop(states, share, key - engine.key)
-        return states, saved
-
-    monkeypatch.setattr(engine, "_drop", drop)
-    monkeypatch.setattr(engine.kernels, "gru_forward", forward_and_drop)
+    monkeypatch.setattr(engine, "native", StepByStep(engine.native, mask))
 
 
 class OfficialNegatives(SharedNegatives):

@@ -13,6 +13,7 @@ from utils.files import InputError
 from utils.losses import Loss, cross_entropy
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import LOSSES, Kernels
+from utils.native.network import NativeNetwork
 from utils.training import proof as proof_module
 from utils.training.engines import NativeEngine, PaddleEngine
 from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
@@ -105,31 +106,35 @@ def test_the_runs_own_weights_and_masks_stay_as_they_are(kernels, monkeypatch):
     assert net.dropout is dropout and trainer.network.training
 
 
-class Twisted(Kernels):
-    """Kernels of which one function is wrong by 1 %, as of a broken compiler."""
-
-    def __init__(self, kernels, name):
-        super().__init__(kernels.library)
-        right = getattr(kernels, name)
-
-        def wrong(*arguments, **keywords):
-            results = right(*arguments, **keywords)
-            if name == "adagrad":
-                with paddle.no_grad():
-                    for weight, *_ in arguments[0]:
-                        paddle.assign(1.01 * weight, weight)
-                return None
-            first = results if isinstance(results, np.ndarray) else results[0]
-            first *= np.float32(1.01)
-            return results
-        setattr(self, name, wrong)
+def twisted(function, change):
+    """A function that does what `function` does, and then changes its result, as C++ of a broken compiler."""
+    def wrong(*arguments, **keywords):
+        results = function(*arguments, **keywords)
+        change(results, *arguments)
+        return results
+    return wrong
 
 
-@pytest.mark.parametrize("name, part", [
-    ("gru_forward", "engine"), ("gru_backward", "engine"), ("linear_forward", "engine"), ("linear_backward", "engine"),
-    ("softmax_cross_entropy", "loss"), ("adagrad", "optimizer")])
-def test_wrong_cpp_is_not_used(kernels, name, part):
-    _, found, line = proven(Twisted(kernels, name))
+def times_wrong(array):
+    array *= np.float32(1.01)
+
+
+def times_wrong_in_place(results, kernels, updates, *others):
+    with paddle.no_grad():
+        for weight, *_ in updates:
+            paddle.assign(1.01 * weight, weight)
+
+
+@pytest.mark.parametrize("owner, name, change, part", [
+    (NativeNetwork, "forward", lambda results, *_: times_wrong(results[0]), "engine"),
+    (NativeNetwork, "backward", lambda results, *_: times_wrong(results[1]), "engine"),
+    (NativeNetwork, "backward", lambda results, *_: times_wrong(results[0]["gru.0.bias"]), "engine"),
+    (Kernels, "softmax_cross_entropy", lambda results, *_: times_wrong(results[0]), "loss"),
+    (Kernels, "adagrad", times_wrong_in_place, "optimizer"),
+], ids=["hidden states", "inputs' gradient", "bias's gradient", "loss", "optimizer"])
+def test_wrong_cpp_is_not_used(kernels, monkeypatch, owner, name, change, part):
+    monkeypatch.setattr(owner, name, twisted(getattr(owner, name), change))
+    _, found, line = proven(kernels)
     assert found.differs[part] and f"{part}:paddle (not what utils/native computes: " in line
 
 

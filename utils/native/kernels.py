@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.native.compiling import FLOAT, INTEGER, KEY, POINTER, NotCompiled, address, aligned, library
 
-SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "losses.cc")]
+SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "network.cc", "losses.cc")]
 COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
 LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
@@ -19,16 +19,14 @@ LOSS = [INTEGER] + [FLOAT] * 3
 UPDATE = np.dtype([(name, np.int64) for name in ("weight", "sums", "velocity", "gradient", "numbers", "rows",
                                                  "rows_with_bias", "width")] + [("rate", np.float64)])
 ARGUMENTS = {
-    "gru_forward": [POINTER] * 5 + [INTEGER] * 3 + [FLOAT, KEY] + [POINTER] * 2,
-    "gru_backward": [POINTER] * 6 + [INTEGER] * 4 + [POINTER] * 3,
+    "network_forward": [POINTER, INTEGER] * 4 + [INTEGER] + [FLOAT] * 2 + [INTEGER, KEY, POINTER],
+    "network_backward": [POINTER, INTEGER] * 3 + [INTEGER] * 2 + [FLOAT] * 2 + [KEY, POINTER],
     "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
     "shared_loss": [POINTER] * 6 + [INTEGER] * 5 + LOSS + [POINTER] * 3,
     "tiled_loss": [POINTER] * 3 + [INTEGER] * 4 + [FLOAT, KEY] + LOSS + [POINTER] * 3,
     "adagrad": [POINTER, INTEGER] + [FLOAT] * 2 + [INTEGER],
     "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
     "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
-    "linear_forward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER],
-    "linear_backward": [POINTER] * 3 + [INTEGER] * 3 + [POINTER] * 3,
     "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
@@ -72,55 +70,6 @@ class Kernels:
             getattr(found, name).argtypes = types
             getattr(found, name).restype = INTEGER if name == "distinct" else None
 
-    def gru_forward(self, gate_inputs, weight, bias, before, rows_per_step, reset_after, dropped_share=0.0, key=0):
-        """All states of a GRU over packed sessions, as `net.DynamicGRU` defines them, and what `gru_backward` needs.
-
-        Parameters
-        ----------
-        gate_inputs, weight, bias, before, rows_per_step
-            As in `net.DynamicGRU`, `before` its `state`.
-        reset_after : bool
-        dropped_share, key
-            Of the `dropout` of all states, which the next step then sees too.
-
-        Returns
-        -------
-        float32 [clicks, units], float32 [clicks, 4 units]
-        """
-        clicks, units = gate_inputs.shape[0], weight.shape[0]
-        if list(before.shape) != [rows_per_step[0], units] or sum(rows_per_step) != clicks:
-            raise IndexError(f"states {list(before.shape)}, {clicks} clicks, rows {rows_per_step}")
-        states, saved = _empty([clicks, units], weight), _empty([clicks, 4 * units], weight)
-        rows = np.asarray(rows_per_step, np.int64)
-        self._call("gru_forward", gate_inputs, weight, bias, before, rows, len(rows), units, reset_after, dropped_share,
-                   key % 2**64, states, saved)
-        return states, saved
-
-    def gru_backward(self, states_gradient, states, saved, weight, before, rows_per_step, reset_after,
-                     through_time=True):
-        """Gradients by the gates' inputs, float32 [clicks, 3 units], the weight and the bias, from that by the states.
-
-        Without `through_time` the gradient of a step's state stops at the state before it.
-        """
-        clicks, units = states.shape
-        gradients = [_empty(shape, weight) for shape in ([clicks, 3 * units], [units, 3 * units], [3 * units])]
-        rows = np.asarray(rows_per_step, np.int64)
-        self._call("gru_backward", states_gradient, states, saved, weight, before, rows, len(rows), units, reset_after,
-                   through_time, *gradients)
-        return gradients
-
-    def linear_forward(self, inputs, weight, bias):
-        """inputs weight + bias: float32 [rows, outputs]."""
-        result = _empty([inputs.shape[0], weight.shape[1]], weight)
-        self._call("linear_forward", inputs, weight, bias, *inputs.shape, weight.shape[1], result)
-        return result
-
-    def linear_backward(self, gradient, inputs, weight):
-        """Gradients by the inputs, the weight and the bias, from that by the result of `linear_forward`."""
-        gradients = [_empty(shape, weight) for shape in (inputs.shape, weight.shape, weight.shape[1:])]
-        self._call("linear_backward", gradient, inputs, weight, *inputs.shape, weight.shape[1], *gradients)
-        return gradients
-
     def softmax_cross_entropy(self, hidden, item_rows, targets, smoothing, shift, chunk, own_shift=None):
         """`losses.cross_entropy` over all of `item_rows`, by `chunk` rows of `hidden` at a time.
 
@@ -144,9 +93,9 @@ class Kernels:
         float32 [rows, units], float32 [items, units + 1]
             The gradients of their mean.
         """
-        _require_rows(targets, item_rows.shape[0])
+        require_rows(targets, item_rows.shape[0])
         results = _results(hidden, item_rows)
-        self._call("softmax_cross_entropy", hidden, item_rows, shift, targets, own_shift, *hidden.shape,
+        self.call("softmax_cross_entropy", hidden, item_rows, shift, targets, own_shift, *hidden.shape,
                    item_rows.shape[0], chunk, smoothing, *results)
         return results
 
@@ -169,9 +118,9 @@ class Kernels:
         -------
         As `softmax_cross_entropy`.
         """
-        _require_rows(targets, item_rows.shape[0])
+        require_rows(targets, item_rows.shape[0])
         results = _results(hidden, item_rows)
-        self._call("shared_loss", hidden, item_rows, shift, weights, targets, own_shift, *hidden.shape,
+        self.call("shared_loss", hidden, item_rows, shift, weights, targets, own_shift, *hidden.shape,
                    item_rows.shape[0], chunk, targets_are_candidates, *_numbers(loss), *results)
         return results
 
@@ -181,9 +130,9 @@ class Kernels:
         `dropped_share` and `key` are those of the `dropout` on the candidates' vectors, float32 [rows, candidates,
         units]. Returns as `softmax_cross_entropy`.
         """
-        _require_rows(candidates, item_rows.shape[0])
+        require_rows(candidates, item_rows.shape[0])
         results = _results(hidden, item_rows)
-        self._call("tiled_loss", hidden, item_rows, candidates, *hidden.shape, item_rows.shape[0], candidates.shape[1],
+        self.call("tiled_loss", hidden, item_rows, candidates, *hidden.shape, item_rows.shape[0], candidates.shape[1],
                    dropped_share, key % 2**64, *_numbers(loss), *results)
         return results
 
@@ -200,26 +149,26 @@ class Kernels:
             width = gradient.shape[-1] if gradient.ndim > 1 else 1
             count = gradient.size // width
             if rows is not None:
-                _require_rows(rows, weight.shape[0])
+                require_rows(rows, weight.shape[0])
             table[place] = (*(_argument(values, kept) or 0 for values in (weight, sums, velocity, gradient, rows)),
                             count, count if rows_with_bias is None else rows_with_bias, width, rate)
-        self._call("adagrad", table, len(table), momentum, epsilon, epsilon_inside)
+        self.call("adagrad", table, len(table), momentum, epsilon, epsilon_inside)
 
     def gather(self, matrix, numbers, columns):
         """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""
-        _require_rows(numbers, matrix.shape[0])
+        require_rows(numbers, matrix.shape[0])
         rows = _empty([len(numbers), columns], matrix)
-        self._call("gather", matrix, matrix.shape[1], numbers, len(numbers), columns, rows)
+        self.call("gather", matrix, matrix.shape[1], numbers, len(numbers), columns, rows)
         return rows
 
     def add_rows(self, target, source, numbers):
         """target[numbers[i], :columns of source] += source[i], in place, for int64 numbers."""
-        _require_rows(numbers, target.shape[0])
-        self._call("add_rows", target, target.shape[1], source, source.shape[1], numbers, source.shape[0])
+        require_rows(numbers, target.shape[0])
+        self.call("add_rows", target, target.shape[1], source, source.shape[1], numbers, source.shape[0])
 
     def dropout(self, values, share, key):
         """Zero a random share of `values` in place and scale the others by 1 / (1 - share), as the key says."""
-        self._call("dropout", values, values.size, share, key % 2**64)
+        self.call("dropout", values, values.size, share, key % 2**64)
 
     def search(self, cumulative, start, numbers):
         """numpy.searchsorted(cumulative, numbers, side="right") for numbers from 0 to below cumulative[-1].
@@ -227,14 +176,14 @@ class Kernels:
         `start`, int64, is that of 0, 1 / size, 2 / size and so on for the size of the float64 array `cumulative`.
         """
         found = np.empty(numbers.shape, np.int64)
-        self._call("search", cumulative, start, len(cumulative), numbers, numbers.size, found)
+        self.call("search", cumulative, start, len(cumulative), numbers, numbers.size, found)
         return found
 
     def distinct(self, items, place_of_item):
         """As `sampling.distinct`."""
-        _require_rows(items, len(place_of_item))
+        require_rows(items, len(place_of_item))
         found, places = np.empty(len(items), np.int64), np.empty(len(items), np.int64)
-        count = self._call("distinct", items, len(items), place_of_item, found, places)
+        count = self.call("distinct", items, len(items), place_of_item, found, places)
         return found[:count], places
 
     def count_above(self, scores, thresholds):
@@ -246,14 +195,14 @@ class Kernels:
             Those above, and those at least as large.
         """
         above, at_least = np.empty(len(scores), np.int64), np.empty(len(scores), np.int64)
-        self._call("count_above", scores, *scores.shape, thresholds, above, at_least)
+        self.call("count_above", scores, *scores.shape, thresholds, above, at_least)
         return above, at_least
 
     def set_threads(self, count):
         """Let this thread's calls, and Paddle's, take so many threads from now on. No result depends on it."""
-        self._call("set_threads", count)
+        self.call("set_threads", count)
 
-    def _call(self, name, *arguments):
+    def call(self, name, *arguments):
         """Call a function of the library; tensors and arrays become the addresses of their numbers."""
         kept = []  # alive until the function has ended, as what had to be copied is nobody else's
         return getattr(self.library, name)(*[_argument(argument, kept) for argument in arguments])
@@ -282,7 +231,7 @@ def _results(hidden, item_rows):
     return [_empty(shape, hidden) for shape in (hidden.shape[:1], hidden.shape, item_rows.shape)]
 
 
-def _require_rows(numbers, count):
+def require_rows(numbers, count):
     """IndexError unless all numbers of an int64 array are rows of `count`: C++ would read and write elsewhere.
 
     It takes a microsecond: as numbers without a sign, negative ones are too large as well.

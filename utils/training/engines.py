@@ -10,8 +10,9 @@ import paddle
 
 from utils.device import as_tensor, host_array
 from utils.files import InputError
-from utils.model.layout import input_matrix, input_width, layers
+from utils.model.layout import layers
 from utils.native import kernels as native
+from utils.native.network import NativeNetwork
 
 
 class PaddleEngine:
@@ -101,10 +102,11 @@ class PaddleEngine:
 
 
 class NativeEngine:
-    """The network that net.py defines as it comes, in C++ (utils/native/training.cc). It draws its own dropout masks.
+    """The network that net.py defines as it comes, in C++ (utils/native/network.cc). It draws its own dropout masks.
 
     It computes what `PaddleEngine` does, from the same weights, in a third of the time: there each of a hundred
-    operations costs more to call than to compute. Methods as there, with arrays for tensors.
+    operations costs more to call than to compute. Methods as there, with arrays for tensors. What `forward` and
+    `backward` return lasts until they are called again.
 
     Parameters
     ----------
@@ -115,8 +117,9 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, network, kernels):
-        self.settings, self.layers, self.kernels = network.settings, layers(network.settings), kernels
+        self.layers, self.kernels = layers(network.settings), kernels
         self.weights = {name: host_array(weight) for name, weight in network.named_parameters()}  # the same memory
+        self.native = NativeNetwork(network.settings, self.weights, kernels)
         self.key, self.states = 0, None
 
     def start_epoch(self, random):
@@ -141,49 +144,17 @@ class NativeEngine:
         return weight if numbers is None else self.kernels.gather(weight, numbers, weight.shape[1])
 
     def forward(self, inputs, rows_per_step, item_rows=None):
-        settings, weights, kernels = self.settings, self.weights, self.kernels
-        width = input_width(settings)
-        if item_rows is None:
-            values = kernels.gather(weights[input_matrix(settings)], inputs, width)
-        else:
-            values = native.copied(item_rows[:, :width])
-        self._drop(values, settings.emb_dropout, 0)
-        self.rows_per_step, self.saved = rows_per_step, []
-        for number, layer in enumerate(self.layers):
-            below = gates = values
-            if layer.fc:
-                gates = kernels.linear_forward(below, weights[f"{layer.fc}.weight"], weights[f"{layer.fc}.bias"])
-            before = self.states[number] if self.states else native.zeros((rows_per_step[0], layer.units))
-            carried_share = settings.hid_dropout if settings.carry_dropped else 0.0
-            states, saved = kernels.gru_forward(
-                gates, weights[f"{layer.gru}.weight"], weights[f"{layer.gru}.bias"], before, rows_per_step,
-                settings.reset_after, carried_share, self.key + number + 1)
-            self.saved.append((below, states, saved, before))
-            values = states
-            if settings.hid_dropout and not settings.carry_dropped:
-                values = native.copied(states)
-                self._drop(values, settings.hid_dropout, number + 1)
-            if self.states:
-                self.states[number] = native.copied(states[-rows_per_step[-1]:])
-        return values
+        hidden, states = self.native.forward(inputs, rows_per_step, self.states, self.key, item_rows)
+        if self.states:
+            self.states = [native.copied(values[-rows_per_step[-1]:]) for values in states]
+        return hidden
 
     def backward(self, hidden_gradient):
-        settings, weights, kernels, gradients = self.settings, self.weights, self.kernels, {}
-        gradient = hidden_gradient
-        if not isinstance(gradient, np.ndarray):
-            gradient = native.copied(host_array(gradient))
-        for number in reversed(range(len(self.layers))):
-            layer, (below, states, saved, before) = self.layers[number], self.saved[number]
-            self._drop(gradient, settings.hid_dropout, number + 1)
-            gradient, gradients[f"{layer.gru}.weight"], gradients[f"{layer.gru}.bias"] = kernels.gru_backward(
-                gradient, states, saved, weights[f"{layer.gru}.weight"], before, self.rows_per_step,
-                settings.reset_after, settings.through_time)
-            if layer.fc:
-                gradient, gradients[f"{layer.fc}.weight"], gradients[f"{layer.fc}.bias"] = kernels.linear_backward(
-                    gradient, below, weights[f"{layer.fc}.weight"])
-        self._drop(gradient, settings.emb_dropout, 0)
+        if not isinstance(hidden_gradient, np.ndarray):
+            hidden_gradient = native.copied(host_array(hidden_gradient))
+        gradients = self.native.backward(hidden_gradient, self.key)
         self.key += len(self.layers) + 1
-        return gradients, gradient
+        return gradients
 
     def state_arrays(self):
         states = {f"running.{number}": np.array(state) for number, state in enumerate(self.states or [])}
@@ -193,10 +164,6 @@ class NativeEngine:
         if "running.key" in arrays:  # a PaddleEngine has none
             self.key = int(arrays["running.key"][0])
         self.states = [native.copied(state) for state in running_states(arrays)] or None
-
-    def _drop(self, values, share, place):
-        if share:
-            self.kernels.dropout(values, share, self.key + place)
 
 
 def input_matrix_name(network):
