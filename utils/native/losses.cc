@@ -34,9 +34,9 @@ constexpr float kSafeSum = 1e30f;  // sums of exponentials between 1 / kSafeSum 
 // chunk by chunk.
 struct Chunks {
   Chunks(int64_t rows, int64_t most) {
-    const int64_t count = (rows + most - 1) / most;
-    size = std::max<int64_t>(1, (rows + count - 1) / std::max<int64_t>(1, count));
-    together = size * std::min<int64_t>(omp_get_max_threads(), std::max<int64_t>(1, count));
+    const int64_t count = std::max<int64_t>(1, (rows + most - 1) / most), even = (rows + count - 1) / count;
+    size = std::max<int64_t>(1, std::min(most, (even + kFewest - 1) / kFewest * kFewest));
+    together = size * std::min<int64_t>(omp_get_max_threads(), count);
   }
 
   // Adds scores^T states to the gradient by some items, for `count` rows of all of which so many are done already.
