@@ -16,6 +16,8 @@ from paddle import nn
 from utils.losses import cross_entropy
 from utils.model.layout import GATES, ITEM_MATRIX, layers, weight_shapes
 
+ROWS_AT_ONCE = 1 << 14  # that are drawn where only some rows of a matrix are kept
+
 
 class Network(nn.Layer):
     """GRU4Rec with a softmax over all items (Hidasi et al., ICLR 2016, section 3.1).
@@ -28,26 +30,29 @@ class Network(nn.Layer):
     settings : layout.NetworkSettings
     seed : int
         Of the initial weights.
+    rows : slice
+        Of the items whose rows the matrices have here, where several processes share them; by default all.
     """
 
-    def __init__(self, item_count, settings, seed=0):
+    def __init__(self, item_count, settings, seed=0, rows=slice(None)):
         super().__init__()
-        self.settings = settings
+        self.settings, self.item_count = settings, item_count
         shapes, draw = weight_shapes(settings, item_count), np.random.default_rng(seed)
         weight = lambda shape, gates=1: glorot_uniform(draw, shape, gates, settings.init_range)
+        matrix = lambda shape, gates=1: glorot_uniform(draw, shape, gates, settings.init_range, rows)
         if settings.embedding == "separate":
-            self.embedding = parameter(self, weight(shapes["embedding"]), settings.emb_lr_x)
+            self.embedding = parameter(self, matrix(shapes["embedding"]), settings.emb_lr_x)
         elif settings.embedding == "none":
-            self.embedding = parameter(self, weight(shapes["embedding"], GATES), settings.gru_lr_x)
+            self.embedding = parameter(self, matrix(shapes["embedding"], GATES), settings.gru_lr_x)
         self.fc, self.gru = nn.LayerList(), nn.LayerList()
         for number, layer in enumerate(layers(settings)):
             if layer.fc:
                 self.fc.append(FullyConnected(weight(shapes[f"{layer.fc}.weight"], GATES), settings.gru_lr_x))
             self.gru.append(DynamicGRU(weight(shapes[f"{layer.gru}.weight"], GATES), settings, f"layer {number}"))
         items, columns = shapes[ITEM_MATRIX]
-        vectors = weight([items, columns - 1])
+        vectors = matrix([items, columns - 1])
         output_lr_x = settings.emb_lr_x if settings.embedding == "shared" else settings.fc_lr_x
-        self.item_matrix = parameter(self, np.hstack([vectors, np.zeros([items, 1])]), output_lr_x)
+        self.item_matrix = parameter(self, np.hstack([vectors, np.zeros([len(vectors), 1])]), output_lr_x)
 
     def input_weights(self):
         """The parameter whose rows are looked up for the items clicked, float32 [items, ...]."""
@@ -206,15 +211,20 @@ def sigmoid(values):
     return paddle.stanh(values, 0.5, 0.5) + 0.5
 
 
-def glorot_uniform(draw, shape, gates=1, init_range=0.0):
+def glorot_uniform(draw, shape, gates=1, init_range=0.0, rows=slice(None)):
     """A matrix drawn from U(-a, a): a is `init_range`, or sqrt(6 / (rows + columns)) of each of the `gates` in it.
 
     Glorot and Bengio, AISTATS 2010, section 4.2.1. NumPy draws it, so that a seed means the same on every device and in
-    every Paddle.
+    every Paddle. Only the slice `rows` of it is returned, and never more than a part of the others is in memory.
     """
-    rows, columns = shape
-    bound = init_range or np.sqrt(6 / (rows + columns // gates))
-    return draw.uniform(-bound, bound, shape)
+    count, columns = shape
+    bound = init_range or np.sqrt(6 / (count + columns // gates))
+    if rows == slice(None):
+        return draw.uniform(-bound, bound, shape)
+    first, _, step = rows.indices(count)
+    whole = range(0, count, step * ROWS_AT_ONCE)
+    return np.vstack([draw.uniform(-bound, bound, [min(step * ROWS_AT_ONCE, count - start), columns])
+                      .astype(np.float32)[first::step] for start in whole])
 
 
 def parameter(layer, values, lr_x=1.0):

@@ -113,7 +113,7 @@ def make_trainer(options, network, sessions):
     if options.negatives == "tiled":
         objective = TiledNegatives(network, loss, options.neg_size, options.candidate_dropout)
     else:
-        support = np.bincount(sessions.items, minlength=network.item_matrix.shape[0])
+        support = np.bincount(sessions.items, minlength=network.item_count)
         objective = SharedNegatives(network, loss, support, options.neg_size, options.sample_alpha, options.logq,
                                     bool(options.in_batch))
     require_negatives(objective, sessions, batching(options))

@@ -186,6 +186,8 @@ def add_training_flags(parser):
     add_device_flags(parser)
     add_process_flags(parser)
     old = parser.add_argument_group("flags of Paddle's old example")
+    parser.add_argument("--split_items", type=number(int, 0, 1), default=0,
+                        help="1: each of several processes holds some rows of the item matrices, for what is too large")
     old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
@@ -285,6 +287,8 @@ def check_training_flags(options):
         raise InputError("--patience, --watch: found one of them without validation, "
                          "expected --valid_dir or --valid_fraction too")
     options.watch = options.watch or WATCHED[0]
+    if options.split_items and (options.valid_dir or options.valid_fraction):
+        raise InputError("--split_items: found 1 with validation, expected 0, or no validation; infer.py evaluates")
     if options.embedding == "none" and options.emb_size:
         raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; "
                          "there is no embedding")
@@ -327,7 +331,7 @@ def training_run(options):
         "network_settings": NetworkSettings(
             reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
             through_time=bool(options.through_time), **{name: getattr(options, name) for name in same_names}),
-        "flags": vars(options),
+        "flags": vars(options), "splits_items": bool(options.split_items),
     }
 
 

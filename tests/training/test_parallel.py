@@ -29,8 +29,11 @@ def by_two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_what_one_trains_with_twice_the_batch(by_two_processes, kernels, case):
+    """With all rows of the item matrices in each process, and split."""
     for name, expected in train(case, kernels, ALONE).items():
-        np.testing.assert_allclose(by_two_processes[f"{case}: {name}"], expected, rtol=0, atol=1e-4, err_msg=name)
+        for split in ("", ", split"):
+            np.testing.assert_allclose(by_two_processes[f"{case}{split}: {name}"], expected, rtol=0, atol=1e-4,
+                                       err_msg=name + split)
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=50), count=st.integers(1, 7))

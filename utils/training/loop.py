@@ -20,20 +20,20 @@ from utils.evaluation.validation import better_of, evenly_chosen, validation_fig
 from utils.files import InputError
 from utils.memory import readable
 from utils.model import checkpoint
-from utils.model.network import named_weights, put_weights, shapes
 from utils.process import STOPPED
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
 from utils.training.preparation import prepare, versions
 from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
 from utils.training.settings import USUAL, flag_to_blame
+from utils.training.split import SplitAllItems, own_rows
 from utils.training.threads import ThreadTrial
 
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
 
 
-def run_training(data, schedule, output, network_settings, make_trainer, device, flags):
+def run_training(data, schedule, output, network_settings, make_trainer, device, flags, splits_items=False):
     """A whole run: from the files to a finished model directory.
 
     Parameters
@@ -49,6 +49,8 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         alone writes.
     flags : dict
         What the run was asked for, for config.json: a run is resumed with the same.
+    splits_items : bool
+        Each process holds some of the rows of the item matrices instead of all.
 
     Raises
     ------
@@ -56,11 +58,14 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
     processes = device.processes
+    if splits_items and processes.is_alone:
+        raise InputError("--split_items: found 1 with one process, expected 0, or several processes")
+    rows = own_rows(processes) if splits_items else slice(None)
     trainer, validation, config = processes.in_turn(
-        lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags))
+        lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
-    trainer.join(processes)
+    trainer.join(processes, splits_items)
     event_files = import_event_writers(output.event_files) if processes.is_first else []
     model_dir = Path(output.model_dir)
 
@@ -110,7 +115,7 @@ class _Run:
         loaded = self.processes.first_does(lambda: self._load(start_from) if start_from else None)
         progress, weights, arrays = loaded or (Progress(processes=self.processes.count), {}, {})
         progress, arrays = self.processes.from_first(progress.as_dict(), arrays)
-        put_weights(self.network, self.processes.from_first(None, weights)[1])
+        self.trainer.put_weights(self.processes.from_first(None, weights)[1])
         return Progress(**progress), arrays
 
     def choose_threads(self, device):
@@ -263,7 +268,7 @@ class _Run:
         epoch, best = progress.epoch, progress.best
         if self.validation:
             best = better_of(best, epoch, figures, self.schedule.watch)
-        weights, arrays = named_weights(self.network), self.trainer.optimizer_state()
+        weights, arrays = self.trainer.weights(), self.trainer.optimizer_state()
         self.good = checkpoint.epoch_directory(self.model_dir, epoch)
         self.processes.first_does(lambda: self._write_epoch(epoch, weights, arrays, figures, best))
         return Progress(epoch=epoch + 1, best=best, processes=self.processes.count)
@@ -289,7 +294,7 @@ class _Run:
         """Save the run as it is within an epoch."""
         self._require_finite(progress)
         arrays = {**self.trainer.optimizer_state(), **self.trainer.running_state()}
-        weights, state = named_weights(self.network), {"progress": progress.as_dict()}
+        weights, state = self.trainer.weights(), {"progress": progress.as_dict()}
         self.processes.first_does(lambda: checkpoint.save_last(self.model_dir, weights, arrays, state))
         self.good = self.model_dir / checkpoint.LAST
 
@@ -301,8 +306,8 @@ class _Run:
 
     def _load(self, directory):
         """The run as it was saved in `directory`: its Progress, its weights, and what the trainer restores later."""
-        weights, arrays, state = checkpoint.load_checkpoint(directory, shapes(self.network))
-        checkpoint.require_optimizer_of(directory, arrays, shapes(self.network))
+        weights, arrays, state = checkpoint.load_checkpoint(directory, self.trainer.shapes())
+        checkpoint.require_optimizer_of(directory, arrays, self.trainer.shapes())
         progress, self.good = read_progress(directory), directory
         if directory.name != checkpoint.LAST:
             self._record_if_missing(state)
@@ -334,6 +339,8 @@ def _loss_of_a_guess(trainer):
     It is that of random guesses: ln(n) for the cross-entropy over n items, and for other losses what is as bad.
     """
     objective, random, losses, predictions = copy(trainer.objective), np.random.default_rng(0), 0.0, 0
+    if isinstance(objective, SplitAllItems):
+        return math.log(objective.item_count)
     if hasattr(objective, "logq"):
         objective.logq = min(objective.logq, USUAL["logq"])  # a stronger correction of guesses is no good measure
     trainer.network.eval()

@@ -57,13 +57,15 @@ class Objective:
 
     fewest_slots = 1  # sessions side by side that a step needs
     name = "ce"  # of the loss
+    gradient = None  # by rows of the item matrix that no other process has, besides what a call returns
     is_sampled = True  # else exp(loss) is the perplexity over the vocabulary
     is_softmax = False
 
     def __init__(self, network):
         self.network, self.kernels, self.softmax = network, None, None
         self.has_own_input_matrix = network.input_weights() is not network.item_matrix
-        self.place_of_item = np.empty(network.item_matrix.shape[0], np.int64)  # room to work in
+        self.item_count = network.item_count  # the matrix may have fewer rows here
+        self.place_of_item = np.empty(network.item_count, np.int64)  # room to work in
 
     def start_epoch(self, random):
         """Begin to draw from a numpy.random.Generator what the steps of an epoch need."""

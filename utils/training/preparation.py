@@ -15,13 +15,14 @@ from utils.evaluation.validation import sessions_checksum, split_sessions
 from utils.files import InputError
 from utils.model.directory import net_checksum
 from utils.runlog import log, warn
+from utils.training.objectives import AllItems
 from utils.training.proof import prove
 from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps
 
 
-def prepare(data, schedule, network_settings, make_trainer, kernels, flags):
-    """What a run begins with; the parameters are those of `loop.run_training`.
+def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows):
+    """What a run begins with; the parameters are those of `loop.run_training`, and the rows of net.Network.
 
     Returns
     -------
@@ -33,23 +34,27 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags):
     """
     item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
     training, validation, description = _read_sessions(data, item_count, vocab_sha256)
-    require_memory_for_network(item_count, network_settings, data)
+    require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
     require_memory_for_steps(training, network_settings.hid_size, flags)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
     # Before an older run is deleted: the network may be too large for the memory.
-    network = Network(item_count, network_settings, schedule.seed)
+    network = Network(item_count, network_settings, schedule.seed, rows)
     trainer = make_trainer(network, training)
-    is_known = _prove(trainer, kernels)
+    is_known = _prove(trainer, kernels, rows != slice(None))
     return trainer, validation, {
         "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
         "data": description, "versions": versions(), "options": flags}
 
 
-def _prove(trainer, kernels):
+def _prove(trainer, kernels, splits_items):
     """Prove the C++, let the trainer use what agrees with net.py, and log it; whether the scorers agree too."""
     proof, line = prove(trainer, kernels)
     log(line)
+    if splits_items and isinstance(trainer.objective, AllItems) and not proof.agrees("loss"):
+        raise InputError("--split_items 1: found scores or a loss in net.py that differ in "
+                         f"{', '.join(proof.differs['loss'])}, expected those as they come; train_sample_neg.py splits "
+                         "with any loss")
     if proof.differs["carrying"] and trainer.batching.parallel:
         warn("net.py gives other hidden states click by click than for whole sessions (first_states and `before` carry "
              "what it keeps): sessions side by side train it without what is not carried; --batching sessions trains "

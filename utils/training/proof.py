@@ -67,7 +67,8 @@ def prove(trainer, kernels):
         net.py trains another network than it evaluates.
     """
     network, random = trainer.network, np.random.default_rng(0)
-    batch = small_batch(trainer.sessions)
+    batch, rows = small_batch(trainer.sessions), network.item_matrix.shape[0]
+    batch = batch._replace(inputs=batch.inputs % rows, targets=batch.targets % rows)  # all rows, or this process's
     changed_weights = other_weights(network)
     with trial_weights(network, random):
         require_same_rows(network, batch)

@@ -22,7 +22,8 @@ except ImportError:  # Windows
 # Flags that may differ when a run is resumed: where files are (the data's checksums are compared), what is shown, and
 # what is kept.
 FREE = {"model_dir", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume", "save_seconds", "keep",
-        "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel", "num_devices"}
+        "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel", "num_devices",
+        "split_items"}
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 

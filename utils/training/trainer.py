@@ -7,10 +7,13 @@ import paddle
 
 from utils.device import as_array, as_tensor
 from utils.model.layout import ITEM_MATRIX
+from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
+from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
 from utils.training.parallel import KEYS_APART, Division, Exchange
+from utils.training.split import SplitAllItems, SplitRows
 
 KEY = "running.key"  # of the engine's dropout, among what it leaves to the next step
 
@@ -35,12 +38,19 @@ class Trainer:
         self.engine, self.kernels = PaddleEngine(network), None
         self.parameters = dict(network.named_parameters())
         self.input_matrix = input_matrix_name(network)
-        self.division, self.exchange = Division(ALONE), Exchange(ALONE)
+        self.division, self.exchange, self.split = Division(ALONE), Exchange(ALONE), None
 
-    def join(self, processes):
-        """Train with other processes.Processes: a step has as many sessions more, and this one computes its part."""
+    def join(self, processes, splits_items=False):
+        """Train with other processes.Processes: a step has as many sessions more, and this one computes its part.
+
+        With `splits_items` the network here has `split.own_rows` of its item matrices alone.
+        """
         self.division, self.exchange = Division(processes), Exchange(processes)
         self.batching = replace(self.batching, size=self.batching.size * processes.count)
+        if splits_items:
+            self.split = SplitRows(self.network, processes)
+            if isinstance(self.objective, AllItems):
+                self.objective = SplitAllItems(self.objective, self.split)
 
     def use(self, engine=None, kernels=None):
         """Use an engine in place of Paddle's, and kernels for the rest that the trainer does itself."""
@@ -59,11 +69,11 @@ class Trainer:
 
         Of several processes each gives the whole batch, computes its part of it, and has the same result.
         """
-        part, own, scale = self.division.part(batch)
-        share = scale
+        part, own, share = self.division.part(batch)
+        # The official code divides a step's loss by the nominal number of slots also when fewer are left.
+        nominal = len(batch.targets) / self.batching.size if self.batching.parallel else 1.0
+        scale = share * nominal
         if self.batching.parallel:
-            # The official code divides a step's loss by the nominal number of slots also when fewer are left.
-            scale *= len(batch.targets) / self.batching.size
             self.engine.carry_states(part)
         scored = self.objective.draw(batch)
         if scored is None:  # one target and nothing to compare it with: there is no gradient
@@ -71,16 +81,30 @@ class Trainer:
         if own is not None:
             scored = self.objective.part(scored, own)
             scored = scored._replace(key=scored.key + self.division.processes.rank * KEYS_APART)
-        hidden = self.engine.forward(part.inputs, part.rows_per_step)
-        item_rows = self.engine.rows(ITEM_MATRIX, scored.items)
+        item_rows, input_rows = self.look_up(scored)
+        hidden = self.engine.forward(part.inputs, part.rows_per_step, input_rows)
+        hidden = hidden if share else hidden * 0.0  # of another process's session
         loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
         gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
         gradients = self.meet(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
         gradients, loss = self.exchange.sum(gradients, loss * share)
-        self.optimizer.step(self.parameters, clip_by_global_norm(gradients, self.grad_cap))
+        gradients = clip_by_global_norm(gradients, self.grad_cap)
+        if self.split:
+            gradients = self.split.own(gradients, scaled(self.objective.gradient, nominal))
+        self.optimizer.step(self.parameters, gradients)
         return loss
+
+    def look_up(self, scored):
+        """The rows `scored.items` of the item matrix; and those of the inputs, None for the engine to look them up."""
+        if not self.split:
+            return self.engine.rows(ITEM_MATRIX, scored.items), None
+        item_rows = self.split.look_up(ITEM_MATRIX, scored.items)
+        input_rows = item_rows
+        if self.input_matrix != ITEM_MATRIX:
+            input_rows = self.split.look_up(self.input_matrix, scored.input_items)
+        return item_rows, paddle.gather(input_rows, as_tensor(scored.inputs))
 
     def skip(self, batch):
         """Draw what `step` would draw, for a batch that was trained on before the run was stopped."""
@@ -121,8 +145,24 @@ class Trainer:
         self.optimizer.rate = rate
 
     def optimizer_state(self):
-        """By parameter and kind, as float32 arrays."""
-        return self.optimizer.state_arrays()
+        """By parameter and kind, as float32 arrays; of split matrices whole, on process 0 alone."""
+        arrays = self.optimizer.state_arrays()
+        return self.split.whole_arrays(arrays) if self.split else arrays
+
+    def weights(self):
+        """As network.named_weights; of split matrices whole, on process 0 alone."""
+        weights = named_weights(self.network)
+        return self.split.whole_arrays(weights) if self.split else weights
+
+    def shapes(self):
+        """The shape of every weight of a checkpoint by its name, as network.shapes."""
+        found = shapes(self.network)
+        return {name: [self.network.item_count, *shape[1:]] if self.split and self.split.is_split(name) else shape
+                for name, shape in found.items()}
+
+    def put_weights(self, weights):
+        """Give the network the weights of a checkpoint, a dict of arrays by name."""
+        put_weights(self.network, self.split.own_arrays(weights) if self.split else weights)
 
     def running_state(self):
         """What else a step leaves to the next one of its epoch, as arrays; all processes have to ask for it together.
@@ -136,7 +176,8 @@ class Trainer:
         """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`.
         """
         running = {key: values for key, values in arrays.items() if key.startswith("running.")}
-        self.optimizer.restore({key: values for key, values in arrays.items() if key not in running})
+        state = {key: values for key, values in arrays.items() if key not in running}
+        self.optimizer.restore(self.split.own_arrays(state) if self.split else state)
         if self.division.slots is not None:
             own = self.division.own_slots()
             running = {key: values if key == KEY else values[own if len(own) else [0]]
@@ -171,8 +212,8 @@ class Trainer:
 
 
 def scaled(gradient, scale):
-    """The gradient times a number; an array is changed in place."""
-    if scale == 1:
+    """The gradient times a number, None for None; an array is changed in place."""
+    if scale == 1 or gradient is None:
         return gradient
     gradient *= scale
     return gradient
