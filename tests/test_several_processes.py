@@ -9,13 +9,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, run_script, with_flags
+from safetensors.numpy import load_file
+
+from utils.model import checkpoint
 
 sys.path.insert(0, str(ROOT / "tests/training"))
 from stopped_runs import flags, result  # noqa: E402
 
 TWO = ["--parallel", 1, "--num_devices", 2]
+needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system has no /proc")
 FIGURES = re.compile(r"model:\S+ (.*) time_cost")
 
 
@@ -84,8 +89,6 @@ def test_a_loss_that_is_no_number_is_said_once(tiny_data, tmp_path):
     assert_one_line_error(process, "--base_lr")
 
 
-# Processes that end
-
 class Run:
     """A long run of two processes, killed at the end of the block."""
 
@@ -129,8 +132,41 @@ def parent_of(pid):
         return None
 
 
-needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system has no /proc")
+# Split item matrices
 
+@pytest.mark.parametrize("script, more", [("train.py", []), ("train_sample_neg.py", ["--neg_size", 16])])
+def test_split_item_matrices_train_the_same_and_are_saved_whole(tiny_data, tmp_path, script, more):
+    more = ["--valid_fraction", 0, "--hid_dropout", 0.0, *more]
+    for name, splits in [("whole", 0), ("split", 1)]:
+        assert_worked(run_script(script, *two_of(tiny_data, tmp_path / name, *more, "--split_items", splits)))
+    for name in checkpoint.MODEL, checkpoint.OPTIMIZER:
+        whole, split = (load_file(tmp_path / run / "epoch_2" / name) for run in ("whole", "split"))
+        assert whole.keys() == split.keys()
+        for key, values in whole.items():
+            np.testing.assert_allclose(split[key], values, rtol=1e-3, atol=1e-4, err_msg=f"{name} {key}")
+
+
+@needs_proc
+def test_a_split_run_goes_on_where_it_was_stopped(tiny_data, tmp_path):
+    more = ["--valid_fraction", 0, "--split_items", 1, "--pass_num", 40]
+    with Run(tiny_data, tmp_path / "model", *more) as run:
+        run.wait_for("epoch_5 start")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end()[0] == 130
+    assert_worked(run_script("train.py", *two_of(tiny_data, tmp_path / "model", *more, "--resume", 1)))
+    assert_worked(run_script("train.py", *two_of(tiny_data, tmp_path / "whole", *more)))
+    assert result(tmp_path / "model") == result(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("more, fragments", [
+    ([], ["--split_items: found 1 with one process"]),
+    (["--valid_fraction", 0.1], ["--split_items: found 1 with validation"])])
+def test_what_can_not_be_split_ends_in_one_line(tiny_data, tmp_path, more, fragments):
+    given = with_flags(["--valid_fraction", 0], [*more, "--split_items", 1])
+    assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", *given)), *fragments)
+
+
+# Processes that end
 
 @needs_proc
 @pytest.mark.parametrize("rank", [0, 1])
