@@ -12,6 +12,7 @@ from utils.evaluation.metrics import TIES
 from utils.evaluation.ranks import network_ranks, network_ranks_and_losses
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
+from utils.native.kernels import Kernels
 
 ITEMS = 150
 SETTINGS = [NetworkSettings([12], 12, hid_dropout=0.5, emb_dropout=0.3),
@@ -67,47 +68,55 @@ def plain_scores(network, clicks):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
-def test_ranks_equal_a_slow_plain_evaluation_session_by_session(settings, sessions):
+def test_ranks_equal_a_slow_plain_evaluation_session_by_session(settings, sessions, kernels_or_none):
     network, expected, is_clear = random_network(settings), [], []
     for start, end in zip(sessions.offsets, sessions.offsets[1:]):
         clicks = sessions.items[start:end]
         for scores, target in zip(plain_scores(network, clicks), clicks[1:]):
             expected.append(1 + (scores > scores[target]).sum())
             is_clear.append(np.sort(abs(scores - scores[target]))[1] > 1e-4)  # float32 can't turn these around
-    found = network_ranks(network, sessions, 16)
+    found = network_ranks(network, sessions, 16, kernels=kernels_or_none)
     assert len(found) == len(expected) == sessions.predictions
     assert np.mean(is_clear) > 0.9 and len(set(expected)) > 50
     assert found[is_clear].tolist() == np.array(expected)[is_clear].tolist()
 
 
-def test_hand_worked_ranks_of_a_network_that_only_has_biases():
+def test_hand_worked_ranks_of_a_network_that_only_has_biases(kernels_or_none):
     network = Network(4, NetworkSettings([2], 2))
     for weight in network.parameters():
         weight.set_value(paddle.zeros(weight.shape))
     network.item_matrix.set_value(paddle.to_tensor(np.array([[0, 0, 1], [0, 0, 3], [0, 0, 1], [0, 0, 2]], np.float32)))
     sessions = as_sessions([[3, 0], [1], [2, 1, 3, 2]])
-    assert network_ranks(network, sessions, 2).tolist() == [3, 1, 2, 3]
-    assert network_ranks(network, sessions, 2, "conservative").tolist() == [4, 1, 2, 4]
-    assert network_ranks(network, sessions, 2, "median").tolist() == [3.5, 1, 2, 3.5]
+    for ties, expected in {"standard": [3, 1, 2, 3], "conservative": [4, 1, 2, 4], "median": [3.5, 1, 2, 3.5]}.items():
+        assert network_ranks(network, sessions, 2, ties, kernels=kernels_or_none).tolist() == expected
 
 
 @pytest.mark.parametrize("ties", TIES)
 @pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
-def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, monkeypatch):
+def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, kernels_or_none, monkeypatch):
     network = random_network(settings)
     monkeypatch.setattr(losses, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
-    expected = network_ranks(network, sessions, 512, ties)
+    expected = network_ranks(network, sessions, 512, ties, kernels=kernels_or_none)
     for batch_size in 1, 2, 7:
-        assert np.array_equal(network_ranks(network, sessions, batch_size, ties), expected), batch_size
+        found = network_ranks(network, sessions, batch_size, ties, kernels=kernels_or_none)
+        assert np.array_equal(found, expected), batch_size
 
 
-def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model():
+def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model(kernels_or_none):
     random = np.random.default_rng(6)
     sessions = as_sessions([random.integers(3000, size=length).tolist() for length in 1 + random.geometric(0.3, 40)])
     network = random_network(NetworkSettings([100], 100), items=3000, scale=1.0)
-    expected = network_ranks(network, sessions, 512, "median")
+    expected = network_ranks(network, sessions, 512, "median", kernels=kernels_or_none)
     for batch_size in 1, 2, 7:
-        assert np.array_equal(network_ranks(network, sessions, batch_size, "median"), expected), batch_size
+        found = network_ranks(network, sessions, batch_size, "median", kernels=kernels_or_none)
+        assert np.array_equal(found, expected), batch_size
+
+
+def test_kernels_that_count_wrong_are_not_used(sessions, kernels, monkeypatch):
+    network = random_network(SETTINGS[0])
+    expected, right = network_ranks(network, sessions, 16), Kernels.count_above
+    monkeypatch.setattr(Kernels, "count_above", lambda *arguments: [counts + 1 for counts in right(*arguments)])
+    assert network_ranks(network, sessions, 16, kernels=kernels).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("ties", TIES)

@@ -55,11 +55,11 @@ def test_gru(kernels, same_with_any_number, rows, reset_after, through_time):
 def test_linear_dropout_rows_and_counts(kernels, same_with_any_number, rows):
     inputs, weight, bias, upstream = draw(rows, UNITS), draw(UNITS, 300), draw(300), draw(rows, 300)
     numbers = np.random.default_rng(1).integers(ITEMS, size=rows)
-    matrix, scores = draw(ITEMS, UNITS + 1), draw(rows, ITEMS)
+    matrix, items_by_unit = draw(ITEMS, UNITS + 1), draw(UNITS, ITEMS)
     same_with_any_number(lambda: [LayerKernels(kernels).linear_forward(inputs, weight, bias)])
     same_with_any_number(lambda: LayerKernels(kernels).linear_backward(upstream, inputs, weight))
     same_with_any_number(lambda: [kernels.gather(matrix, numbers, UNITS)])
-    same_with_any_number(lambda: kernels.count_above(scores, scores[:, 0]))
+    same_with_any_number(lambda: kernels.count_above(inputs, items_by_unit, numbers, 96))
 
     def in_place(change):
         changed = matrix.copy()
@@ -95,9 +95,15 @@ def test_other_losses(kernels, same_with_any_number, rows, name):
     same_with_any_number(lambda: kernels.tiled_loss(loss, hidden, matrix, candidates, 0.2, 4))
 
 
-def test_counts_are_those_of_numpy(kernels):
-    scores = np.random.default_rng(4).integers(-3, 4, size=(50, 333)).astype(np.float32)
-    scores[0, :5] = np.nan
-    above, at_least = kernels.count_above(scores, scores[:, 7])
-    assert above.tolist() == (scores > scores[:, 7:8]).sum(axis=1).tolist()
-    assert at_least.tolist() == (scores >= scores[:, 7:8]).sum(axis=1).tolist()
+@pytest.mark.parametrize("chunk", [1, 7, 96])
+def test_counts_are_those_of_numpy(kernels, chunk):
+    random = np.random.default_rng(4)  # whole numbers: many ties, and nothing is rounded
+    hidden, items = (random.integers(-2, 3, shape).astype(np.float32) for shape in ((50, 9), (9, 333)))
+    targets = random.integers(333, size=50)
+    scores = hidden @ items
+    thresholds = scores[np.arange(50), targets][:, None]
+    above, at_least = kernels.count_above(hidden, items, targets, chunk)
+    assert above.tolist() == (scores > thresholds).sum(axis=1).tolist()
+    assert at_least.tolist() == (scores >= thresholds).sum(axis=1).tolist()
+    with pytest.raises(IndexError):
+        kernels.count_above(hidden, items, targets + 300, chunk)

@@ -31,7 +31,7 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
         Rank each target among these items, drawn for its place in `sessions.items`, instead of among all. They are
         numbered without the target: those from the target's index on are meant one higher.
     kernels : kernels.Kernels or None
-        Counts the scores above the targets' faster, by all threads.
+        Ranks faster, by all threads.
     processes : processes.Processes
         Those that compute this together, each its share of the sessions; all have the result.
 
@@ -46,39 +46,47 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
         Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
     """
     def ranks(scores, targets, positions):
-        return [_ranks(scores, targets, ties, None if sample is None else sample[positions], kernels)]
+        return [_ranks(scores, targets, ties, None if sample is None else sample[positions])]
 
-    return _measure(network, sessions, batch_size, description, ranks, 1, processes)[0]
+    kernels = kernels if sample is None and counts_right(kernels) else None
+    return _measure(network, sessions, batch_size, description, ranks, 1, processes, kernels, ties)[0]
 
 
-def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", kernels=None,
-                             processes=ALONE):
+def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", processes=ALONE):
     """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
     def ranks_and_losses(scores, targets, positions):
-        ranks = _ranks(scores, targets, "standard", kernels=kernels)
+        ranks = _ranks(scores, targets, "standard")
         return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
 
     return _measure(network, sessions, batch_size, description, ranks_and_losses, 2, processes)
 
 
 @paddle.no_grad()
-def _measure(network, sessions, batch_size, description, measure, count, processes):
+def _measure(network, sessions, batch_size, description, measure, count, processes, kernels=None, ties="standard"):
     """What `measure` says of each prediction, `count` figures: float64 [count, predictions].
 
     It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in
-    `sessions.items`, int64 arrays [rows]; it returns a list of float arrays [rows].
+    `sessions.items`, int64 arrays [rows]; it returns a list of float arrays [rows]. With `kernels`, these say the ranks
+    in its place, where the product of `_scoring` gives what `network.scores` does.
     """
     network.eval()
     for name, weight in network.named_parameters():
         require_finite(weight, f"weights {name}")
     largest_sum = float(paddle.abs(network.item_matrix).sum(axis=1).max())
-    score, figures = _scoring(network), np.zeros([count, len(sessions.items)])
+    score, items_by_unit = _scoring(network)
+    figures = np.zeros([count, len(sessions.items)])
     chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
     with progress(sessions.predictions // processes.count, description) as bar:
         for batch in evaluation_batches(sessions, batch_size, PAD_ROWS, processes):
             hidden = _with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
             require_finite(hidden, "hidden states")
             require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
+            if kernels and items_by_unit is not None:
+                counts = kernels.count_above(host_array(hidden), host_array(items_by_unit), batch.targets, chunk)
+                is_real = batch.positions >= 0
+                figures[0, batch.positions[is_real]] = ranks_of_counts(*counts, ties)[is_real]
+                bar.update(int(is_real.sum()))
+                continue
             for start in range(0, hidden.shape[0], chunk):
                 positions = batch.positions[start:start + chunk]
                 # The scores get no name, so that the next chunk takes the same memory, still in the cache.
@@ -95,7 +103,7 @@ def _scoring(network):
     """A function of hidden states and a column of ones, [rows, units + 1]: all scores, [rows, items].
 
     A product with the items side by side is several times as fast as `network.scores`, and is used where that gives the
-    same.
+    same. They are returned too, float32 tensor [units + 1, items]; None where it doesn't.
     """
     items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
     states = np.random.default_rng(0).uniform(-1, 1, (PAD_ROWS, network.item_matrix.shape[1] - 1))
@@ -105,13 +113,27 @@ def _scoring(network):
     largest = float(paddle.abs(expected).max())
     if (found.shape == expected.shape and np.isfinite(largest)  # an infinite tolerance would let anything pass
             and bool((paddle.abs(found - expected) <= TOLERANCE * largest).all())):
-        return lambda hidden: paddle.matmul(hidden, items_by_unit)
+        return lambda hidden: paddle.matmul(hidden, items_by_unit), items_by_unit
 
     def score(hidden):
         scores = network.scores(hidden[:, :-1], network.item_matrix)
         require_finite(scores, "scores")
         return scores
-    return score
+    return score, None
+
+
+def counts_right(kernels):
+    """Whether there are kernels, and they count what NumPy counts, for whole numbers, which nothing rounds."""
+    if not kernels:
+        return False
+    random = np.random.default_rng(1)
+    hidden, items, targets = (random.integers(-2, 3, shape).astype(np.float32) for shape in ((40, 9), (9, 300), 40))
+    targets = (targets + 2).astype(np.int64)
+    scores = hidden @ items
+    thresholds = scores[np.arange(40), targets][:, None]
+    above, at_least = kernels.count_above(hidden, items, targets, 7)
+    return bool((above == (scores > thresholds).sum(axis=1)).all()
+                and (at_least == (scores >= thresholds).sum(axis=1)).all())
 
 
 def _with_ones(hidden):
@@ -126,7 +148,7 @@ def require_finite(values, what):
                          "overflow")
 
 
-def _ranks(scores, targets, ties, sample=None, kernels=None):
+def _ranks(scores, targets, ties, sample=None):
     """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items]."""
     scores = scores[:len(targets)]
     if sample is not None:
@@ -135,8 +157,6 @@ def _ranks(scores, targets, ties, sample=None, kernels=None):
         return target_ranks(chosen, chosen[:, 0], ties)
     if is_on_host(scores):
         scores = host_array(scores)
-        if kernels:
-            return ranks_of_counts(*kernels.count_above(scores, scores[np.arange(len(targets)), targets]), ties)
         return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
     picks = np.stack([np.arange(len(targets)), targets], axis=1)
     target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))

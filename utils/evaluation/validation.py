@@ -67,7 +67,7 @@ def evenly_chosen(sessions, predictions):
     return choose(sessions, np.arange(0, len(sessions.lengths), step))
 
 
-def validation_figures(network, validation, training_sample, kernels=None, processes=ALONE):
+def validation_figures(network, validation, training_sample, processes=ALONE):
     """The figures that an epoch is judged by.
 
     Returns
@@ -78,9 +78,8 @@ def validation_figures(network, validation, training_sample, kernels=None, proce
         Both losses are without dropout, smoothing and sampling, unlike the loss that training minimises, so they can be
         compared. Several `processes` compute them together, and all have the result.
     """
-    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", kernels, processes)
-    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", kernels,
-                                               processes)
+    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", processes)
+    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", processes)
     valid_loss, train_loss = float(losses.mean()), float(train_losses.mean())
     return {**recall_and_mrr(ranks, CUTOFFS), "valid_loss": valid_loss, "train_loss": train_loss,
             "loss_ratio": valid_loss / max(train_loss, 1e-9)}

@@ -30,7 +30,7 @@ ARGUMENTS = {
     "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
-    "count_above": [POINTER, INTEGER, INTEGER] + [POINTER] * 3,
+    "count_above": [POINTER] * 3 + [INTEGER] * 4 + [POINTER] * 2,
     "set_threads": [INTEGER],
 }
 
@@ -186,16 +186,26 @@ class Kernels:
         count = self.call("distinct", items, len(items), place_of_item, found, places)
         return found[:count], places
 
-    def count_above(self, scores, thresholds):
-        """How many of each row's scores, float32 [rows, items], are above its threshold, float32 [rows].
+    def count_above(self, hidden, items_by_unit, targets, chunk):
+        """How many of all scores `hidden items_by_unit` are above that of each row's target.
+
+        Parameters
+        ----------
+        hidden : float32 array [rows, width]
+        items_by_unit : float32 array [width, items]
+        targets : int64 array [rows]
+        chunk : int
+            Rows whose scores a thread holds at once.
 
         Returns
         -------
         int64 [rows], int64 [rows]
-            Those above, and those at least as large.
+            Those above, and those at least as large, the target's own among them.
         """
-        above, at_least = np.empty(len(scores), np.int64), np.empty(len(scores), np.int64)
-        self.call("count_above", scores, *scores.shape, thresholds, above, at_least)
+        require_rows(targets, items_by_unit.shape[1])
+        above, at_least = np.empty(len(hidden), np.int64), np.empty(len(hidden), np.int64)
+        self.call("count_above", hidden, items_by_unit, targets, *hidden.shape, items_by_unit.shape[1], chunk, above,
+                  at_least)
         return above, at_least
 
     def set_threads(self, count):

@@ -306,15 +306,26 @@ void search(const double* cumulative, const int64_t* start, int64_t size, const 
   }
 }
 
-void count_above(const float* scores, int64_t rows, int64_t items, const float* thresholds, int64_t* above,
-                 int64_t* at_least) {
-#pragma omp parallel for schedule(static) if (rows * items > kWorthwhile)
-  for (int64_t row = 0; row < rows; ++row) {
-    const float *own = scores + row * items, threshold = thresholds[row];
-    int32_t more = 0, same = 0;
+void count_above(const float* hidden, const float* items_by_unit, const int64_t* targets, int64_t rows, int64_t width,
+                 int64_t items, int64_t chunk, int64_t* above, int64_t* at_least) {
+#pragma omp parallel
+  {
+    const Part own = Thread().part(rows, kFewest);
+    const int64_t chunks = (own.size() + chunk - 1) / chunk;
+    const Room scores = room(std::min(chunk, own.size()) * items);
+    for (int64_t number = 0; number < chunks; ++number) {  // all of about the same size, so that none rounds otherwise
+      const int64_t start = own.first + own.size() * number / chunks;
+      const int64_t count = own.first + own.size() * (number + 1) / chunks - start;
+      product(false, false, count, items, width, hidden + start * width, width, items_by_unit, items, 0, scores.get(),
+              items);
+      for (int64_t row = start; row < start + count; ++row) {
+        const float *of_row = scores.get() + (row - start) * items, threshold = of_row[targets[row]];
+        int32_t more = 0, same = 0;
 #pragma omp simd reduction(+ : more, same)
-    for (int64_t j = 0; j < items; ++j) more += own[j] > threshold, same += own[j] == threshold;
-    above[row] = more, at_least[row] = more + same;
+        for (int64_t j = 0; j < items; ++j) more += of_row[j] > threshold, same += of_row[j] == threshold;
+        above[row] = more, at_least[row] = more + same;
+      }
+    }
   }
 }
 

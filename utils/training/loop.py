@@ -150,7 +150,8 @@ class _Run:
             for batch in batches:
                 self._train_step(progress, batch)
                 progress.seconds = seconds_before + time.monotonic() - began
-                bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
+                if not bar.disable:
+                    bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
                 bar.update(len(batch.targets))
                 wishes = self._wishes() if self.processes.is_alone else self.exchange.heard
                 self._stop_if(wishes, progress)
@@ -240,8 +241,7 @@ class _Run:
         Several processes, which have to stop together, stop after it.
         """
         began = time.monotonic()
-        compute = partial(validation_figures, self.network, self.validation, self.training_sample,
-                          self.trainer.kernels)
+        compute = partial(validation_figures, self.network, self.validation, self.training_sample)
         if self.processes.is_alone:
             figures = self._unless_stopped(compute, progress)
         else:
