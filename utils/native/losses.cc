@@ -34,8 +34,9 @@ constexpr float kSafeSum = 1e30f;  // sums of exponentials between 1 / kSafeSum 
 // chunk by chunk.
 struct Chunks {
   Chunks(int64_t rows, int64_t most) {
-    const int64_t count = std::max<int64_t>(1, (rows + most - 1) / most), even = (rows + count - 1) / count;
-    size = std::max<int64_t>(1, std::min(most, (even + kFewest - 1) / kFewest * kFewest));
+    const int64_t count = std::max<int64_t>(1, (rows + most - 1) / most);
+    size =
+        std::max<int64_t>(1, (rows + count - 1) / count);  // all of about the same size: MKL rounds few rows otherwise
     together = size * std::min<int64_t>(omp_get_max_threads(), count);
   }
 
