@@ -160,9 +160,10 @@ def test_a_split_run_goes_on_where_it_was_stopped(tiny_data, tmp_path):
 
 @pytest.mark.parametrize("more, fragments", [
     ([], ["--split_items: found 1 with one process"]),
+    (["--exchange_steps", 3, "--split_items", 0], ["--exchange_steps: found 3 with one process"]),
     (["--valid_fraction", 0.1], ["--split_items: found 1 with validation"])])
 def test_what_can_not_be_split_ends_in_one_line(tiny_data, tmp_path, more, fragments):
-    given = with_flags(["--valid_fraction", 0], [*more, "--split_items", 1])
+    given = with_flags(["--valid_fraction", 0, "--split_items", 1], more)
     assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", *given)), *fragments)
 
 
@@ -195,10 +196,11 @@ def test_a_signal_ends_all_saved(tiny_data, tmp_path, number, status, word, to):
 
 
 @needs_proc
-@pytest.mark.parametrize("script", ["train.py", "train_sample_neg.py"])
-def test_killed_at_random_moments_loses_nothing(tiny_data, tmp_path, script):
-    """Whole sessions, and sessions side by side with the states that they carry."""
-    draw, model_dir, more = random.Random(3), tmp_path / "model", ["--hid_dropout", 0.3]
+@pytest.mark.parametrize("script, more", [("train.py", []), ("train_sample_neg.py", []),
+                                          ("train_sample_neg.py", ["--exchange_steps", 3])])
+def test_killed_at_random_moments_loses_nothing(tiny_data, tmp_path, script, more):
+    """Whole sessions, sessions side by side with the states that they carry, and processes that train by themselves."""
+    draw, model_dir, more = random.Random(3), tmp_path / "model", ["--hid_dropout", 0.3, *more]
     assert_worked(run_script(script, *two_of(tiny_data, tmp_path / "whole", *more)))
     for kill in range(3):
         with Run(tiny_data, model_dir, "--pass_num", 2, "--resume", 1, "--save_seconds", 1e-9, *more,

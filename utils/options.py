@@ -186,8 +186,11 @@ def add_training_flags(parser):
     add_device_flags(parser)
     add_process_flags(parser)
     old = parser.add_argument_group("flags of Paddle's old example")
-    parser.add_argument("--split_items", type=number(int, 0, 1), default=0,
-                        help="1: each of several processes holds some rows of the item matrices, for what is too large")
+    together = parser.add_argument_group("training by several processes")
+    together.add_argument("--split_items", type=number(int, 0, 1), default=0,
+                          help="1: each holds some rows of the item matrices, for what is too large")
+    together.add_argument("--exchange_steps", type=number(int, 1, COUNT), default=1,
+                          help="steps that each trains by itself before all take the means of their weights")
     old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
@@ -332,6 +335,7 @@ def training_run(options):
             reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
             through_time=bool(options.through_time), **{name: getattr(options, name) for name in same_names}),
         "flags": vars(options), "splits_items": bool(options.split_items),
+        "exchange_steps": options.exchange_steps,
     }
 
 
@@ -366,10 +370,7 @@ def add_inference_flags(parser):
 
 
 def evaluation(options, sampled=0, seed=1):
-    """The inference.Evaluation that the infer scripts' flags ask for.
-
-    Call this after `device.prepare`, since it loads Paddle.
-    """
+    """The inference.Evaluation that the infer scripts' flags ask for. Call it after `device.prepare`: it loads Paddle."""
     from utils.evaluation.inference import Evaluation
     first, last = epochs(options)
     return Evaluation(options.model_dir, options.test_dir, options.train_dir, options.vocab_path, first, last,
@@ -399,6 +400,5 @@ def add_device_flags(parser):
 
 def add_process_flags(parser):
     """Add the flags of every script that divides its work among several processes."""
-    parser.add_argument("--parallel", type=number(int, 0, 1), default=0,
-                        help="1: divide the work among --num_devices processes, each with its own GPU or processors")
+    parser.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: work by --num_devices processes")
     parser.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="processes, with --parallel 1")

@@ -13,7 +13,7 @@ from utils import device  # noqa: E402
 from utils.launch import watch  # noqa: E402
 from utils.process import place, run  # noqa: E402
 
-STEPS, SMOOTHING = 200, 0.1
+STEPS, SPLIT_STEPS, SMOOTHING, AVERAGED_AFTER = 200, 40, 0.1, 5
 CASES = {f"{engine}, {network}, {objective}, {batching}": (engine, network, objective, batching)
          for engine in ("native", "paddle") for network, objective, batching in (
              ("shared", "all items", "sessions"), ("separate", "all items", "parallel"),
@@ -23,8 +23,8 @@ CASES = {f"{engine}, {network}, {objective}, {batching}": (engine, network, obje
              ("separate", "tiled bpr", "sessions"))}
 
 
-def train(case, kernels, processes, splits_items=False):
-    """The weights after STEPS steps of one of CASES, where all processes together have six sessions a step."""
+def train(case, kernels, processes, steps, splits_items=False):
+    """The weights after some steps of one of CASES, where all processes together have six sessions a step."""
     import small_runs
 
     from net import Network
@@ -43,22 +43,37 @@ def train(case, kernels, processes, splits_items=False):
     if splits_items:
         network.train()
         trainer.put_weights(small_runs.weights_of(whole))
-    steps, epoch = 0, 0
-    while steps < STEPS:
+    done, epoch = 0, 0
+    while done < steps:
         for batch in trainer.batches(np.random.default_rng(epoch)):
             trainer.step(batch)
-            steps += 1
+            done += 1
         epoch += 1
     return trainer.weights()
+
+
+def alone_for_a_while(kernels, processes, exchange_steps):
+    """A trainer of sessions side by side whose processes train by themselves in between, and its epoch's batches."""
+    import small_runs
+    network = small_runs.make_network(small_runs.NETWORKS["two layers"])
+    batching = small_runs.Batching(True, 3)
+    trainer = small_runs.make_trainer(network, small_runs.shared(network), batching, kernels)
+    trainer.join(processes, exchange_steps=exchange_steps)
+    return trainer, trainer.batches(np.random.default_rng(1))
 
 
 def main():
     if place().count == 1:
         watch(2, 0)
     prepared = device.prepare(threads=1, joins=True)
-    found = {f"{case}, split" * splits_items or case: train(case, prepared.kernels, prepared.processes, splits_items)
-             for case in CASES for splits_items in (False, True)}
-    if prepared.processes.is_first:
+    kernels, processes = prepared.kernels, prepared.processes
+    found = {case: train(case, kernels, processes, STEPS) for case in CASES}
+    found |= {f"{case}, split": train(case, kernels, processes, SPLIT_STEPS, splits_items=True) for case in CASES}
+    trainer, batches = alone_for_a_while(kernels, processes, AVERAGED_AFTER)
+    for batch, _ in zip(batches, range(2 * AVERAGED_AFTER)):
+        trainer.step(batch)
+    found["averaged"] = trainer.weights()
+    if processes.is_first:
         np.savez(sys.argv[1], **{f"{case}: {name}": values for case, weights in found.items()
                                  for name, values in weights.items()})
 

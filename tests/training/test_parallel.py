@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_driver import CASES, train
+from parallel_driver import AVERAGED_AFTER, CASES, SPLIT_STEPS, STEPS, alone_for_a_while, train
 from small_runs import draw_sessions
 
 from utils.data.batches import Batching
@@ -22,18 +23,36 @@ def by_two_processes(tmp_path_factory):
     """The weights of all CASES after 200 steps by two processes, by case and name."""
     path = tmp_path_factory.mktemp("parallel") / "weights.npz"
     command = [sys.executable, str(Path(__file__).with_name("parallel_driver.py")), str(path)]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return dict(np.load(path))
 
 
+@pytest.mark.parametrize("split, steps", [("", STEPS), (", split", SPLIT_STEPS)])
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_trains_with_twice_the_batch(by_two_processes, kernels, case):
-    """With all rows of the item matrices in each process, and split."""
-    for name, expected in train(case, kernels, ALONE).items():
-        for split in ("", ", split"):
-            np.testing.assert_allclose(by_two_processes[f"{case}{split}: {name}"], expected, rtol=0, atol=1e-4,
-                                       err_msg=name + split)
+def test_two_processes_train_what_one_trains_with_twice_the_batch(by_two_processes, kernels, case, split, steps):
+    """With all rows of the item matrices in each process, and with the rows split over both."""
+    for name, expected in train(case, kernels, ALONE, steps).items():
+        found = by_two_processes[f"{case}{split}: {name}"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_processes_that_train_by_themselves_take_the_means_of_their_weights(by_two_processes, kernels):
+    """Here both trainers are in this process, and are averaged by hand."""
+    runs = [alone_for_a_while(kernels, Processes(rank, 2), 10**6) for rank in range(2)]
+    for step in range(2 * AVERAGED_AFTER):
+        for trainer, batches in runs:
+            trainer.step(next(batches))
+        if (step + 1) % AVERAGED_AFTER == 0:
+            first, second = ([*trainer.parameters.values(), *trainer.optimizer.state_of_all(trainer.parameters)]
+                             for trainer, _ in runs)
+            for one, other in zip(first, second):
+                assert step == 0 or not np.array_equal(one.numpy(), other.numpy())
+                mean = (one + other) / 2
+                for tensor in (one, other):
+                    paddle.assign(mean, tensor)
+    for name, expected in runs[1][0].weights().items():
+        np.testing.assert_allclose(by_two_processes[f"averaged: {name}"], expected, rtol=0, atol=1e-6, err_msg=name)
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=50), count=st.integers(1, 7))

@@ -33,7 +33,8 @@ FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
 
 
-def run_training(data, schedule, output, network_settings, make_trainer, device, flags, splits_items=False):
+def run_training(data, schedule, output, network_settings, make_trainer, device, flags, splits_items=False,
+                 exchange_steps=1):
     """A whole run: from the files to a finished model directory.
 
     Parameters
@@ -51,6 +52,8 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         What the run was asked for, for config.json: a run is resumed with the same.
     splits_items : bool
         Each process holds some of the rows of the item matrices instead of all.
+    exchange_steps : int
+        Steps that each process trains by itself before all take the means of their weights; 1: all train together.
 
     Raises
     ------
@@ -60,12 +63,14 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     processes = device.processes
     if splits_items and processes.is_alone:
         raise InputError("--split_items: found 1 with one process, expected 0, or several processes")
+    if exchange_steps > 1 and (splits_items or processes.is_alone):
+        raise InputError(f"--exchange_steps: found {exchange_steps} with one process or --split_items 1, expected 1")
     rows = own_rows(processes) if splits_items else slice(None)
     trainer, validation, config = processes.in_turn(
         lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
-    trainer.join(processes, splits_items)
+    trainer.join(processes, splits_items, exchange_steps)
     event_files = import_event_writers(output.event_files) if processes.is_first else []
     model_dir = Path(output.model_dir)
 
@@ -158,6 +163,7 @@ class _Run:
                 if wishes[-1]:
                     self._save_last(progress)
                     self.saved = time.monotonic()
+        self.trainer.meet_weights()
         self._require_finite(progress)
         figures = {"num_steps": progress.num_steps, "time_cost": progress.seconds,
                    "loss": progress.loss_sum / progress.predictions, "predictions": progress.predictions,
@@ -227,7 +233,9 @@ class _Run:
     def _say_bytes(self):
         """Log once what a step sends."""
         if self.exchange.bytes and not self.has_said_bytes:
-            log(f"a step sums {readable(self.exchange.bytes)} of gradients over {self.processes.count} processes")
+            what = "a step sums" if self.exchange.every == 1 else f"every {self.exchange.every} steps sum"
+            kind = "gradients" if self.exchange.every == 1 else "weights and optimiser state"
+            log(f"{what} {readable(self.exchange.bytes)} of {kind} over {self.processes.count} processes")
             self.has_said_bytes = True
 
     def _recent_loss(self, loss):

@@ -49,9 +49,13 @@ class RowOptimizer:
         for gradient in gradients:
             self.update(gradient, parameters[gradient.name])
 
-    def _state_of(self, name, weight, kinds):
+    def state_of_all(self, parameters):
+        """The state of all weights, a dict by name, as a list of tensors; at first zeros."""
+        return [tensor for name, weight in parameters.items() for tensor in self._state_of(name, weight).values()]
+
+    def _state_of(self, name, weight):
         if name not in self.state:
-            self.state[name] = {kind: paddle.zeros_like(weight) for kind in kinds}
+            self.state[name] = {kind: paddle.zeros_like(weight) for kind in self.kinds}
         return self.state[name]
 
     def start_step(self):
@@ -84,6 +88,7 @@ class Adagrad(RowOptimizer):
     def __init__(self, rate, momentum=0.0, epsilon=1e-6, epsilon_inside=True):
         super().__init__()
         self.rate, self.momentum, self.epsilon, self.epsilon_inside = rate, momentum, epsilon, epsilon_inside
+        self.kinds = ["sum"] + ["velocity"] * bool(momentum)
 
     def step(self, parameters, gradients):
         """One update of the weights, a dict by name, for a list of Gradient."""
@@ -103,8 +108,7 @@ class Adagrad(RowOptimizer):
         self._update_plainly(weight, *self._state_and_rate(name, weight), as_tensor(values), rows, rows_with_bias)
 
     def _state_and_rate(self, name, weight):
-        kinds = ["sum", "velocity"] if self.momentum else ["sum"]
-        return self._state_of(name, weight, kinds), self.rate * learning_rate_multiplier(weight)
+        return self._state_of(name, weight), self.rate * learning_rate_multiplier(weight)
 
     @paddle.no_grad()
     def _update_plainly(self, weight, state, rate, gradient, rows, rows_with_bias):
@@ -128,6 +132,8 @@ class Adam(RowOptimizer):
     ----------
     rate, decay, square_decay, epsilon : float
     """
+
+    kinds = "mean", "square"
 
     def __init__(self, rate, decay=0.9, square_decay=0.999, epsilon=1e-8):
         super().__init__()
@@ -153,7 +159,7 @@ class Adam(RowOptimizer):
         name, gradient, rows, rows_with_bias = gradient
         gradient, rows = as_tensor(gradient), None if rows is None else as_tensor(rows)
         touched = _touched(gradient, rows_with_bias)
-        state = self._state_of(name, weight, ["mean", "square"])
+        state = self._state_of(name, weight)
         mean = self.decay * _read(state["mean"], rows) + (1 - self.decay) * gradient
         square = self.square_decay * _read(state["square"], rows) + (1 - self.square_decay) * gradient * gradient
         if touched is not None:  # elsewhere the gradient is 0: the moments rest, and so does the weight

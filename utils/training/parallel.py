@@ -113,18 +113,20 @@ def rows_by_process(rows_per_step, count):
 
 
 class Exchange:
-    """The one all-reduce of a step.
+    """The one all-reduce of a step, or of several.
 
+    every : int, steps from one to the next
     heard : list of float, what the processes told each other with the last step, summed; 0 where nothing was exchanged
     bytes : int, how many the last step summed
 
     Parameters
     ----------
     processes : Processes
+    every : int
     """
 
-    def __init__(self, processes):
-        self.processes, self.told, self.heard, self.bytes = processes, [], [], 0
+    def __init__(self, processes, every=1):
+        self.processes, self.every, self.told, self.heard, self.bytes = processes, every, [], [], 0
 
     def tell(self, notes):
         """Tell the other processes a list of numbers with the next step."""
@@ -134,8 +136,18 @@ class Exchange:
         """The sums over all processes of a list of optimizers.Gradient and of a float."""
         if self.processes.is_alone:
             return gradients, loss
-        parts = [gradient.values for gradient in gradients]
-        flat = _flat([*parts, np.array([loss, *self.told], np.float32)])
+        sums, loss = self._sum([gradient.values for gradient in gradients], loss)
+        return [gradient._replace(values=summed) for gradient, summed in zip(gradients, sums)], loss
+
+    @paddle.no_grad()
+    def average(self, tensors):
+        """Replace each of some tensors by the mean of those that the processes have."""
+        for tensor, summed in zip(tensors, self._sum(tensors, 0.0)[0]):
+            paddle.assign(as_tensor(summed / self.processes.count), tensor)
+
+    def _sum(self, parts, number):
+        """The sums over all processes of some arrays or tensors, which are of either kind, and of a float."""
+        flat = _flat([*parts, np.array([number, *self.told], np.float32)])
         self.bytes = 4 * flat.shape[0]
         self.processes.sum(flat)
         values = host_array(flat) if is_on_host(flat) else flat
@@ -144,8 +156,8 @@ class Exchange:
             size = int(np.prod(part.shape))
             sums.append(values[start:start + size].reshape(part.shape))
             start += size
-        loss, *self.heard = map(float, as_array(values[start:]))
-        return [gradient._replace(values=summed) for gradient, summed in zip(gradients, sums)], loss
+        number, *self.heard = map(float, as_array(values[start:]))
+        return sums, number
 
 
 def _flat(parts):

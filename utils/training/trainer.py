@@ -12,7 +12,7 @@ from utils.processes import ALONE
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
-from utils.training.parallel import KEYS_APART, Division, Exchange
+from utils.training.parallel import KEYS_APART, Division, Exchange, Part
 from utils.training.split import SplitAllItems, SplitRows
 
 KEY = "running.key"  # of the engine's dropout, among what it leaves to the next step
@@ -39,14 +39,18 @@ class Trainer:
         self.parameters = dict(network.named_parameters())
         self.input_matrix = input_matrix_name(network)
         self.division, self.exchange, self.split = Division(ALONE), Exchange(ALONE), None
+        self.steps, self.nominal_slots = 0, batching.size
 
-    def join(self, processes, splits_items=False):
+    def join(self, processes, splits_items=False, exchange_steps=1):
         """Train with other processes.Processes: a step has as many sessions more, and this one computes its part.
 
-        With `splits_items` the network here has `split.own_rows` of its item matrices alone.
+        With `splits_items` the network here has `split.own_rows` of its item matrices alone. With more than one of
+        `exchange_steps`, processes train by themselves for so many steps, and then take the means of their weights.
         """
-        self.division, self.exchange = Division(processes), Exchange(processes)
+        self.division, self.exchange = Division(processes), Exchange(processes, exchange_steps)
         self.batching = replace(self.batching, size=self.batching.size * processes.count)
+        if exchange_steps == 1:
+            self.nominal_slots = self.batching.size
         if splits_items:
             self.split = SplitRows(self.network, processes)
             if isinstance(self.objective, AllItems):
@@ -60,18 +64,36 @@ class Trainer:
         """The batches of an epoch, batches.Batch or ParallelStep, each to be given to `step`."""
         self.engine.start_epoch(random)
         self._key_apart()
-        self.objective.start_epoch(random)
+        self.objective.start_epoch(random if self.exchange.every == 1 else self._own_generator(random))
         self.division.start_epoch()
+        self.steps = 0
         return self.batching.batches(self.sessions, random, self.objective.fewest_slots)
 
     def step(self, batch):
         """One update; the mean loss over the batch's predictions, in nats for the cross-entropy.
 
-        Of several processes each gives the whole batch, computes its part of it, and has the same result.
+        Of several processes each gives the whole batch, computes its part of it, and has the same result; but where
+        they train by themselves, the loss is that of this one's part.
         """
-        part, own, share = self.division.part(batch)
+        part = self.division.part(batch)
+        self.steps += 1
+        if self.exchange.every == 1:
+            return self._update(batch, part)
+        loss = self._update(part.batch, Part(part.batch)) if part.share else 0.0
+        if self.steps % self.exchange.every == 0:
+            self.meet_weights()
+        return loss
+
+    def meet_weights(self):
+        """Where processes train by themselves: make their weights and the optimiser's state the means of all."""
+        if self.exchange.every > 1:
+            self.exchange.average([*self.parameters.values(), *self.optimizer.state_of_all(self.parameters)])
+
+    def _update(self, batch, part):
+        """One update for a Part of a batch; the mean loss over the whole batch."""
+        part, own, share = part
         # The official code divides a step's loss by the nominal number of slots also when fewer are left.
-        nominal = len(batch.targets) / self.batching.size if self.batching.parallel else 1.0
+        nominal = len(batch.targets) / self.nominal_slots if self.batching.parallel else 1.0
         scale = share * nominal
         if self.batching.parallel:
             self.engine.carry_states(part)
@@ -89,7 +111,8 @@ class Trainer:
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
         gradients = self.meet(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
-        gradients, loss = self.exchange.sum(gradients, loss * share)
+        if self.exchange.every == 1:
+            gradients, loss = self.exchange.sum(gradients, loss * share)
         gradients = clip_by_global_norm(gradients, self.grad_cap)
         if self.split:
             gradients = self.split.own(gradients, scaled(self.objective.gradient, nominal))
@@ -108,8 +131,12 @@ class Trainer:
 
     def skip(self, batch):
         """Draw what `step` would draw, for a batch that was trained on before the run was stopped."""
-        self.division.part(batch)
-        self.objective.draw(batch)
+        part = self.division.part(batch)
+        self.steps += 1
+        if self.exchange.every == 1:
+            self.objective.draw(batch)
+        elif part.share:
+            self.objective.draw(part.batch)
 
     def meet(self, gradients, items_gradient, inputs_gradient, scored):
         """All gradients of a step, a list of Gradient: those by whole weights, and those by rows of the item matrices.
@@ -190,6 +217,11 @@ class Trainer:
         """Let the engine's dropout differ from that of other processes, where it draws its own."""
         if isinstance(self.engine, NativeEngine):
             self.engine.key += self.division.processes.rank * KEYS_APART
+
+    def _own_generator(self, random):
+        """A generator for what this process alone draws, from the seed of another one that all processes have."""
+        seed, rank = random.bit_generator.seed_seq, self.division.processes.rank
+        return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, rank)))
 
     def _of_all_slots(self, values):
         """The states of all slots, from those of each process: float32 array [slots, units]."""
