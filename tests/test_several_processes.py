@@ -161,7 +161,8 @@ def test_a_split_run_goes_on_where_it_was_stopped(tiny_data, tmp_path):
 @pytest.mark.parametrize("more, fragments", [
     ([], ["--split_items: found 1 with one process"]),
     (["--exchange_steps", 3, "--split_items", 0], ["--exchange_steps: found 3 with one process"]),
-    (["--valid_fraction", 0.1], ["--split_items: found 1 with validation"])])
+    ([*TWO, "--valid_fraction", 0.1], ["--split_items: found 1 with validation"]),
+    ([*TWO, "--exchange_steps", 3], ["--exchange_steps: found 3 with --split_items 1"])])
 def test_what_can_not_be_split_ends_in_one_line(tiny_data, tmp_path, more, fragments):
     given = with_flags(["--valid_fraction", 0, "--split_items", 1], more)
     assert_one_line_error(run_script("train.py", *flags(tiny_data, tmp_path / "model", *given)), *fragments)

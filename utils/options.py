@@ -185,12 +185,12 @@ def add_training_flags(parser):
     _add_record_flags(parser.add_argument_group("records"))
     add_device_flags(parser)
     add_process_flags(parser)
-    old = parser.add_argument_group("flags of Paddle's old example")
     together = parser.add_argument_group("training by several processes")
     together.add_argument("--split_items", type=number(int, 0, 1), default=0,
                           help="1: each holds some rows of the item matrices, for what is too large")
     together.add_argument("--exchange_steps", type=number(int, 1, COUNT), default=1,
                           help="steps that each trains by itself before all take the means of their weights")
+    old = parser.add_argument_group("flags of Paddle's old example")
     old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
@@ -275,8 +275,7 @@ def _add_record_flags(records):
                          help="seconds between two checkpoints within an epoch, to resume from; 0: only when stopped")
     records.add_argument("--tensorboard", type=number(int, 0, 1), default=0,
                          help="1: write the figures of the epochs for TensorBoard too, to tensorboard/ in --model_dir")
-    records.add_argument("--visualdl", type=number(int, 0, 1), default=0,
-                         help="1: the same for VisualDL, to visualdl/")
+    records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, to visualdl/")
 
 
 def check_training_flags(options):
@@ -290,11 +289,8 @@ def check_training_flags(options):
         raise InputError("--patience, --watch: found one of them without validation, "
                          "expected --valid_dir or --valid_fraction too")
     options.watch = options.watch or WATCHED[0]
-    if options.split_items and (options.valid_dir or options.valid_fraction):
-        raise InputError("--split_items: found 1 with validation, expected 0, or no validation; infer.py evaluates")
     if options.embedding == "none" and options.emb_size:
-        raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; "
-                         "there is no embedding")
+        raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; there is none")
     if options.embedding == "none" and options.emb_lr_x != 1:
         raise InputError(f"--emb_lr_x: found {options.emb_lr_x:g} with --embedding none, expected 1; "
                          "--gru_lr_x is that of the gates")
@@ -370,7 +366,7 @@ def add_inference_flags(parser):
 
 
 def evaluation(options, sampled=0, seed=1):
-    """The inference.Evaluation that the infer scripts' flags ask for. Call it after `device.prepare`: it loads Paddle."""
+    """The inference.Evaluation that the infer scripts' flags ask for; after `device.prepare`, since it loads Paddle."""
     from utils.evaluation.inference import Evaluation
     first, last = epochs(options)
     return Evaluation(options.model_dir, options.test_dir, options.train_dir, options.vocab_path, first, last,

@@ -23,7 +23,7 @@ from utils.model import checkpoint
 from utils.process import STOPPED
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
-from utils.training.preparation import prepare, versions
+from utils.training.preparation import prepare, require_possible, versions
 from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
 from utils.training.settings import USUAL, flag_to_blame
 from utils.training.split import SplitAllItems, own_rows
@@ -61,10 +61,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
     processes = device.processes
-    if splits_items and processes.is_alone:
-        raise InputError("--split_items: found 1 with one process, expected 0, or several processes")
-    if exchange_steps > 1 and (splits_items or processes.is_alone):
-        raise InputError(f"--exchange_steps: found {exchange_steps} with one process or --split_items 1, expected 1")
+    require_possible(data, processes, splits_items, exchange_steps)
     rows = own_rows(processes) if splits_items else slice(None)
     trainer, validation, config = processes.in_turn(
         lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))

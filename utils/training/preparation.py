@@ -21,6 +21,18 @@ from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps
 
 
+def require_possible(data, processes, splits_items, exchange_steps):
+    """InputError for what `processes` can't do together; the parameters are those of `loop.run_training`."""
+    if splits_items and processes.is_alone:
+        raise InputError("--split_items: found 1 with one process, expected 0, or several processes")
+    if splits_items and (data.valid_dir or data.valid_fraction):
+        raise InputError("--split_items: found 1 with validation, expected no validation; infer.py evaluates")
+    if exchange_steps > 1 and processes.is_alone:
+        raise InputError(f"--exchange_steps: found {exchange_steps} with one process, expected 1, or several processes")
+    if exchange_steps > 1 and splits_items:
+        raise InputError(f"--exchange_steps: found {exchange_steps} with --split_items 1, expected 1")
+
+
 def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows):
     """What a run begins with; the parameters are those of `loop.run_training`, and the rows of net.Network.
 
