@@ -7,7 +7,7 @@ speed: one epoch by one process with one thread, and by --num_devices processes 
 ratio of the predictions per second. exchange: all-reduces of several sizes between processes of this machine. link: the
 same between two network namespaces, joined by a virtual link of several bandwidths and delays (Linux, with iproute2).
 model: an estimate of a step for other numbers of processes, from what `speed` found. kills: a run of two processes is
-killed at 20 random moments and resumed; its weights must be those of a run that nobody killed.
+killed at --kills random moments and resumed; its weights must be those of a run that nobody killed.
 """
 
 import os
@@ -35,8 +35,7 @@ PARTS = "speed", "exchange", "link", "model", "kills"
 SIZES = [1 << 10, 32 << 10, 1 << 20, 8 << 20]  # bytes
 LINKS = [("10gbit", "0ms"), ("1gbit", "0ms"), ("1gbit", "0.1ms"), ("1gbit", "1ms"), ("100mbit", "1ms")]
 FIGURES = re.compile(r"^epoch:1 num_steps:(\d+) .* predictions/s:(\d+)$", re.MULTILINE)
-BYTES = re.compile(r"^a step sums ([\d.]+) (bytes|KiB|MiB)", re.MULTILINE)
-KILLS = 20
+BYTES = re.compile(r"steps? sums? ([\d.]+) (bytes|KiB|MiB)")
 # Ways to join processes that the model speaks of: how many, what joins them, bytes a second, seconds of delay.
 JOINED = [(8, "GPUs by NVLink", 200e9, 10e-6), (16, "machines, 10 Gbit/s, 0.1 ms", 1.25e9, 1e-4),
           (16, "machines, 1 Gbit/s, 0.1 ms", 0.125e9, 1e-4)]
@@ -52,6 +51,7 @@ def parse_arguments():
     parser.add_argument("--two", default="", help="more flags where several processes train")
     parser.add_argument("--num_devices", type=number(int, 2, 1024), default=2, help="processes")
     parser.add_argument("--rounds", type=number(int, 1, COUNT), default=3, help="measurements of each kind, in turns")
+    parser.add_argument("--kills", type=number(int, 1, COUNT), default=20, help="how often the run is killed")
     parser.add_argument("--measure_exchange", action="store_true", help="what a process of `exchange` itself does")
     options = parser.parse_args()
     if unknown := set(options.parts.split(",")) - set(PARTS):
@@ -83,7 +83,7 @@ def measure_speed(options, script, directory):
     predictions = re.search(r"predictions:(\d+)", text)[1]
     seconds = {kind: int(predictions) / steps[kind] / rate for kind, rate in (("one", one), ("several", some))}
     log(f"{script}: one process {one:.0f} predictions/s, {1e3 * seconds['one']:.2f} ms a step; {options.num_devices} "
-        f"processes {some:.0f}, {1e3 * seconds['several']:.2f} ms a step, {summed / 1e6:.2f} MB summed; ratio "
+        f"processes {some:.0f}, {1e3 * seconds['several']:.2f} ms a step, {summed / 1e6:.2f} MB an exchange; ratio "
         f"{some / one:.2f} (of each turn: {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
     return seconds["one"], summed
 
@@ -148,7 +148,7 @@ def kill_and_resume(options, directory):
     began = time.monotonic()
     subprocess.run(trainer(options, "train_sample_neg.py", whole, *more), check=True, capture_output=True)
     seconds = time.monotonic() - began
-    for kill in range(KILLS):
+    for kill in range(options.kills):
         process = subprocess.Popen(trainer(options, "train_sample_neg.py", killed, *more), text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         for line in process.stdout:
@@ -162,8 +162,8 @@ def kill_and_resume(options, directory):
     subprocess.run(trainer(options, "train_sample_neg.py", killed, *more), check=True, capture_output=True)
     names = "epoch_1/model.safetensors", "epoch_1/optimizer.safetensors"
     if any((whole / name).read_bytes() != (killed / name).read_bytes() for name in names):
-        raise InputError(f"kills: found other weights after {KILLS} kills than without, expected the same")
-    log(f"killed {KILLS} times at random and resumed: the same weights, bit by bit, as without")
+        raise InputError(f"kills: found other weights after {options.kills} kills than without, expected the same")
+    log(f"killed {options.kills} times at random and resumed: the same weights, bit by bit, as without")
 
 
 def main():

@@ -155,3 +155,15 @@ def test_a_failed_run_stops_the_others_and_is_told_in_one_line(ablation, tmp_pat
                                           ([0.0], ".0000"), ([1.0], "1.0000")])
 def test_figures_are_a_mean_and_a_range(ablation, values, text):
     assert ablation.with_range(values) == text
+
+
+def test_parallel_compares_processes_and_kills_them(tiny_data):
+    """All but the links, which test_machines.py cuts."""
+    process = assert_worked(run_script(
+        "benchmarks/parallel.py", "--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt",
+        "--parts", "speed,exchange,model,kills", "--rounds", 1, "--kills", 2, "--both", "--hid_size 8 --batch_size 4"))
+    lines = process.stdout.splitlines()
+    for script in ("train.py", "train_sample_neg.py"):
+        assert sum(line.startswith(f"{script}: one process ") and "; ratio " in line for line in lines) == 1
+        assert sum(line.startswith(f"{script}, a model, not a measurement") for line in lines) == 1
+    assert sum(line.endswith(" ms") for line in lines) == 4 and lines[-1].startswith("killed 2 times at random")
