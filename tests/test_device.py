@@ -1,10 +1,12 @@
 """utils/device.py: what is set for which processor, and that a user's own settings win."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT, assert_one_line_error, run_script
 
 from utils import device
 
@@ -68,6 +70,33 @@ def test_the_flag_turns_it_off():
 
 def test_threads_flag_wins_over_the_environment():
     assert "threads:2" in prepared(threads="2", OMP_NUM_THREADS="1")
+
+
+@pytest.fixture
+def gpu_build(tmp_path):
+    """An environment whose `paddle` stands for a GPU build on a machine without a GPU, and warns as that does."""
+    (tmp_path / "paddle.py").write_text(
+        "import warnings\n"
+        "warnings.warn('You are using GPU version Paddle, but your CUDA device is not set properly. CPU device will be "
+        "used by default.')\n"
+        "warnings.warn('Something else is wrong.')\n"
+        "class device:\n"
+        "    class cuda:\n"
+        "        device_count = staticmethod(lambda: 0)\n"
+        "is_compiled_with_cuda, disable_signal_handler = lambda: True, lambda: None\n", encoding="utf-8")
+    return os.environ | {"PYTHONPATH": str(tmp_path)}
+
+
+def test_a_gpu_build_without_a_gpu_ends_in_one_line(gpu_build):
+    process = run_script("train.py", "--use_cuda", 1, env=gpu_build | {"PYTHONWARNINGS": "ignore:Something else"})
+    assert_one_line_error(process, "--use_cuda 1: found no GPU", "--use_cuda 0")
+
+
+def test_only_the_warning_of_a_missing_gpu_is_silent(gpu_build):
+    """Also with --use_cuda 0, which loads Paddle the same way."""
+    process = subprocess.run([sys.executable, "-c", "from utils import device; device._load_paddle()"],
+                             env=gpu_build, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Something else is wrong." in process.stderr and "GPU version" not in process.stderr
 
 
 def test_host_array_shares_the_memory():

@@ -275,13 +275,15 @@ def _advise_huge_pages(libc):
 def _load_paddle():
     """Import Paddle without its advice on OMP_NUM_THREADS and ccache, and without its signal handlers.
 
-    Those would end the process with a C++ stack where the script means to end with one line.
+    A GPU build also warns, as it loads, of a machine without a GPU; where one is needed, `prepare` says so itself. The
+    handlers would end the process with a C++ stack where the script means to end with one line.
     """
     on_termination = signal.getsignal(signal.SIGTERM)
     hold_back_sigterm(True)
     try:
         with contextlib.redirect_stderr(io.StringIO()) as messages, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="No ccache found")
+            for needless in ("No ccache found", "You are using GPU version Paddle, but your CUDA device"):
+                warnings.filterwarnings("ignore", message=needless)
             import paddle
         paddle.disable_signal_handler()
         signal.signal(signal.SIGTERM, on_termination)
