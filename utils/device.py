@@ -29,6 +29,11 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # from Linux's mman.h; bytes
 HEAP_BYTES = 1 << 30
 JOIN_SECONDS = 300
+GPU_SETTINGS = {
+    # Where an operation would otherwise add up in random order, of cuDNN's GRU by NVIDIA's own advice.
+    "FLAGS_cudnn_deterministic": "1", "FLAGS_embedding_deterministic": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:2",
+    "NVIDIA_TF32_OVERRIDE": "0",  # TF32 keeps 10 of float32's 23 bits: losses would not be a processor's to 1e-3
+}
 
 
 class Device(NamedTuple):
@@ -74,9 +79,9 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False):
         done += [_tune_mkl(), _tune_malloc()]
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms that idle threads keep a processor that others may need
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ warnings: errors reach the user as exceptions
-    if use_cuda:  # these cost speed only where an operation would otherwise add up in random order
-        os.environ.setdefault("FLAGS_cudnn_deterministic", "1")
-        os.environ.setdefault("FLAGS_embedding_deterministic", "1")
+    if use_cuda:
+        for name, value in GPU_SETTINGS.items():
+            os.environ.setdefault(name, value)
     paddle = _load_paddle()
     if use_cuda and not paddle.is_compiled_with_cuda():
         raise InputError(f"--use_cuda 1: found paddlepaddle {paddle.__version__} built without CUDA, expected "
@@ -143,6 +148,12 @@ class _Shared:
 def is_on_host(tensor):
     """Whether a Paddle tensor lies in the processor's memory."""
     return tensor.place.is_cpu_place()
+
+
+def is_gpu():
+    """Whether Paddle computes on a GPU."""
+    import paddle
+    return paddle.get_device().startswith("gpu")
 
 
 def mkl_setting(cpuinfo):

@@ -16,6 +16,7 @@ from utils.native.kernels import LOSSES, Kernels
 from utils.native.network import NativeNetwork
 from utils.training import proof as proof_module
 from utils.training.engines import NativeEngine, PaddleEngine
+from utils.training.fused import FusedEngine
 from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
 from utils.training.optimizers import Adagrad, Adam
 from utils.training.proof import prove
@@ -79,6 +80,44 @@ def test_without_cpp_paddle_trains(objective):
     assert line == "engine:paddle loss:paddle optimizer:paddle" and found.agrees("scorer")
     assert isinstance(trainer.engine, PaddleEngine) and trainer.objective.kernels is trainer.optimizer.kernels is None
     assert found.agrees("loss") and isinstance(trainer.objective.softmax, PaddleSoftmax)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """What is chosen on a GPU alone is chosen here too."""
+    monkeypatch.setattr(proof_module, "is_gpu", lambda: True)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[name] for name in list(SETTINGS)[:3]], ids=list(SETTINGS)[:3])
+def test_on_a_gpu_nn_gru_goes_through_the_network(on_gpu, settings):
+    trainer, found, line = proven(None, settings=settings)
+    assert line == "engine:fused loss:paddle optimizer:paddle" and found.agrees("engine")
+    assert isinstance(trainer.engine, FusedEngine)
+
+
+def test_on_a_gpu_what_nn_gru_cannot_compute_goes_by_net(on_gpu):
+    trainer, found, line = proven(None, settings=SETTINGS["none, reset before"])
+    assert line.startswith("engine:paddle loss:") and "engine" not in found.differs
+    assert type(trainer.engine) is PaddleEngine
+
+
+def test_on_a_gpu_an_edited_step_is_found(on_gpu, monkeypatch):
+    monkeypatch.setattr(net.DynamicGRU, "step", EDITED_STEPS["candidate"])
+    trainer, found, line = proven(None, settings=NetworkSettings([9], 9, hid_dropout=0.3))
+    assert "hidden_states" in found.differs["engine"] and "(not what utils/training/fused.py computes: " in line
+    assert type(trainer.engine) is PaddleEngine
+
+
+def test_on_a_gpu_whole_sessions_are_compared_whole(on_gpu, monkeypatch):
+    """An edit that only later clicks show."""
+    monkeypatch.setattr(net.DynamicGRU, "step", lambda self, inputs, before: right_step(
+        self, inputs, before if inputs.shape[0] == 6 else 0.9 * before))
+    network = Network(ITEMS, NetworkSettings([9], 9, hid_dropout=0.3), seed=3)
+    trainer = Trainer(network, draw_sessions(), Batching(False, 8), AllItems(network), Adagrad(0.1))
+    assert prove(trainer, None)[0].differs["engine"]
+    monkeypatch.undo()
+    monkeypatch.setattr(proof_module, "is_gpu", lambda: True)
+    assert prove(trainer, None)[0].agrees("engine")
 
 
 def test_without_cpp_an_edited_loss_goes_by_autograd(monkeypatch):

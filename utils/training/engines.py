@@ -1,4 +1,4 @@
-"""The two ways through the network in a training step: net.py by Paddle's operations, and the same in C++.
+"""Two ways through the network in a training step: net.py by Paddle's operations, and the same in C++.
 
 An engine goes forward, from a batch to hidden states, and back, from the gradient by those to the gradients by the
 weights. It keeps the states that running sessions carry from step to step. An objective (objectives.py) stands between
@@ -69,8 +69,16 @@ class PaddleEngine:
             item_rows = paddle.gather(self.network.input_weights().detach(), paddle.to_tensor(inputs))
         self.item_rows = as_tensor(item_rows).detach()
         self.item_rows.stop_gradient = False
-        self.hidden = self.network.hidden_states(as_tensor(inputs), rows_per_step, self.item_rows, self.states)
+        self.hidden = self.hidden_states(as_tensor(inputs), rows_per_step)
         return self.hidden.detach()
+
+    def hidden_states(self, inputs, rows_per_step):
+        """As Network.hidden_states, of `item_rows` and `states`."""
+        return self.network.hidden_states(inputs, rows_per_step, self.item_rows, self.states)
+
+    def trained_weights(self):
+        """What the gradients of a step are taken by, by name."""
+        return trainable(self.network)
 
     def backward(self, hidden_gradient):
         """From the gradient by what `forward` returned to those by the weights.
@@ -83,7 +91,7 @@ class PaddleEngine:
         float32 [clicks, ...]
             The gradient by the inputs' rows of the input matrix.
         """
-        parameters = trainable(self.network)
+        parameters = self.trained_weights()
         weights = [self.item_rows, *parameters.values()]
         inputs_gradient, *gradients = gradients_of(self.hidden, weights, as_tensor(hidden_gradient))
         if inputs_gradient is None:
@@ -117,7 +125,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, network, kernels):
-        self.layers, self.kernels = layers(network.settings), kernels
+        self.network, self.layers, self.kernels = network, layers(network.settings), kernels
         self.weights = {name: host_array(weight) for name, weight in network.named_parameters()}  # the same memory
         self.native = NativeNetwork(network.settings, self.weights, kernels)
         self.key, self.states = 0, None

@@ -13,14 +13,15 @@ import numpy as np
 import paddle
 
 import net
-from utils.data.batches import pack
+from utils.data.batches import Batch, pack
 from utils.data.sessions import choose, cut_windows
-from utils.device import as_array
+from utils.device import as_array, is_gpu
 from utils.files import InputError
 from utils.model.layout import ITEM_MATRIX, input_matrix, layers, weight_shapes
 from utils.model.network import shapes
 from utils.model.scorer import Scorer
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
+from utils.training.fused import FusedEngine, computes
 from utils.training.objectives import Scored
 from utils.training.optimizers import Adagrad, Gradient
 from utils.training.softmax import PaddleSoftmax
@@ -70,17 +71,24 @@ def prove(trainer, kernels):
     batch, rows = small_batch(trainer.sessions), network.item_matrix.shape[0]
     batch = batch._replace(inputs=batch.inputs % rows, targets=batch.targets % rows)  # all rows, or this process's
     changed_weights = other_weights(network)
+    is_fused = is_gpu() and computes(network.settings, trainer.batching.parallel)
     with trial_weights(network, random):
         require_same_rows(network, batch)
         proof = Proof({"scorer": changed_weights or scorer_differences(network, batch, random),
                        "carrying": carrying_differences(network, batch, random)})
         if kernels:
             proof.differs["engine"] = changed_weights or engine_differences(network, kernels, batch, random)
+        elif is_fused:
+            proof.differs["engine"] = changed_weights or fused_differences(
+                network, one_click(batch) if trainer.batching.parallel else batch, random)
         if kernels or trainer.objective.is_softmax:
             proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
         if kernels and isinstance(trainer.optimizer, Adagrad):
             proof.differs["optimizer"] = optimizer_differences(trainer.optimizer, kernels)
-    trainer.use(NativeEngine(network, kernels) if proof.agrees("engine") else None, kernels)
+    if proof.agrees("engine"):
+        trainer.use(NativeEngine(network, kernels) if kernels else FusedEngine(network), kernels)
+    else:
+        trainer.use(None, kernels)
     if proof.agrees("loss"):
         trainer.objective.kernels, trainer.objective.softmax = kernels, None if kernels else PaddleSoftmax()
     trainer.optimizer.kernels = kernels if proof.agrees("optimizer") else None
@@ -92,9 +100,10 @@ def log_line(proof, kernels):
     words = []
     for part in ("engine", "loss", "optimizer"):
         differs = proof.differs.get(part)
-        fast = "utils/native" if kernels else "utils/training/softmax.py"
+        fast = "utils/native" if kernels else f"utils/training/{'fused' if part == 'engine' else 'softmax'}.py"
         because = f" (not what {fast} computes: {', '.join(differs)})" if differs else ""
-        words.append(f"{part}:{'native' if kernels and proof.agrees(part) else 'paddle'}{because}")
+        name = "native" if kernels else "fused" if part == "engine" else "paddle"
+        words.append(f"{part}:{name if proof.agrees(part) else 'paddle'}{because}")
     return " ".join(words)
 
 
@@ -106,6 +115,12 @@ def small_batch(sessions):
     some = choose(sessions, np.unique([longest, *usable[:SESSIONS]]))
     windows, _ = cut_windows(some, CLICKS)
     return pack(windows, np.arange(len(windows.lengths)))
+
+
+def one_click(batch):
+    """The first click of each session of a batches.Batch, as one step."""
+    rows = batch.rows_per_step[0]
+    return Batch(batch.inputs[:rows], batch.targets[:rows], batch.positions[:rows], [rows])
 
 
 @contextmanager
@@ -150,22 +165,35 @@ def other_weights(network):
 
 def engine_differences(network, kernels, batch, random):
     """What NativeEngine and net.py differ in, by the same masks of dropout: a list of str."""
-    network.train()
-    native, plain = NativeEngine(network, kernels), PaddleEngine(network)
+    native = NativeEngine(network, kernels)
     native.start_epoch(np.random.default_rng(1))
+    key = native.key
+    return _differences_of(native, lambda: NativeMasks(kernels, key, len(native.layers)), batch, random)
+
+
+def fused_differences(network, batch, random):
+    """What FusedEngine and net.py differ in, by the same masks of dropout: a list of str."""
+    return _differences_of(FusedEngine(network), DrawnMasks, batch, random)
+
+
+def _differences_of(engine, make_masks, batch, random):
+    """What an engine and PaddleEngine differ in: a list of str. Each has masks of its own that `make_masks()` returns.
+    """
+    network = engine.network
+    network.train()
     rows = normal(random, len(batch.inputs), network.input_weights().shape[1])
     states = [normal(random, batch.rows_per_step[0], layer.units) * 0.5 for layer in layers(network.settings)]
-    upward = normal(random, len(batch.inputs), network.settings.hid_size[-1])
-    results = []
-    with dropout_by(NativeMasks(kernels, native.key, len(states))):
-        for engine in (native, plain):
-            engine.states = [state.copy() if engine is native else paddle.to_tensor(state) for state in states]
-            hidden = np.array(as_array(engine.forward(batch.inputs, batch.rows_per_step, rows)))
-            gradients, by_rows = engine.backward(upward.copy())
-            results.append({"hidden_states": hidden, **{f"carried state {number}": np.array(as_array(state))
-                                                        for number, state in enumerate(engine.states)},
-                            "the inputs' gradient": as_array(by_rows), **{f"gradient of {name}": as_array(values)
-                                                                          for name, values in gradients.items()}})
+    upward, results = normal(random, len(batch.inputs), network.settings.hid_size[-1]), []
+    for tried in (engine, PaddleEngine(network)):
+        own = np.copy if isinstance(tried, NativeEngine) else paddle.to_tensor
+        tried.states = [own(state) for state in states]
+        with dropout_by(make_masks()):
+            hidden = np.array(as_array(tried.forward(batch.inputs, batch.rows_per_step, rows)))
+            gradients, by_rows = tried.backward(upward.copy())
+        results.append({"hidden_states": hidden, **{f"carried state {number}": np.array(as_array(state))
+                                                    for number, state in enumerate(tried.states)},
+                        "the inputs' gradient": as_array(by_rows), **{f"gradient of {name}": as_array(values)
+                                                                      for name, values in gradients.items()}})
     found, expected = results
     columns = found["the inputs' gradient"].shape[1]
     if not expected["the inputs' gradient"][:, columns:].any():  # that of the bias, which is no input
@@ -271,6 +299,20 @@ class NativeMasks:
         self.kernels.dropout(mask, share, self.key + self.place_of[place])
         self.done[place] = done + count
         return values * paddle.to_tensor(mask[done:].reshape(values.shape))
+
+
+class DrawnMasks:
+    """In the place of `net.dropout`: masks that are the same however the clicks of a layer are divided among calls."""
+
+    def __init__(self):
+        self.draw_of = {}
+
+    def __call__(self, values, share, training, place):
+        if not (training and share):
+            return values
+        draw = self.draw_of.setdefault(place, np.random.default_rng(list(place.encode())))
+        mask = (draw.random(values.shape) >= share) / (1 - share)
+        return values * paddle.to_tensor(mask.astype(np.float32))
 
 
 @contextmanager
