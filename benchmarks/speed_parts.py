@@ -52,10 +52,11 @@ class TrainingPart:
     def run(self, wanted_seconds):
         began, done = time.perf_counter(), 0
         for batch in self.batches():
-            self.trainer.step(batch)
+            loss = self.trainer.step(batch)
             done += len(batch.targets)
             if time.perf_counter() - began > wanted_seconds:
                 break
+        float(loss)  # a GPU has ended before it gives the number
         return done, time.perf_counter() - began
 
     def batches(self):

@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = {
     "bash demo.sh": "sets up an environment; test_sample.py runs its steps",
     "bash test.sh": "runs this suite",
+    "bash setup.sh .venv-gpu": "downloads 2.8 GB",
     "pip install": "the packages are there",
     "python benchmarks/": "takes minutes; test_benchmarks.py and tests/serving/ run them",
     "SERVE_FLAGS=": "gunicorn is not among the packages",

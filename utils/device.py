@@ -29,6 +29,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # from Linux's mman.h; bytes
 HEAP_BYTES = 1 << 30
 JOIN_SECONDS = 300
+COPIES_AT_ONCE = 64  # to a GPU, of some steps; at most twice as many are under way
 GPU_SETTINGS = {
     # Where an operation would otherwise add up in random order, of cuDNN's GRU by NVIDIA's own advice.
     "FLAGS_cudnn_deterministic": "1", "FLAGS_embedding_deterministic": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:2",
@@ -122,7 +123,33 @@ def as_tensor(values):
     if not isinstance(values, np.ndarray):
         return values
     import paddle
-    return paddle.to_tensor(values)
+    return _UNDER_WAY.send(values) if is_gpu() else paddle.to_tensor(values)
+
+
+class _UnderWay:
+    """Arrays on their way to a GPU, which takes each in its turn, while the processor goes on.
+
+    A copy that nobody waits for has to come from pinned memory, and that must not be used again before the GPU is past
+    it. So it is kept until an event that was recorded after it has happened.
+    """
+
+    def __init__(self):
+        self.pinned, self.before, self.event = [], [], None
+
+    def send(self, array):
+        """A tensor on the GPU that will hold `array`."""
+        import paddle
+        if len(self.pinned) == COPIES_AT_ONCE:
+            if self.event:
+                self.event.synchronize()  # it is long past, unless the GPU is the slower of the two
+            self.event = paddle.device.cuda.Event()
+            self.event.record()
+            self.pinned, self.before = [], self.pinned
+        self.pinned.append(paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()))
+        return self.pinned[-1].cuda(blocking=False)
+
+
+_UNDER_WAY = _UnderWay()
 
 
 def wrapped(array):

@@ -6,6 +6,11 @@ Otherwise Linux kills the process without a word, or another one in its place.
 import os
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from utils.files import InputError, open_file
 
 WORTH_ASKING = 16 << 20  # bytes; less is always there, or the system is lost anyway
@@ -17,6 +22,11 @@ def available():
     """Bytes that this process may still take, by the system and by its control groups; None where that is unknown."""
     found = [_of_system(Path("/proc/meminfo")), *_of_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     return min((number for number in found if number is not None), default=None)
+
+
+def peak_memory():
+    """The process's largest resident memory so far in MiB, or None where the system doesn't tell."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None
 
 
 def require_memory(needed, what):

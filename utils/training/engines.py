@@ -38,17 +38,17 @@ class PaddleEngine:
             self.states = self.network.first_states(len(batch.inputs))
             return
         if batch.kept is not None:
-            kept = paddle.to_tensor(batch.kept)
+            kept = as_tensor(batch.kept)
             self.states = [paddle.gather(state, kept) for state in self.states]
         if batch.restarted is not None and batch.restarted.any():
-            restarted = paddle.to_tensor(np.flatnonzero(batch.restarted))
+            restarted = as_tensor(np.flatnonzero(batch.restarted))
             for number, first in enumerate(self.network.first_states(len(restarted))):
                 self.states[number] = paddle.scatter(self.states[number], restarted, first)
 
     def rows(self, name, numbers=None):
         """Rows of a weight, float32 [numbers, ...], all of them by default."""
         weight = getattr(self.network, name).detach()
-        return weight if numbers is None else paddle.gather(weight, paddle.to_tensor(numbers))
+        return weight if numbers is None else paddle.gather(weight, as_tensor(numbers))
 
     def forward(self, inputs, rows_per_step, item_rows=None):
         """The hidden states of a batch.
@@ -65,11 +65,12 @@ class PaddleEngine:
         -------
         float32 tensor [clicks, hid_size[-1]]
         """
+        inputs = as_tensor(inputs)
         if item_rows is None:
-            item_rows = paddle.gather(self.network.input_weights().detach(), paddle.to_tensor(inputs))
+            item_rows = paddle.gather(self.network.input_weights().detach(), inputs)
         self.item_rows = as_tensor(item_rows).detach()
         self.item_rows.stop_gradient = False
-        self.hidden = self.hidden_states(as_tensor(inputs), rows_per_step)
+        self.hidden = self.hidden_states(inputs, rows_per_step)
         return self.hidden.detach()
 
     def hidden_states(self, inputs, rows_per_step):

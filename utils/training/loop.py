@@ -11,14 +11,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
 from utils.evaluation.validation import better_of, evenly_chosen, validation_figures
 from utils.files import InputError
-from utils.memory import readable
+from utils.memory import peak_memory, readable
 from utils.model import checkpoint
 from utils.process import STOPPED
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
@@ -28,6 +23,7 @@ from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_d
 from utils.training.settings import USUAL, flag_to_blame
 from utils.training.split import SplitAllItems, own_rows
 from utils.training.threads import ThreadTrial
+from utils.training.unread import UnreadLosses
 
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
@@ -97,6 +93,7 @@ class _Run:
         self.model_dir, self.predictions = Path(output.model_dir), trainer.sessions.predictions
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
+        self.unread = UnreadLosses()
         self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
         self.processes, self.exchange, self.has_said_bytes = trainer.exchange.processes, trainer.exchange, False
 
@@ -152,7 +149,7 @@ class _Run:
             for batch in batches:
                 self._train_step(progress, batch)
                 progress.seconds = seconds_before + time.monotonic() - began
-                if not bar.disable:
+                if not (bar.disable or self.unread.waiting):
                     bar.set_postfix(loss=f"{progress.loss_sum / progress.predictions:.4f}", refresh=False)
                 bar.update(len(batch.targets))
                 wishes = self._wishes() if self.processes.is_alone else self.exchange.heard
@@ -161,11 +158,13 @@ class _Run:
                     self._save_last(progress)
                     self.saved = time.monotonic()
         self.trainer.meet_weights()
+        self._read_losses(progress)
+        progress.seconds = seconds_before + time.monotonic() - began  # a GPU has ended its last steps only now
         self._require_finite(progress)
         figures = {"num_steps": progress.num_steps, "time_cost": progress.seconds,
                    "loss": progress.loss_sum / progress.predictions, "predictions": progress.predictions,
                    "predictions_per_second": progress.predictions / progress.seconds,
-                   "peak_memory_mib": _peak_memory()}
+                   "peak_memory_mib": peak_memory()}
         log(f"epoch:{epoch} num_steps:{figures['num_steps']} time_cost(s):{figures['time_cost']:f} "
             f"loss:{figures['loss']:.4f} predictions/s:{figures['predictions_per_second']:.0f}")
         if figures["loss"] > FAR_ABOVE * self.guess:
@@ -218,14 +217,19 @@ class _Run:
         self.exchange.tell(self._wishes())
         loss = self.trial.step(self.trainer.step, batch) if self.trial else self.trainer.step(batch)
         self._say_bytes()
-        if not math.isfinite(loss):
-            raise self._not_finite(f"a loss of {loss} in", progress)
-        progress.recent.append(loss)
         progress.predictions += len(batch.targets)
-        progress.loss_sum += loss * len(batch.targets)
-        if progress.num_steps % self.output.print_batch == 0:
+        self.unread.add(progress.num_steps, loss, len(batch.targets))
+        is_line_due = progress.num_steps % self.output.print_batch == 0
+        if is_line_due or isinstance(loss, float):
+            self._read_losses(progress)
+        if is_line_due:
             log(f"step:{progress.num_steps} {self._recent_loss(np.mean(progress.recent))}")
             progress.recent.clear()
+
+    def _read_losses(self, progress):
+        """Count the losses of the steps since the last reading; a GPU is waited for nowhere else in an epoch."""
+        for step, loss in self.unread.count(progress):
+            raise self._not_finite(f"a loss of {loss} in", progress, step)
 
     def _say_bytes(self):
         """Log once what a step sends."""
@@ -297,6 +301,7 @@ class _Run:
 
     def _save_last(self, progress):
         """Save the run as it is within an epoch."""
+        self._read_losses(progress)
         self._require_finite(progress)
         arrays = {**self.trainer.optimizer_state(), **self.trainer.running_state()}
         weights, state = self.trainer.weights(), {"progress": progress.as_dict()}
@@ -333,8 +338,9 @@ class _Run:
             if not bool(paddle.isfinite(weight).all()):
                 raise self._not_finite(f"{name} no longer finite after", progress)
 
-    def _not_finite(self, found, progress):
-        return InputError(f"{self.blamed}: found {found} step {progress.num_steps} of epoch {progress.epoch}, expected "
+    def _not_finite(self, found, progress, step=None):
+        step = step or progress.num_steps
+        return InputError(f"{self.blamed}: found {found} step {step} of epoch {progress.epoch}, expected "
                           f"a number; lower it (last good checkpoint: {self.good or 'none yet'})")
 
 
@@ -356,15 +362,10 @@ def _loss_of_a_guess(trainer):
             break
         hidden = np.zeros((len(batch.inputs), trainer.network.settings.hid_size[-1]), np.float32)
         rows = trainer.network.item_matrix.shape if scored.items is None else [len(scored.items), hidden.shape[1] + 1]
-        losses += objective(hidden, np.zeros(rows, np.float32), scored)[0] * len(batch.targets)
+        losses += float(objective(hidden, np.zeros(rows, np.float32), scored)[0]) * len(batch.targets)
         predictions += len(batch.targets)
     guess = losses / predictions if predictions else math.inf
     return guess if guess > 0 else math.inf
-
-
-def _peak_memory():
-    """The process's largest resident memory so far in MiB, or None where the system doesn't tell."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None
 
 
 def perplexity(loss):

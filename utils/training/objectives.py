@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 import net
-from utils.device import as_array, as_tensor
+from utils.device import as_array, as_tensor, is_on_host
 from utils.files import InputError
 from utils.losses import CHUNK_ROWS, chunk_rows
 from utils.training.engines import gradients_of, trainable
@@ -84,6 +84,7 @@ class Objective:
         Returns
         -------
         float
+            On a GPU a tensor of one number, for which nobody waits before it is read.
         float32 [positions, units], float32 [n, units + 1]
         dict of str to float32
             By weights of the network that the scores or the loss use besides, by their names.
@@ -92,8 +93,7 @@ class Objective:
             hidden, item_rows = as_array(hidden), as_array(item_rows)
         if self.kernels or self.softmax:
             losses, *gradients, constant = self.fast(hidden, item_rows, scored)
-            loss = float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
-            return loss + constant, *gradients, {}
+            return mean_loss(losses) + constant, *gradients, {}
         return self.by_autograd(as_tensor(hidden), as_tensor(item_rows), scored)
 
     def by_autograd(self, hidden, item_rows, scored):
@@ -108,7 +108,7 @@ class Objective:
         for start in range(0, positions, chunk):
             rows = slice(start, min(start + chunk, positions))
             part = self.plain(hidden[rows], item_rows, scored, rows).sum() / positions
-            loss += float(part)
+            loss += float(part) if is_on_host(part) else part.detach()
             sums = [_sum(before, new) for before, new in zip(sums, gradients_of(part, weights))]
         by_hidden, by_rows, *others = sums  # an edited loss may use none of them
         by_hidden = paddle.zeros_like(hidden) if by_hidden is None else by_hidden
@@ -315,6 +315,13 @@ def require_negatives(objective, sessions, batching):
     if most < 2:
         raise InputError("--neg_size 0: found one target at a time, expected batches of at least two sessions, whose "
                          "targets are each other's negatives, or negatives that are drawn")
+
+
+def mean_loss(losses):
+    """The mean of the losses of a step, float32 [positions]: a float, or on a GPU a tensor of one number."""
+    if isinstance(losses, np.ndarray) or is_on_host(losses):
+        return float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
+    return losses.astype("float64").mean()
 
 
 def _own(scored):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.device import as_tensor
+from utils.device import as_tensor, is_on_host
 
 
 class Gradient(NamedTuple):
@@ -186,6 +186,9 @@ def clip_by_global_norm(gradients, largest):
     if not largest:
         return gradients
     norm = sum(_squared_norm(gradient.values) for gradient in gradients) ** 0.5
+    if not isinstance(norm, float):  # on a GPU: to look would mean to wait
+        scale = paddle.clip(largest / norm, max=1.0)
+        return [gradient._replace(values=gradient.values * scale) for gradient in gradients]
     if norm < largest:
         return gradients
     return [gradient._replace(values=gradient.values * (largest / norm)) for gradient in gradients]
@@ -194,7 +197,8 @@ def clip_by_global_norm(gradients, largest):
 def _squared_norm(values):
     if isinstance(values, np.ndarray):
         return float(np.square(values, dtype=np.float64).sum())
-    return float((values * values).sum())
+    squared_norm = (values * values).sum()
+    return float(squared_norm) if is_on_host(squared_norm) else squared_norm
 
 
 def _touched(gradient, rows_with_bias):

@@ -147,7 +147,7 @@ class Exchange:
 
     def _sum(self, parts, number):
         """The sums over all processes of some arrays or tensors, which are of either kind, and of a float."""
-        flat = _flat([*parts, np.array([number, *self.told], np.float32)])
+        flat = _flat([*parts, np.array([float(number), *self.told], np.float32)])
         self.bytes = 4 * flat.shape[0]
         self.processes.sum(flat)
         values = host_array(flat) if is_on_host(flat) else flat

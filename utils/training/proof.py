@@ -221,7 +221,7 @@ def loss_differences(objective, kernels, batch, random):
     with dropout_by(NativeMasks(kernels, scored.key, 0) if kernels else net.dropout):
         expected = objective(hidden, item_rows, scored)
     for loss, by_hidden, by_rows, _ in (found, expected):
-        results.append({"loss": np.array([loss]), "gradient by hidden states": as_array(by_hidden),
+        results.append({"loss": np.array([float(loss)]), "gradient by hidden states": as_array(by_hidden),
                         "gradient by item rows": as_array(by_rows)})
     return differences(*results) + [f"weight {name}" for name in expected[-1]]
 

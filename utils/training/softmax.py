@@ -6,7 +6,7 @@ autograd. Like the C++, it is compared with net.py and losses.py before a run's 
 
 import paddle
 
-from utils.device import as_tensor
+from utils.device import as_tensor, is_on_host
 
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
@@ -64,17 +64,24 @@ def _exponentials(hidden, matrix, target_scores, has_own):
     """exp(scores) up to a factor a row, that of the own target or None, their sums, and log(sum(exp(scores))).
 
     Exponentials of the scores as they are need one pass over them, where softmax needs three. If that would overflow or
-    underflow, the largest score is subtracted.
+    underflow, the largest score is subtracted; on a GPU always, where to look would mean to wait.
     """
-    ones = paddle.ones([matrix.shape[0], 1], hidden.dtype)
-    exponentials = paddle.matmul(hidden, matrix, transpose_y=True).exp_()
-    own = paddle.exp(target_scores) if has_own else None
-    sums = paddle.matmul(exponentials, ones) + (own if has_own else 0)
-    if bool(((sums > 1 / SAFE_SUM) & (sums < SAFE_SUM)).all()):
-        return exponentials, own, sums, paddle.log(sums).squeeze(1)
+    if is_on_host(hidden):
+        exponentials = paddle.matmul(hidden, matrix, transpose_y=True).exp_()
+        own = paddle.exp(target_scores) if has_own else None
+        sums = _row_sums(exponentials) + (own if has_own else 0)
+        if bool(((sums > 1 / SAFE_SUM) & (sums < SAFE_SUM)).all()):
+            return exponentials, own, sums, paddle.log(sums).squeeze(1)
     scores = paddle.matmul(hidden, matrix, transpose_y=True)
     largest = paddle.maximum(scores.max(axis=1, keepdim=True), target_scores)
     exponentials = (scores - largest).exp_()
     own = paddle.exp(target_scores - largest) if has_own else None
-    sums = paddle.matmul(exponentials, ones) + (own if has_own else 0)
+    sums = _row_sums(exponentials) + (own if has_own else 0)
     return exponentials, own, sums, (paddle.log(sums) + largest).squeeze(1)
+
+
+def _row_sums(values):
+    """The sums of the rows of a matrix, float32 [rows, 1]; on a processor as a product, in a tenth of the time."""
+    if is_on_host(values):
+        return paddle.matmul(values, paddle.ones([values.shape[1], 1], values.dtype))
+    return values.sum(axis=1, keepdim=True)

@@ -70,7 +70,7 @@ class Trainer:
         return self.batching.batches(self.sessions, random, self.objective.fewest_slots)
 
     def step(self, batch):
-        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy.
+        """One update; the mean loss over the batch's predictions, in nats for the cross-entropy, as of the objective.
 
         Of several processes each gives the whole batch, computes its part of it, and has the same result; but where
         they train by themselves, the loss is that of this one's part.
@@ -155,7 +155,8 @@ class Trainer:
         if self.input_matrix == ITEM_MATRIX:
             by_rows[0] = by_rows[0]._replace(values=self._add_rows(items_gradient, inputs_gradient, scored.inputs))
         else:
-            rows = np.zeros((len(scored.input_items), inputs_gradient.shape[1]), np.float32)
+            shape = len(scored.input_items), inputs_gradient.shape[1]
+            rows = np.zeros(shape, np.float32) if self.kernels else paddle.zeros(shape)
             rows = self._add_rows(rows, inputs_gradient, scored.inputs)
             by_rows.append(Gradient(self.input_matrix, rows, scored.input_items))
         for place, gradient in enumerate(by_rows):
