@@ -143,7 +143,8 @@ class Exchange:
     def average(self, tensors):
         """Replace each of some tensors by the mean of those that the processes have."""
         for tensor, summed in zip(tensors, self._sum(tensors, 0.0)[0]):
-            paddle.assign(as_tensor(summed / self.processes.count), tensor)
+            mean = summed / self.processes.count
+            paddle.assign(wrapped(mean) if isinstance(mean, np.ndarray) else mean, tensor)
 
     def _sum(self, parts, number):
         """The sums over all processes of some arrays or tensors, which are of either kind, and of a float."""
