@@ -33,14 +33,14 @@ def make_trainer(options, network, sessions):
     from utils.training.optimizers import Adagrad
     from utils.training.trainer import Trainer
     optimizer = Adagrad(options.base_lr, epsilon_inside=False)
-    return Trainer(network, sessions, batching(options), AllItems(network), optimizer)
+    return Trainer(network, sessions, batching(options), AllItems(network), optimizer, amp=options.amp)
 
 
 def main():
     options = parse_arguments()
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, True, options.amp)
     from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)

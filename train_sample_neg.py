@@ -121,14 +121,14 @@ def make_trainer(options, network, sessions):
         optimizer = Adam(options.base_lr)
     else:
         optimizer = Adagrad(options.base_lr, options.momentum, epsilon_inside=options.optimizer == "official")
-    return Trainer(network, sessions, batching(options), objective, optimizer, options.grad_cap)
+    return Trainer(network, sessions, batching(options), objective, optimizer, options.grad_cap, options.amp)
 
 
 def main():
     options = parse_arguments()
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
+    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, True, options.amp)
     from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)

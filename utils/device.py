@@ -52,7 +52,7 @@ class Device(NamedTuple):
     threads: int = 1
 
 
-def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False):
+def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
     """Choose the device, prepare it for speed, load Paddle, and return the Device.
 
     Parameters
@@ -66,12 +66,17 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False):
         0 leaves MKL and malloc alone, and computes with nothing but Paddle's own operations.
     joins : bool
         Whether the script's work is divided among the processes that were started together, if there are others.
+    amp : {None, "bf16"}
+        What `products` is going to be asked for.
 
     Raises
     ------
     InputError
-        `use_cuda` without a Paddle built for CUDA, or without a GPU.
+        `use_cuda` without a Paddle built for CUDA, or without a GPU; `amp` on a device without such products.
     """
+    if amp and not use_cuda:
+        raise InputError(f"--amp {amp}: found --use_cuda 0, expected --use_cuda 1, or no --amp; on a processor Paddle "
+                         "has no products in bfloat16")
     if joins:
         _take_share_of_processors()
     is_open = not threads and "OMP_NUM_THREADS" not in os.environ
@@ -92,6 +97,11 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False):
     # Paddle's launcher shows every process all GPUs and says which is its own.
     own = os.environ.get("FLAGS_selected_gpus", "0").partition(",")[0] if joins else "0"
     paddle.set_device(f"gpu:{own}" if use_cuda else "cpu")
+    if amp:
+        if not paddle.amp.is_bfloat16_supported():
+            raise InputError(f"--amp {amp}: found a GPU without bfloat16, expected one of compute capability 8.0 or "
+                             "higher, or no --amp")
+        done.append(f"amp:{amp}")
     processes, native = _join(use_cuda, paddle) if joins else ALONE, None
     if not processes.is_alone:
         done.append(f"processes:{processes.count}")
@@ -175,6 +185,23 @@ class _Shared:
 def is_on_host(tensor):
     """Whether a Paddle tensor lies in the processor's memory."""
     return tensor.place.is_cpu_place()
+
+
+def products(amp):
+    """A context for a way forward: with amp "bf16", products there and on the way back are computed in bfloat16.
+
+    Sums, exponentials and logarithms stay float32, and with None everything does.
+    """
+    if not amp:
+        return contextlib.nullcontext()
+    import paddle
+    return paddle.amp.auto_cast(level="O1", dtype="bfloat16")
+
+
+def as_float32(tensor):
+    """A floating-point tensor in float32, which within `products` the result of a product isn't."""
+    import paddle
+    return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")
 
 
 def is_gpu():

@@ -251,6 +251,8 @@ def _add_step_flags(training):
     training.add_argument("--group_batches", type=number(int, 1, COUNT), default=1,
                           help="neighbouring batches whose sessions are sorted by length together; 1: no sorting, the "
                           "best results; 20: as in the old example, faster")
+    training.add_argument("--amp", choices=["bf16"],
+                          help="bf16: a GPU multiplies matrices in bfloat16; weights and losses stay float32")
     training.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
     training.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
 

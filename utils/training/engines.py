@@ -8,7 +8,7 @@ the two ways.
 import numpy as np
 import paddle
 
-from utils.device import as_tensor, host_array
+from utils.device import as_float32, as_tensor, host_array
 from utils.files import InputError
 from utils.model.layout import layers
 from utils.native import kernels as native
@@ -70,7 +70,7 @@ class PaddleEngine:
             item_rows = paddle.gather(self.network.input_weights().detach(), inputs)
         self.item_rows = as_tensor(item_rows).detach()
         self.item_rows.stop_gradient = False
-        self.hidden = self.hidden_states(inputs, rows_per_step)
+        self.hidden = as_float32(self.hidden_states(inputs, rows_per_step))
         return self.hidden.detach()
 
     def hidden_states(self, inputs, rows_per_step):

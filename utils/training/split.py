@@ -14,6 +14,7 @@ from utils.model.layout import ITEM_MATRIX
 from utils.training.objectives import AllItems, Scored
 from utils.training.optimizers import Gradient
 from utils.training.sampling import distinct
+from utils.training.softmax import product
 
 ROWS_AT_ONCE = 1 << 14  # of a matrix that goes from all processes to one
 
@@ -130,7 +131,7 @@ class SplitAllItems(AllItems):
         every = paddle.scatter(paddle.zeros([positions, hidden.shape[1]]), own, hidden)
         every = self.processes.sum(every)
         matrix = self.network.item_matrix.detach()
-        scores = paddle.matmul(every, matrix[:, :-1], transpose_y=True) + matrix[:, -1]
+        scores = product(every, matrix[:, :-1], transpose_y=True) + matrix[:, -1]
         log_sum, targets, mean, is_here, places = self._of_all(scores)
         smoothing, items = self.network.settings.label_smoothing, self.item_count
         losses = log_sum - (1 - smoothing) * targets - smoothing * mean
@@ -140,8 +141,8 @@ class SplitAllItems(AllItems):
             gradient = paddle.scatter_nd_add(gradient, picked, paddle.full([len(places)], smoothing - 1.0))
         gradient /= positions
         ones = paddle.ones([positions, 1])
-        self.gradient = paddle.matmul(gradient, paddle.concat([every, ones], axis=1), transpose_x=True)
-        by_hidden = self.processes.sum(paddle.matmul(gradient, matrix[:, :-1]))
+        self.gradient = product(gradient, paddle.concat([every, ones], axis=1), transpose_x=True)
+        by_hidden = self.processes.sum(product(gradient, matrix[:, :-1]))
         own_share = len(scored.own) / positions  # the trainer multiplies by it
         return (float(paddle.gather(losses, own).mean()), paddle.gather(by_hidden, own) / own_share,
                 paddle.zeros_like(item_rows), {})

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import paddle
 
-from utils.device import as_array, as_tensor
+from utils.device import as_array, as_tensor, products
 from utils.model.layout import ITEM_MATRIX
 from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
@@ -30,11 +30,13 @@ class Trainer:
     optimizer : optimizers.Adagrad or optimizers.Adam
     grad_cap : float
         Largest norm of all gradients together; 0 for no limit.
+    amp : {None, "bf16"}
+        What the matrices are multiplied in, as of device.products.
     """
 
-    def __init__(self, network, sessions, batching, objective, optimizer, grad_cap=0.0):
+    def __init__(self, network, sessions, batching, objective, optimizer, grad_cap=0.0, amp=None):
         self.network, self.sessions, self.batching = network, sessions, batching
-        self.objective, self.optimizer, self.grad_cap = objective, optimizer, grad_cap
+        self.objective, self.optimizer, self.grad_cap, self.amp = objective, optimizer, grad_cap, amp
         self.engine, self.kernels = PaddleEngine(network), None
         self.parameters = dict(network.named_parameters())
         self.input_matrix = input_matrix_name(network)
@@ -104,9 +106,10 @@ class Trainer:
             scored = self.objective.part(scored, own)
             scored = scored._replace(key=scored.key + self.division.processes.rank * KEYS_APART)
         item_rows, input_rows = self.look_up(scored)
-        hidden = self.engine.forward(part.inputs, part.rows_per_step, input_rows)
-        hidden = hidden if share else hidden * 0.0  # of another process's session
-        loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
+        with products(self.amp):
+            hidden = self.engine.forward(part.inputs, part.rows_per_step, input_rows)
+            hidden = hidden if share else hidden * 0.0  # of another process's session
+            loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
         gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
