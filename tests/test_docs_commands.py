@@ -25,6 +25,7 @@ LEFT_OUT = {
     "bash demo.sh": "sets up an environment; test_sample.py runs its steps",
     "bash test.sh": "runs this suite",
     "bash setup.sh .venv-gpu": "downloads 2.8 GB",
+    "bash benchmarks/gpu.sh": "needs a GPU; test_gpu_script.py tries it",
     "pip install": "the packages are there",
     "python benchmarks/": "takes minutes; test_benchmarks.py and tests/serving/ run them",
     "SERVE_FLAGS=": "gunicorn is not among the packages",
