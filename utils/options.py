@@ -389,8 +389,7 @@ def add_device_flags(parser):
     parser.add_argument("--use_cuda", type=number(int, 0, 1), default=0,
                         help="1: compute on the GPU, 0: on the processor")
     parser.add_argument("--threads", type=number(int, 0, 1024), default=0,
-                        help="processor threads; 0: all that this process may use, but a training with the C++ in "
-                        "utils/native/ takes as many as pay, measured on its first steps")
+                        help="processor threads; 0: all, but a training in C++ takes as many as pay (docs/devices.md)")
     parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
                         help="1: set up MKL and malloc for speed and use the C++ in utils/native/ (a log line says "
                         "what was done), 0: do none of that")
