@@ -68,8 +68,7 @@ class Parser(argparse.ArgumentParser):
             text = require_file(path, "--config").read_text(encoding="utf-8")
             values = [(f"--{name}", value) for name, value in json.loads(text, object_pairs_hook=_JsonObject).pairs]
         except (ValueError, AttributeError, RecursionError):
-            raise InputError(f"--config: found no JSON object in {path}, "
-                             "expected one such as those in settings/") from None
+            raise InputError(f"--config: found no JSON object in {path}, expected one as in settings/") from None
         flags = []
         for flag, value in values:
             action = self._option_string_actions.get(flag)
