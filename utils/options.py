@@ -360,8 +360,7 @@ def add_inference_flags(parser):
                         help="training sessions; with these, POP and item transitions are fitted and evaluated too")
     parser.add_argument("--vocab_path", default="",
                         help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
-    parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024,
-                        help="sessions at once; does not change any figure")
+    parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024, help="sessions at once; any will do")
     add_device_flags(parser)
     add_process_flags(parser)
 
