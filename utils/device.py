@@ -253,6 +253,7 @@ def _join(use_cuda, paddle):
     if found.count == 1:
         return ALONE
     os.environ["PADDLE_DISTRI_BACKEND"] = "nccl" if use_cuda else "gloo"
+    os.environ.setdefault("PADDLE_PG_TIMEOUT", "30000")  # milliseconds for NCCL; gloo waits as long
     if found.rank:
         _wait_for_master()
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():  # flags that Paddle set itself
