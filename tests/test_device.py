@@ -119,6 +119,20 @@ def test_arrays_and_tensors_become_each_other():
     assert (device.as_array(tensor * 2) == 2 * tensor.numpy()).all()
 
 
+def test_rows_are_added_up_the_same_on_a_gpu(monkeypatch):
+    import paddle
+    random = np.random.default_rng(0)
+    target, source = (paddle.to_tensor(random.normal(size=[rows, 4]).astype(np.float32)) for rows in (5, 9))
+    numbers, expected = random.integers(4, size=9), target.numpy()
+    np.add.at(expected, numbers, source.numpy())
+    for is_on_host in (True, False):
+        monkeypatch.setattr(device, "is_on_host", lambda tensor: is_on_host)
+        with paddle.no_grad():
+            found = device.add_rows(target, source, paddle.to_tensor(numbers))
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+        assert found.stop_gradient
+
+
 def test_host_array_of_a_view_with_gaps():
     """Paddle 2.6 would hand over the first numbers of the memory, whatever the view skips."""
     import paddle

@@ -29,7 +29,6 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 MADV_HUGEPAGE, HUGE_PAGE = 14, 2 << 20  # from Linux's mman.h; bytes
 HEAP_BYTES = 1 << 30
 JOIN_SECONDS = 300
-COPIES_AT_ONCE = 64  # to a GPU, of some steps; at most twice as many are under way
 GPU_SETTINGS = {
     # Where an operation would otherwise add up in random order, of cuDNN's GRU by NVIDIA's own advice.
     "FLAGS_cudnn_deterministic": "1", "FLAGS_embedding_deterministic": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:2",
@@ -133,33 +132,30 @@ def as_tensor(values):
     if not isinstance(values, np.ndarray):
         return values
     import paddle
-    return _UNDER_WAY.send(values) if is_gpu() else paddle.to_tensor(values)
+    if not (values.size and is_gpu()):
+        return paddle.to_tensor(values)
+    # The GPU copies it in its turn, and nobody waits; Paddle keeps the pinned memory for as long as that takes.
+    return paddle.to_tensor(values, place=paddle.CUDAPinnedPlace()).cuda(blocking=False)
 
 
-class _UnderWay:
-    """Arrays on their way to a GPU, which takes each in its turn, while the processor goes on.
+def add_rows(target, source, numbers):
+    """`target` with source[i] added to its row numbers[i], of which some may be the same.
 
-    A copy that nobody waits for has to come from pinned memory, and that must not be used again before the GPU is past
-    it. So it is kept until an event that was recorded after it has happened.
+    On a GPU, index_add adds up in random order, or in one order (GPU_SETTINGS) by one thread alone. The gradient of a
+    look-up is the same sum, in one order by many threads.
+
+    Parameters
+    ----------
+    target, source : float32 tensors [rows, ...], [n, ...]
+    numbers : int64 tensor [n]
     """
-
-    def __init__(self):
-        self.pinned, self.before, self.event = [], [], None
-
-    def send(self, array):
-        """A tensor on the GPU that will hold `array`."""
-        import paddle
-        if len(self.pinned) == COPIES_AT_ONCE:
-            if self.event:
-                self.event.synchronize()  # it is long past, unless the GPU is the slower of the two
-            self.event = paddle.device.cuda.Event()
-            self.event.record()
-            self.pinned, self.before = [], self.pinned
-        self.pinned.append(paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()))
-        return self.pinned[-1].cuda(blocking=False)
-
-
-_UNDER_WAY = _UnderWay()
+    import paddle
+    if is_on_host(target):
+        return paddle.index_add(target, numbers, 0, source)
+    with paddle.enable_grad():
+        rows = paddle.zeros_like(target)
+        rows.stop_gradient = False
+        return target + paddle.grad([paddle.nn.functional.embedding(numbers, rows)], [rows], [source])[0]
 
 
 def wrapped(array):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 
 import net
 from utils.device import as_array, as_tensor, is_on_host
@@ -199,11 +200,11 @@ class SharedNegatives(Objective):
 
     def plain(self, hidden, item_rows, scored, rows):
         network, first_drawn = self.network, len(scored.candidates) - self.size
-        candidate_rows = paddle.gather(item_rows, as_tensor(scored.candidates))
+        candidate_rows = F.embedding(as_tensor(scored.candidates), item_rows)  # a GPU adds up its gradient in one order
         shift, own = as_tensor(self._logq_shift(scored)), as_tensor(_own(scored)[rows])
         if self.in_batch:
             return self.loss(network.scores(hidden, candidate_rows) + shift, own)
-        own_rows = paddle.gather(candidate_rows, own)
+        own_rows = F.embedding(own, candidate_rows)
         own_scores = network.scores(hidden.unsqueeze(1), own_rows.unsqueeze(1)).squeeze(1)
         own_scores = own_scores + paddle.gather(shift, own).unsqueeze(1)
         drawn_scores = network.scores(hidden, candidate_rows[first_drawn:]) + shift[first_drawn:]
@@ -291,7 +292,7 @@ class TiledNegatives(Objective):
 
     def plain(self, hidden, item_rows, scored, rows):
         candidates = scored.candidates[rows]
-        vectors = paddle.gather(item_rows, as_tensor(candidates.ravel()))[:, :-1]
+        vectors = F.embedding(as_tensor(candidates.ravel()), item_rows)[:, :-1]
         vectors = net.dropout(vectors, self.candidate_dropout, True, "candidates")
         own_rows = paddle.concat([vectors, paddle.zeros([candidates.size, 1])], axis=1).reshape([*candidates.shape, -1])
         scores = self.network.scores(hidden.unsqueeze(1), own_rows).squeeze(1)

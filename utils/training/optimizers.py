@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.device import as_tensor, is_on_host
+from utils.device import add_rows, as_tensor, is_on_host
 
 
 class Gradient(NamedTuple):
@@ -32,7 +32,7 @@ class Gradient(NamedTuple):
         values = as_tensor(self.values)
         if self.rows is None:
             return Gradient(self.name, whole + values)
-        return Gradient(self.name, paddle.index_add(whole, as_tensor(self.rows), 0, values))
+        return Gradient(self.name, add_rows(whole, values, as_tensor(self.rows)))
 
 
 class RowOptimizer:

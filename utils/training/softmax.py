@@ -6,7 +6,7 @@ autograd. Like the C++, it is compared with net.py and losses.py before a run's 
 
 import paddle
 
-from utils.device import as_float32, as_tensor, is_on_host
+from utils.device import add_rows, as_float32, as_tensor, is_on_host
 
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
@@ -41,12 +41,12 @@ class PaddleSoftmax:
             if own is not None:
                 expected = expected + own * target_rows[part]
                 of_targets = hidden[part] * own / (rows * sums)
-                matrix_gradient = paddle.index_add(matrix_gradient, targets[part], 0, of_targets)
+                matrix_gradient = add_rows(matrix_gradient, of_targets, targets[part])
             expected_rows.append(expected / sums)
 
         losses = paddle.concat(log_sums) - target_scores.squeeze(1)
         hidden_gradient = paddle.concat(expected_rows) - (1 - smoothing) * target_rows
-        matrix_gradient = paddle.index_add(matrix_gradient, targets, 0, hidden * ((smoothing - 1) / rows))
+        matrix_gradient = add_rows(matrix_gradient, hidden * ((smoothing - 1) / rows), targets)
         if smoothing:
             mean_row = _mean_row(matrix)
             losses += smoothing * (hidden * (target_rows - mean_row)).sum(axis=1)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import paddle
 
-from utils.device import as_array, as_tensor, products
+from utils.device import add_rows, as_array, as_tensor, products
 from utils.model.layout import ITEM_MATRIX
 from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
@@ -244,7 +244,7 @@ class Trainer:
         if source.shape[1] < target.shape[1]:
             missing = paddle.zeros([source.shape[0], target.shape[1] - source.shape[1]], source.dtype)
             source = paddle.concat([source, missing], axis=1)
-        return paddle.index_add(target, as_tensor(numbers), 0, source)
+        return add_rows(target, source, as_tensor(numbers))
 
 
 def scaled(gradient, scale):
