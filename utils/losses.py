@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import paddle
 import paddle.nn.functional as F
 
+from utils.device import is_gpu
+
 CHUNK_ROWS = 96  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
 CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)
 FAR = 1e30  # below any score
@@ -128,8 +130,9 @@ def cross_entropy_of_scores(scores, targets):
 
 
 def chunk_rows(items):
-    """Rows of logits that are computed at once for `items` items, at least 1."""
-    return max(1, min(CHUNK_ROWS, CHUNK_LOGITS // items))
+    """Rows of logits that are computed at once for `items` items, at least 1; a GPU has use for all that fit."""
+    most = CHUNK_LOGITS // items
+    return max(1, most if is_gpu() else min(CHUNK_ROWS, most))
 
 
 def _target_and_negatives(scores, targets):

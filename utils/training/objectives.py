@@ -216,7 +216,8 @@ class SharedNegatives(Objective):
         if self.is_softmax:
             shift, own_shift, constant = self._merged_shift(scored, len(item_rows))
             fast = kernels or self.softmax
-            found = fast.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, CHUNK_ROWS, own_shift)
+            found = fast.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, chunk_rows(len(item_rows)),
+                                               own_shift)
             return *found, constant
         if not self.logq:  # candidates that are the same item are scored once
             weights = np.bincount(scored.candidates[0 if self.in_batch else first_drawn:], minlength=len(item_rows))
