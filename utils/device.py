@@ -76,8 +76,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
     if amp and not use_cuda:
         raise InputError(f"--amp {amp}: found --use_cuda 0, expected --use_cuda 1, or no --amp; on a processor Paddle "
                          "has no products in bfloat16")
-    if joins:
-        _take_share_of_processors()
+    if joins and place().count > 1:
+        _wait_as_batch_jobs()
     is_open = not threads and "OMP_NUM_THREADS" not in os.environ
     done = [_set_threads(threads)]
     if tune_cpu:
@@ -268,21 +268,19 @@ def _wait_for_master():
         time.sleep(0.05)
 
 
-def _take_share_of_processors():
-    """Keep to a part of the processors where several processes were started on this machine.
+def _wait_as_batch_jobs():
+    """Have Linux schedule this process, where others work with it, as one that no user waits for.
 
-    Else the thread that waits for other processes' numbers is woken on a processor on which another process computes,
-    and an exchange that takes half a millisecond takes three.
+    An all-reduce wakes several threads one after the other. Under the usual policy each of them may wait for a tick of
+    the clock: on two processors with Linux 6.18, 1 MB between steps took 1.7 to 2.9 ms, and .25 ms under this one.
     """
-    count, number = (int(os.environ.get(f"PADDLE_LOCAL_{name}") or 0) for name in ("SIZE", "RANK"))
-    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if count > 1 and len(available) >= count:
-        share = len(available) // count
-        os.sched_setaffinity(0, available[number * share:(number + 1) * share])
+    with contextlib.suppress(AttributeError, OSError):  # another system, or not allowed
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _set_threads(threads):
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    available = max(1, available // int(os.environ.get("PADDLE_LOCAL_SIZE") or 1))
     if threads or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(threads or available)
     return f"threads:{os.environ['OMP_NUM_THREADS']}"
