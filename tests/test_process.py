@@ -34,7 +34,9 @@ def command_lines(tmp_path_factory, tiny_data, tiny_model):
         (path / "sessions.txt").write_text("a b c d e f g\n" * 100_000, encoding="utf-8")
     models = [write_random_model(directory / f"model_{seed}", seed, hid_size=[500]) for seed in (1, 2)]
     data = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt"]
-    test, model = ["--test_dir", tiny_data / "test_data"], ["--model_dir", tiny_model]
+    (directory / "many").mkdir()  # sessions, so that none of these scripts has ended within a second
+    (directory / "many/sessions.txt").write_text("1 2 3 4 5 6 7\n" * 200_000, encoding="utf-8")
+    test, model = ["--test_dir", directory / "many"], ["--model_dir", tiny_model]
     trained = ["--model_dir", directory / "trained", "--overwrite", 1, "--pass_num", 100]
     return {
         "make_sample.py": ["--output", directory / "sample.tsv"],
@@ -42,7 +44,8 @@ def command_lines(tmp_path_factory, tiny_data, tiny_model):
         "convert_format.py": ["--train_input", clicks, "--train_output", directory / "out.txt", "--test_input", ""],
         "text2paddle.py": [*raw, directory / "train", directory / "test", directory / "vocab.txt"],
         "train.py": [*data, *trained], "train_sample_neg.py": [*data, *trained],
-        "infer.py": [*test, *model], "infer_sample_neg.py": [*test, *model], "baselines.py": [*data, *test],
+        "infer.py": [*test, *model, "--last_index", 2],
+        "infer_sample_neg.py": [*test, *model, "--last_index", 2], "baselines.py": [*data, *test],
         "merge_models.py": [*models, "--model_dir", directory / "merged", "--overwrite", 1],
         "plot.py": [tiny_model, "--output", directory / "plots"], "recommend.py": [*model, "item_1"],
         "serve.py": [*model, "--port", free_port()],
