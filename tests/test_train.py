@@ -69,8 +69,9 @@ def test_the_model_directory_is_complete(tiny_data, tiny_model):
 def test_every_session_counts_in_every_epoch(tiny_data, tiny_model):
     """Also those of the last, incomplete batch: the reference dropped them."""
     lengths = [len(line.split()) for line in lines_of(tiny_data / "train_data/train.txt")]
-    for line in lines_of(tiny_model / "metrics.jsonl"):
-        record = json.loads(line)
+    epochs = [record for record in map(json.loads, lines_of(tiny_model / "metrics.jsonl")) if record["event"] == "epoch"]
+    assert len(epochs) == 2
+    for record in epochs:
         assert record.get("predictions", 0) == sum(length - 1 for length in lengths)
         assert record["num_steps"] == -(-sum(length > 1 for length in lengths) // 10)
 
@@ -80,7 +81,8 @@ def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model
         assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
 
     def record(model_dir):
-        return [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))]
+        return [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))
+                if r["event"] == "epoch"]
 
     run("same"), run("other", "--seed", 2), run("shuffled", "--shuffle", 1)
     same, before = (path / "epoch_2/model.safetensors" for path in (tmp_path / "same", tiny_model))
