@@ -69,7 +69,8 @@ def test_the_model_directory_is_complete(tiny_data, tiny_model):
 def test_every_session_counts_in_every_epoch(tiny_data, tiny_model):
     """Also those of the last, incomplete batch: the reference dropped them."""
     lengths = [len(line.split()) for line in lines_of(tiny_data / "train_data/train.txt")]
-    epochs = [record for record in map(json.loads, lines_of(tiny_model / "metrics.jsonl")) if record["event"] == "epoch"]
+    records = list(map(json.loads, lines_of(tiny_model / "metrics.jsonl")))
+    epochs = [record for record in records if record["event"] == "epoch"]
     assert len(epochs) == 2
     for record in epochs:
         assert record.get("predictions", 0) == sum(length - 1 for length in lengths)
