@@ -4,6 +4,7 @@ What is killed rather than stopped, and full disks, are in test_resume_kills.py.
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -172,6 +173,18 @@ def test_other_settings_are_refused_by_name(tiny_data, stopped, run_here, more, 
     process = run_here("train.py", *flags(tiny_data, stopped, "--resume", 1, *more))
     assert_one_line_error(process, "--resume 1", *fragments)
     assert files_below(stopped) == before
+
+
+def test_a_run_that_an_older_version_stopped_goes_on(tiny_data, stopped, run_here):
+    config, state = (json.loads((stopped / name).read_text(encoding="utf-8")) for name in ("config.json",
+                                                                                           "last/state.json"))
+    for name in ("exchange_steps", "amp", "split_items"):
+        del config["options"][name]
+    del config["processes"], state["progress"]["processes"], config["sha256"], state["sha256"]
+    (stopped / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (stopped / "last/state.json").write_text(json.dumps(state), encoding="utf-8")
+    process = run_here("train.py", *flags(tiny_data, stopped, "--resume", 1))
+    assert process.returncode == 0 and "finish training" in process.stdout, process.stderr
 
 
 def test_other_data_are_refused_by_name(tiny_data, stopped, run_here, tmp_path):

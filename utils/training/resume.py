@@ -24,6 +24,7 @@ except ImportError:  # Windows
 FREE = {"model_dir", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume", "save_seconds", "keep",
         "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel", "num_devices",
         "split_items"}
+LATER = {"exchange_steps": 1, "amp": None}  # flags that came later, and what runs from before did
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 
@@ -199,8 +200,9 @@ def differences(then, now):
     """The settings and data that make two runs' config.json train differently: a list of str, as `_changed` returns."""
     if then["script"] != now["script"]:
         return [f"{now['script']} (the run: {then['script']})"]
-    compared = [{f"--{name}": value for name, value in run["options"].items() if name not in FREE | DEVICE}
-                for run in (then, now)]
+    options = [LATER | run["options"] for run in (then, now)]
+    compared = [{f"--{name}": value for name, value in of_run.items() if name not in FREE | DEVICE}
+                for of_run in options]
     networks = ({"net.py": "as it comes" if run.get("network_is_known", True) else "edited"} for run in (then, now))
     return _changed(*networks) + _changed(*compared) + _changed(then["data"], now["data"])
 
