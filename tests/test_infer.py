@@ -298,12 +298,19 @@ def test_a_run_without_a_finished_epoch_is_one_line(model, infer):
     assert_one_line_error(infer(), "--model_dir: found none of the epochs 1 to 2", "epochs there: none")
 
 
+def other_byte(contents, position):
+    """`contents` with another byte at `position` than the one there; a digit, so that text stays text."""
+    changed = bytearray(contents)
+    changed[position] = ord("8") if changed[position] == ord("7") else ord("7")
+    return bytes(changed)
+
+
 DAMAGES = {
     "deleted": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
     "halved": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
-    "changed": lambda path: path.write_bytes(path.read_bytes()[:-9] + b"7" + path.read_bytes()[-8:]),
+    "changed": lambda path: path.write_bytes(other_byte(path.read_bytes(), -9)),
     "binary": lambda path: path.write_bytes(np.random.default_rng(1).bytes(5000)),
     "text": lambda path: path.write_text("not what you expected\n"),
     "a list": lambda path: path.write_text("[1, 2]"),
