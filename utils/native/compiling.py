@@ -60,10 +60,8 @@ def address(array):
 
 def aligned(shape, dtype):
     """An array for results that starts at a multiple of `ALIGNED` bytes."""
-    bytes_needed = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(bytes_needed + ALIGNED, np.uint8)
-    start = -address(room) % ALIGNED
-    return room[start:start + bytes_needed].view(dtype).reshape(shape)
+    room = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + ALIGNED, np.uint8)
+    return np.ndarray(shape, dtype, room, -address(room) % ALIGNED)
 
 
 def _file(sources, compile_flags, link_flags):

@@ -4,6 +4,7 @@ The library is compiled at first use, which takes seconds, and kept in the user'
 compiler and the MKL that Paddle's packages for Linux on x86 bring.
 """
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,7 @@ COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
 LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
 LOSS = [INTEGER] + [FLOAT] * 3
-# What training.cc's Update is.
-UPDATE = np.dtype([(name, np.int64) for name in ("weight", "sums", "velocity", "gradient", "numbers", "rows",
-                                                 "rows_with_bias", "width")] + [("rate", np.float64)])
+UPDATE = "8qd"  # training.cc's Update, as of the module struct
 ARGUMENTS = {
     "network_forward": [POINTER, INTEGER] * 4 + [INTEGER] + [FLOAT] * 2 + [INTEGER, KEY, POINTER],
     "network_backward": [POINTER, INTEGER] * 3 + [INTEGER] * 2 + [FLOAT] * 2 + [KEY, POINTER],
@@ -144,15 +143,16 @@ class Kernels:
         updates : list of tuples
             Weight, sums, velocity or None, gradient, rows or None, rows_with_bias or None, and rate, for each weight.
         """
-        table, kept = np.empty(len(updates), UPDATE), []
-        for place, (weight, sums, velocity, gradient, rows, rows_with_bias, rate) in enumerate(updates):
+        table, kept = [], []
+        for weight, sums, velocity, gradient, rows, rows_with_bias, rate in updates:
             width = gradient.shape[-1] if gradient.ndim > 1 else 1
             count = gradient.size // width
             if rows is not None:
                 require_rows(rows, weight.shape[0])
-            table[place] = (*(_argument(values, kept) or 0 for values in (weight, sums, velocity, gradient, rows)),
-                            count, count if rows_with_bias is None else rows_with_bias, width, rate)
-        self.call("adagrad", table, len(table), momentum, epsilon, epsilon_inside)
+            table += [*[_argument(values, kept) or 0 for values in (weight, sums, velocity, gradient, rows)],
+                      count, count if rows_with_bias is None else rows_with_bias, width, rate]
+        self.call("adagrad", struct.pack(UPDATE * len(updates), *table), len(updates), momentum, epsilon,
+                  epsilon_inside)
 
     def gather(self, matrix, numbers, columns):
         """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""
@@ -255,8 +255,11 @@ def _numbers(loss):
 
 
 def _argument(value, kept):
-    """A number as it is, and the address of an array's or a tensor's numbers; what has gaps is copied to `kept`."""
-    if value is None or isinstance(value, (int, float)):
+    """A number or bytes as they are, and the address of the numbers of an array or a tensor.
+
+    What has gaps is copied to `kept`.
+    """
+    if value is None or isinstance(value, (int, float, bytes)):
         return value
     if isinstance(value, np.ndarray):
         if not value.flags.c_contiguous:

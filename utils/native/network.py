@@ -71,8 +71,9 @@ class NativeNetwork:
         else:
             self.values[:clicks] = item_rows[:, :self.width]
         self.before = [states if states.flags.c_contiguous else copied(states) for states in before]
-        self.table["before"] = [address(states) for states in self.before]
-        self.rows, settings = np.array(rows_per_step, np.int64), self.settings
+        for row, states in zip(self.table, self.before):
+            row["before"] = address(states)
+        self.rows, self.clicks, settings = np.array(rows_per_step, np.int64), clicks, self.settings
         self.kernels.call(
             "network_forward", self.table, len(self.table), self.matrix, self.matrix.shape[1],
             inputs if item_rows is None else None, clicks, self.rows, len(self.rows), settings.reset_after,
@@ -94,8 +95,8 @@ class NativeNetwork:
         float32 array [clicks, input width]
         """
         clicks, settings = len(gradient), self.settings
-        if gradient.shape != (self.rows.sum(), self.layers[-1].units):
-            raise IndexError(f"a gradient {list(gradient.shape)} for {self.rows.sum()} clicks")
+        if gradient.shape != (self.clicks, self.layers[-1].units):
+            raise IndexError(f"a gradient {list(gradient.shape)} for {self.clicks} clicks")
         self.kernels.call(
             "network_backward", self.table, len(self.table), self.values, clicks, self.rows, len(self.rows),
             settings.reset_after, settings.through_time, settings.emb_dropout, settings.hid_dropout, key % 2**64,

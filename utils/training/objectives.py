@@ -181,7 +181,11 @@ class SharedNegatives(Objective):
         super().__init__(network)
         self.loss, self.name, self.size, self.alpha = loss, loss.name, size, alpha
         self.logq, self.in_batch = logq, in_batch
-        self.support, self.log_support = support, np.log(np.maximum(support, 1)).astype(np.float32)
+        self.support = support
+        # The logQ correction of every item as a target and as a drawn one, and what they multiply its weight by.
+        log_support = np.log(np.maximum(support, 1)).astype(np.float32)
+        self.shifts = [np.float32(-logq) * np.float32(power) * log_support for power in (1, alpha)]
+        self.factors = [np.exp(shifts) for shifts in self.shifts]
         self.fewest_slots = 1 if size else 2  # a target alone has nothing to be compared with
 
     @property
@@ -250,10 +254,11 @@ class SharedNegatives(Objective):
         float
             What to add to the mean loss, since a target's own shift is not the sum's.
         """
-        shift, own = self._logq_shift(scored), _own(scored)
-        own_shift, weights = shift[own], np.exp(shift)
+        candidates, own = scored.items[scored.candidates], _own(scored)
+        own_shift = self.shifts[0][candidates[own]]
+        weights = self._of_candidates(self.factors, candidates)
         if not self.in_batch:
-            weights[:len(scored.candidates) - self.size] = 0
+            weights[:len(candidates) - self.size] = 0
         merged = np.log(np.maximum(np.bincount(scored.candidates, weights, items), NO_WEIGHT)).astype(np.float32)
         if not self.in_batch:
             return merged, own_shift, 0.0
@@ -261,9 +266,13 @@ class SharedNegatives(Objective):
 
     def _logq_shift(self, scored):
         """The logQ correction of each candidate, float32 array [candidates]."""
-        alpha = np.full(len(scored.candidates), self.alpha, np.float32)
-        alpha[:len(alpha) - self.size] = 1
-        return -self.logq * alpha * self.log_support[scored.items[scored.candidates]]
+        return self._of_candidates(self.shifts, scored.items[scored.candidates])
+
+    def _of_candidates(self, tables, candidates):
+        """Of each candidate, an int64 array of items, the number in the first table for targets, else in the second."""
+        targets, drawn = tables
+        first_drawn = len(candidates) - self.size
+        return np.concatenate([targets[candidates[:first_drawn]], drawn[candidates[first_drawn:]]])
 
 
 class TiledNegatives(Objective):
@@ -322,7 +331,7 @@ def require_negatives(objective, sessions, batching):
 def mean_loss(losses):
     """The mean of the losses of a step, float32 [positions]: a float, or on a GPU a tensor of one number."""
     if isinstance(losses, np.ndarray) or is_on_host(losses):
-        return float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
+        return float(np.add.reduce(as_array(losses), dtype=np.float64)) / len(losses)  # in float32 it could overflow
     return losses.astype("float64").mean()
 
 
