@@ -16,4 +16,4 @@ serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspe
 lock requirements-serve.txt --universal $'numpy\nsafetensors\n'"$serving"
 # These are installed beside either Paddle, so packages that are pinned there keep the same version here.
 lock requirements-dev.txt '--universal --constraint requirements.txt --constraint requirements-2.6.2.txt' \
-  $'pytest\nruff\nhypothesis\nhttpx\nschemathesis\n'"$serving"
+  $'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\n'"$serving"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ruff and the test suite, in a virtual environment of their own. Further arguments go to pytest.
+# ruff and the test suite, in a virtual environment of their own: first what can run two at a time, then the rest.
+# Further arguments go to pytest.
 #   bash test.sh            on paddlepaddle 3.3.1
 #   bash test.sh 2.6.2      on paddlepaddle 2.6.2, the newest that PyPI has for GPUs too
 set -euo pipefail
@@ -11,4 +12,8 @@ esac
 case "${1:-}" in 2.6.2 | 3.3.1) shift ;; esac
 bash setup.sh "$environment" "$requirements" requirements-dev.txt
 "$environment/bin/python" -m ruff check --quiet .
-"$environment/bin/python" -m pytest -q "$@"
+run() {  # 5: none of the tests that were asked for is of this kind
+  "$environment/bin/python" -m pytest -q "$@" || [ $? = 5 ]
+}
+run -m "not alone" --numprocesses 2 --dist loadfile "$@"
+run -m alone "$@"

@@ -26,6 +26,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
+# These watch the clock, start many processes, or use the ports of the documentation.
+ALONE = {"serving", "test_benchmarks", "test_docs_commands", "test_machines", "test_process", "test_reproduce",
+         "test_resume_kills", "test_serve", "test_several_processes"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need the machine for themselves: test.sh runs the others two at a time."""
+    for item in items:
+        if ALONE & {item.path.stem, item.path.parent.name}:
+            item.add_marker("alone")
+
 
 def run_script(name, *arguments, cwd=None, timeout=120, **kw):
     """Run a top-level script as a user does; its CompletedProcess with stdout and stderr as text."""
