@@ -9,7 +9,7 @@ from utils import losses
 from utils.data.sessions import Sessions
 from utils.evaluation import ranks
 from utils.evaluation.metrics import TIES
-from utils.evaluation.ranks import network_ranks, network_ranks_and_losses
+from utils.evaluation.ranks import network_ranks, network_ranks_and_best, network_ranks_and_losses
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import Kernels
@@ -129,6 +129,24 @@ def test_counting_where_the_scores_lie_gives_the_same_ranks(sessions, ties, monk
     monkeypatch.setattr(ranks, "is_on_host", lambda tensor: False)  # the way that a GPU's scores go
     monkeypatch.setattr(ranks, "host_array", None)
     assert np.array_equal(network_ranks(network, sessions, 16, ties), expected)
+
+
+@pytest.mark.parametrize("edited", ["Network", "ByDistance"])
+@pytest.mark.parametrize("k", [1, 20, ITEMS + 5])
+def test_best_items_are_those_of_the_scores_that_the_ranks_come_from(sessions, kernels_or_none, edited, k):
+    _, network = random_and_edited(globals()[edited])
+    values = network.item_matrix.numpy()
+    values[100:] = values[:50]  # so that there are ties, in which the lower index comes first
+    network.item_matrix.set_value(paddle.to_tensor(values))
+    found, best = network_ranks_and_best(network, sessions, k, 16, kernels=kernels_or_none)
+    assert np.array_equal(found, network_ranks(network, sessions, 16, kernels=kernels_or_none))
+    assert best.dtype == np.int32 and best.shape == (sessions.predictions, min(k, ITEMS))
+    scores, targets = scores_and_targets(network, sessions)
+    expected = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :k]
+    assert np.mean(best == expected) > 0.97  # the others' scores differ by rounding
+    is_listed = (best == targets[:, None]).any(axis=1)
+    assert is_listed[found <= k - 1].all() and not is_listed[found > k].any()
+    assert (np.sort(best, axis=1)[:, 1:] != np.sort(best, axis=1)[:, :-1]).all(), "no item twice"
 
 
 def test_evaluation_leaves_dropout_out(sessions):

@@ -59,7 +59,7 @@ def test_linear_dropout_rows_and_counts(kernels, same_with_any_number, rows):
     same_with_any_number(lambda: [LayerKernels(kernels).linear_forward(inputs, weight, bias)])
     same_with_any_number(lambda: LayerKernels(kernels).linear_backward(upstream, inputs, weight))
     same_with_any_number(lambda: [kernels.gather(matrix, numbers, UNITS)])
-    same_with_any_number(lambda: kernels.count_above(inputs, items_by_unit, numbers, 96))
+    same_with_any_number(lambda: kernels.count_above(inputs, items_by_unit, numbers, 96, 20))
 
     def in_place(change):
         changed = matrix.copy()
@@ -95,15 +95,16 @@ def test_other_losses(kernels, same_with_any_number, rows, name):
     same_with_any_number(lambda: kernels.tiled_loss(loss, hidden, matrix, candidates, 0.2, 4))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 96])
-def test_counts_are_those_of_numpy(kernels, chunk):
+@pytest.mark.parametrize("chunk, k", [(1, 1), (7, 20), (96, 0), (96, 64), (7, 333), (1, 500)])
+def test_counts_and_best_items_are_those_of_numpy(kernels, chunk, k):
     random = np.random.default_rng(4)  # whole numbers: many ties, and nothing is rounded
     hidden, items = (random.integers(-2, 3, shape).astype(np.float32) for shape in ((50, 9), (9, 333)))
     targets = random.integers(333, size=50)
     scores = hidden @ items
     thresholds = scores[np.arange(50), targets][:, None]
-    above, at_least = kernels.count_above(hidden, items, targets, chunk)
+    above, at_least, best = kernels.count_above(hidden, items, targets, chunk, k)
     assert above.tolist() == (scores > thresholds).sum(axis=1).tolist()
     assert at_least.tolist() == (scores >= thresholds).sum(axis=1).tolist()
+    assert best.tolist() == np.argsort(-scores, axis=1, kind="stable")[:, :k].tolist()
     with pytest.raises(IndexError):
         kernels.count_above(hidden, items, targets + 300, chunk)

@@ -8,6 +8,7 @@ from utils.device import host_array, is_on_host
 from utils.evaluation.metrics import ranks_of_counts, target_ranks
 from utils.files import InputError
 from utils.losses import chunk_rows, cross_entropy_of_scores
+from utils.model.top_k import top_k_of_rows
 from utils.processes import ALONE
 from utils.runlog import progress
 
@@ -52,6 +53,26 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     return _measure(network, sessions, batch_size, description, ranks, 1, processes, kernels, ties)[0]
 
 
+def network_ranks_and_best(network, sessions, k, batch_size, ties="standard", description="evaluation", kernels=None,
+                           processes=ALONE):
+    """As `network_ranks` among all items, and the `k` best items of each prediction.
+
+    Returns
+    -------
+    float64 array [predictions]
+    int32 array [predictions, k or the number of items]
+        The best first; among equal scores the lower index comes first.
+    """
+    k = min(k, network.item_matrix.shape[0])
+
+    def ranks_and_best(scores, targets, positions):
+        return [_ranks(scores, targets, ties), *_best_items(scores[:len(targets)], k).T]
+
+    kernels = kernels if counts_right(kernels) else None
+    ranks, *best = _measure(network, sessions, batch_size, description, ranks_and_best, 1 + k, processes, kernels, ties)
+    return ranks, np.stack(best, axis=1).astype(np.int32)
+
+
 def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", processes=ALONE):
     """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
     def ranks_and_losses(scores, targets, positions):
@@ -66,8 +87,8 @@ def _measure(network, sessions, batch_size, description, measure, count, process
     """What `measure` says of each prediction, `count` figures: float64 [count, predictions].
 
     It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in
-    `sessions.items`, int64 arrays [rows]; it returns a list of float arrays [rows]. With `kernels`, these say the ranks
-    in its place, where the product of `_scoring` gives what `network.scores` does.
+    `sessions.items`, int64 arrays [rows]; it returns a list of arrays [rows]. With `kernels`, these say the ranks
+    and the best items in its place, where the product of `_scoring` gives what `network.scores` does.
     """
     network.eval()
     for name, weight in network.named_parameters():
@@ -82,9 +103,11 @@ def _measure(network, sessions, batch_size, description, measure, count, process
             require_finite(hidden, "hidden states")
             require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
             if kernels and items_by_unit is not None:
-                counts = kernels.count_above(host_array(hidden), host_array(items_by_unit), batch.targets, chunk)
+                above, at_least, best = kernels.count_above(host_array(hidden), host_array(items_by_unit),
+                                                            batch.targets, chunk, count - 1)
                 is_real = batch.positions >= 0
-                figures[0, batch.positions[is_real]] = ranks_of_counts(*counts, ties)[is_real]
+                figures[0, batch.positions[is_real]] = ranks_of_counts(above, at_least, ties)[is_real]
+                figures[1:, batch.positions[is_real]] = best[is_real].T
                 bar.update(int(is_real.sum()))
                 continue
             for start in range(0, hidden.shape[0], chunk):
@@ -123,7 +146,7 @@ def _scoring(network):
 
 
 def counts_right(kernels):
-    """Whether there are kernels, and they count what NumPy counts, for whole numbers, which nothing rounds."""
+    """Whether there are kernels, and they count and find what NumPy does, for whole numbers, which nothing rounds."""
     if not kernels:
         return False
     random = np.random.default_rng(1)
@@ -131,9 +154,10 @@ def counts_right(kernels):
     targets = (targets + 2).astype(np.int64)
     scores = hidden @ items
     thresholds = scores[np.arange(40), targets][:, None]
-    above, at_least = kernels.count_above(hidden, items, targets, 7)
+    above, at_least, best = kernels.count_above(hidden, items, targets, 7, 20)
     return bool((above == (scores > thresholds).sum(axis=1)).all()
-                and (at_least == (scores >= thresholds).sum(axis=1)).all())
+                and (at_least == (scores >= thresholds).sum(axis=1)).all()
+                and (best == np.argsort(-scores, axis=1, kind="stable")[:, :20]).all())
 
 
 def _with_ones(hidden):
@@ -161,6 +185,12 @@ def _ranks(scores, targets, ties, sample=None):
     picks = np.stack([np.arange(len(targets)), targets], axis=1)
     target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))
     return target_ranks(scores, target_scores, ties, count=lambda mask: paddle.sum(mask, axis=1).numpy())
+
+
+def _best_items(scores, k):
+    """The `k` best items by `scores`, float32 tensor [rows, items]: int64 array [rows, k]."""
+    scores = host_array(scores) if is_on_host(scores) else scores.numpy()
+    return np.array([items for items, _ in top_k_of_rows(scores, k)])
 
 
 def _padded(hidden):

@@ -29,7 +29,7 @@ ARGUMENTS = {
     "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
-    "count_above": [POINTER] * 3 + [INTEGER] * 4 + [POINTER] * 2,
+    "count_above": [POINTER] * 3 + [INTEGER] * 5 + [POINTER] * 3,
     "set_threads": [INTEGER],
 }
 
@@ -186,8 +186,8 @@ class Kernels:
         count = self.call("distinct", items, len(items), place_of_item, found, places)
         return found[:count], places
 
-    def count_above(self, hidden, items_by_unit, targets, chunk):
-        """How many of all scores `hidden items_by_unit` are above that of each row's target.
+    def count_above(self, hidden, items_by_unit, targets, chunk, k=0):
+        """How many of all scores `hidden items_by_unit` are above that of each row's target, and the `k` best items.
 
         Parameters
         ----------
@@ -196,17 +196,23 @@ class Kernels:
         targets : int64 array [rows]
         chunk : int
             Rows whose scores a thread holds at once.
+        k : int
+            From 0 to the number of items.
 
         Returns
         -------
         int64 [rows], int64 [rows]
             Those above, and those at least as large, the target's own among them.
+        int32 [rows, k]
+            The best first; among equal scores the lower item comes first.
         """
-        require_rows(targets, items_by_unit.shape[1])
+        items = items_by_unit.shape[1]
+        require_rows(targets, items)
         above, at_least = np.empty(len(hidden), np.int64), np.empty(len(hidden), np.int64)
-        self.call("count_above", hidden, items_by_unit, targets, *hidden.shape, items_by_unit.shape[1], chunk, above,
-                  at_least)
-        return above, at_least
+        best = np.empty((len(hidden), min(k, items)), np.int32)
+        self.call("count_above", hidden, items_by_unit, targets, *hidden.shape, items, chunk, best.shape[1], above,
+                  at_least, best if k else None)
+        return above, at_least, best
 
     def set_threads(self, count):
         """Let this thread's calls, and Paddle's, take so many threads from now on. No result depends on it."""

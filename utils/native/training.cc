@@ -4,14 +4,18 @@
 // utils/native/kernels.py calls this, and says what each function computes; utils/training/proof.py compares it with
 // net.py and optimizers.py before it is used. All matrices are float32, row by row without gaps.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <vector>
 
 #include "activations.h"
 #include "shared.h"
 
 namespace {
+
+constexpr int64_t kScanned = 64;  // scores that are looked at together for one of the best
 
 // Which sessions a thread has in a step of a GRU: those in each `apart`-th slot from the `first` on. Sessions lie in
 // slots from the longest to the shortest, so that all threads have as much to do.
@@ -47,6 +51,36 @@ inline void gates_of(const float* in, const float* p, const float* bias, const f
   } else {
     for (int64_t j = 0; j < units; ++j) third[j] = reset[j] * h[j];
   }
+}
+
+// An item and its score, and which of two is better: among equal scores, the lower item.
+struct Scored {
+  float score;
+  int32_t item;
+};
+inline bool is_better(const Scored& a, const Scored& b) {
+  return a.score > b.score || (a.score == b.score && a.item < b.item);
+}
+
+// The k best items by their scores, the best first. `heap` has room for k, and the worst of them in front.
+void best_of_row(const float* scores, int64_t items, int64_t k, std::vector<Scored>& heap, int32_t* best) {
+  heap.clear();
+  for (int64_t start = 0; start < items; start += kScanned) {
+    const int64_t end = std::min(items, start + kScanned);
+    float largest = scores[start];
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = start; j < end; ++j) largest = std::max(largest, scores[j]);
+    if ((int64_t)heap.size() == k && largest <= heap.front().score) continue;
+    for (int64_t j = start; j < end; ++j) {
+      const bool is_full = (int64_t)heap.size() == k;
+      if (is_full && scores[j] <= heap.front().score) continue;
+      if (is_full) std::pop_heap(heap.begin(), heap.end(), is_better), heap.pop_back();
+      heap.push_back({scores[j], (int32_t)j});
+      std::push_heap(heap.begin(), heap.end(), is_better);
+    }
+  }
+  std::sort_heap(heap.begin(), heap.end(), is_better);
+  for (const Scored& scored : heap) *best++ = scored.item;
 }
 
 // Candidate and state of a click without `reset_after`, from the product of what the reset gate let through.
@@ -307,9 +341,11 @@ void search(const double* cumulative, const int64_t* start, int64_t size, const 
 }
 
 void count_above(const float* hidden, const float* items_by_unit, const int64_t* targets, int64_t rows, int64_t width,
-                 int64_t items, int64_t chunk, int64_t* above, int64_t* at_least) {
+                 int64_t items, int64_t chunk, int64_t k, int64_t* above, int64_t* at_least, int32_t* best) {
 #pragma omp parallel
   {
+    std::vector<Scored> heap;
+    heap.reserve(k);
     const Part own = Thread().part(rows, kFewest);
     const int64_t chunks = (own.size() + chunk - 1) / chunk;
     const Room scores = room(std::min(chunk, own.size()) * items);
@@ -324,6 +360,7 @@ void count_above(const float* hidden, const float* items_by_unit, const int64_t*
 #pragma omp simd reduction(+ : more, same)
         for (int64_t j = 0; j < items; ++j) more += of_row[j] > threshold, same += of_row[j] == threshold;
         above[row] = more, at_least[row] = more + same;
+        if (k) best_of_row(of_row, items, k, heap, best + row * k);
       }
     }
   }
