@@ -1,4 +1,4 @@
-"""Recall and MRR of simple methods: the figures that a trained network must beat.
+"""Recall, MRR and other metrics of simple methods: the figures that a trained network must beat.
 
     python baselines.py --train_dir train_data/ --test_dir test_data/ --vocab_path vocab.txt --topk 5,20
 
@@ -20,13 +20,16 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 import argparse
 import time
 
+import numpy as np
+
 from utils.data.session_files import read_conversion
 from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation import baselines
-from utils.evaluation.metrics import TIES, recall_and_mrr
+from utils.evaluation.flags import add_metric_flags
+from utils.evaluation.metrics import Measures
 from utils.files import InputError
-from utils.options import COUNT, Parser, cutoffs, number
+from utils.options import COUNT, Parser, number
 from utils.process import run
 from utils.runlog import line_of, log, print_table
 
@@ -39,11 +42,7 @@ def parse_arguments():
                         help="directory of training session files (or one file), the newest session last")
     parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
     parser.add_argument("--vocab_path", default="vocab.txt", help="vocab.txt of both")
-    parser.add_argument("--topk", type=cutoffs, default=[20],
-                        help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
-    parser.add_argument("--ties", choices=TIES, default="standard",
-                        help="rank of a target that has the same score as other items: the best, worst or middle of "
-                        "their ranks")
+    add_metric_flags(parser)
     parser.add_argument("--methods", type=methods, default=",".join(TITLES),
                         help="which of the methods, separated by commas")
     parser.add_argument("--itemknn_lambda", type=number(float, 0, 1e9), default=20.0,
@@ -88,13 +87,15 @@ def main():
     log(f"test:{options.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} "
         f"items:{item_count} unknown_clicks_left_out:{record.get('clicks_left_out', 0)} ties:{options.ties}")
 
-    results = {}
+    results, training_clicks = {}, np.bincount(training.items, minlength=item_count)
     for method in options.methods:
         title = TITLES[method]
         began = time.perf_counter()
         scores_after = fit(method, training, item_count, options)
-        ranks = baselines.baseline_ranks(scores_after, sessions, options.ties, title)
-        results[title] = recall_and_mrr(ranks, options.topk)
+        measures = Measures(options.metrics, options.topk, item_count, training_clicks)
+        measures.add(*baselines.baseline_ranks_and_best(scores_after, sessions, measures.list_length, options.ties,
+                                                        title))
+        results[title] = measures.figures()
         log(f"baseline:{title} {line_of(results[title])} time_cost(s):{time.perf_counter() - began:.2f}")
     print_table(results)
 

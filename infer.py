@@ -1,4 +1,4 @@
-"""Recall and MRR of the next clicks, for each epoch of a model directory.
+"""Recall, MRR and other metrics of the next clicks, for each epoch of a model directory.
 
     python infer.py --test_dir test_data/ --model_dir model_output/ --start_index 1 --last_index 10 --use_cuda 0
 
@@ -12,8 +12,9 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     begin()
 
 from utils import device
+from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
 from utils.launch import processes_to_start, watch
-from utils.options import Parser, add_inference_flags, epochs, evaluation
+from utils.options import Parser
 from utils.process import run
 
 
@@ -21,7 +22,7 @@ def main():
     parser = Parser(__doc__)
     add_inference_flags(parser)
     options = parser.parse_args()
-    epochs(options)  # refuses what is wrong with them before Paddle loads
+    check_inference_flags(options)
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
     prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)

@@ -1,4 +1,4 @@
-"""Recall and MRR of the next clicks, for each epoch of a model directory that train_sample_neg.py wrote.
+"""Recall, MRR and other metrics, for each epoch of a model directory that train_sample_neg.py wrote.
 
     python infer_sample_neg.py --test_dir test_data/ --model_dir model_neg_recall20 --start_index 1 --last_index 10
 
@@ -11,9 +11,10 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     begin()
 
 from utils import device
+from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
 from utils.files import InputError
 from utils.launch import processes_to_start, watch
-from utils.options import COUNT, SEED, Parser, add_inference_flags, epochs, evaluation, number, sizes
+from utils.options import COUNT, Parser, number, sizes
 from utils.process import run
 
 
@@ -23,11 +24,10 @@ def main():
     parser.set_defaults(model_dir="model_neg_recall20")
     parser.add_argument("--sampled", type=number(int, 0, COUNT), default=0,
                         help="rank each target among so many items drawn uniformly; 0: among all items")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of those draws")
     parser.add_argument("--hid_size", type=sizes,
                         help="accepted for old command lines, without effect: the model directory knows it")
     options = parser.parse_args()
-    epochs(options)  # refuses what is wrong with them before Paddle loads
+    check_inference_flags(options, options.sampled)
     if options.sampled and options.train_dir:
         raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
                          "all items")
@@ -37,7 +37,7 @@ def main():
     from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
 
     log(prepared.line)
-    run_inference(evaluation(options, options.sampled, options.seed), prepared.kernels, prepared.processes)
+    run_inference(evaluation(options, options.sampled), prepared.kernels, prepared.processes)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import paddle
 
 from net import Network
 from utils.data.sessions import cut_windows
+from utils.evaluation.flags import add_inference_flags
 from utils.evaluation.ranks import network_ranks
 from utils.losses import chunk_rows
-from utils.options import Parser, add_inference_flags, training_run
+from utils.options import Parser, training_run
 from utils.training.proof import prove
 
 COUNTED_STEPS = 20  # whose candidates are counted

@@ -342,46 +342,6 @@ def batching(options):
     return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches)
 
 
-def add_inference_flags(parser):
-    """Add the flags of both infer scripts."""
-    from utils.evaluation.metrics import TIES  # loads NumPy; scripts without these flags start faster without it
-    parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--start_index", type=number(int, 1, COUNT),
-                        help="first epoch; default: 1; without this flag and --last_index, only the best epoch "
-                        "if training had a validation")
-    parser.add_argument("--last_index", type=number(int, 1, COUNT), help="last epoch; default: 10")
-    parser.add_argument("--topk", type=cutoffs, default=[20],
-                        help="cut-offs k of recall@k and MRR@k, such as 20 or 1,5,20")
-    parser.add_argument("--ties", choices=TIES, default="standard",
-                        help="rank of a target that has the same score as other items: the best, worst or middle of "
-                        "their ranks")
-    parser.add_argument("--train_dir", default="",
-                        help="training sessions; with these, POP and item transitions are fitted and evaluated too")
-    parser.add_argument("--vocab_path", default="",
-                        help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
-    parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024, help="sessions at once; any will do")
-    add_device_flags(parser)
-    add_process_flags(parser)
-
-
-def evaluation(options, sampled=0, seed=1):
-    """The inference.Evaluation that the infer scripts' flags ask for; after `device.prepare`, since it loads Paddle."""
-    from utils.evaluation.inference import Evaluation
-    first, last = epochs(options)
-    return Evaluation(options.model_dir, options.test_dir, options.train_dir, options.vocab_path, first, last,
-                      not (options.start_index or options.last_index), options.topk, options.ties, options.batch_size,
-                      sampled, seed)
-
-
-def epochs(options):
-    """The first and the last epoch that the infer scripts' flags ask for."""
-    first, last = options.start_index or 1, options.last_index or 10
-    if first > last:
-        raise InputError(f"--start_index: found {first}, expected at most --last_index {last}")
-    return first, last
-
-
 def add_device_flags(parser):
     """Add the flags of every script that computes with Paddle."""
     parser.add_argument("--use_cuda", type=number(int, 0, 1), default=0,

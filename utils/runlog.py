@@ -36,9 +36,10 @@ def line_of(figures):
 def print_table(results):
     """Print `results` as a table: a dict of row names to dicts of figures, all with the same names."""
     names = list(next(iter(results.values())))
-    log("\n" + " " * 12 + "".join(f"{name:>12}" for name in names))
+    width = max(12, *(len(name) + 2 for name in [*names, *results]))
+    log("\n" + " " * width + "".join(f"{name:>{width}}" for name in names))
     for row, figures in results.items():
-        log(f"{row:<12}" + "".join(f"{figures[name]:>12.4f}" for name in names))
+        log(f"{row:<{width}}" + "".join(f"{figures[name]:>{width}.4f}" for name in names))
 
 
 def progress(total, description, done=0, unit="predictions"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from utils.data.sessions import Sessions
 from utils.evaluation.baselines import (
     TIE_WEIGHT,
-    baseline_ranks,
+    baseline_ranks_and_best,
     candidates,
     index_sessions,
     item_neighbour_scores,
@@ -27,6 +27,10 @@ def as_sessions(lists):
 
 def clicks(*items):
     return np.array(items, np.int32)
+
+
+def baseline_ranks(scores_after, sessions, ties="standard"):
+    return baseline_ranks_and_best(scores_after, sessions, ties=ties)[0]
 
 
 TRAINING = as_sessions([[0, 1, 2], [0, 1], [0, 2, 0], [3]])  # 9 clicks: 0 four times, 1 and 2 twice, 3 once, 4 never

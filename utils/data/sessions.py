@@ -1,4 +1,4 @@
-"""Sessions in memory: read from session text, selected, and cut into windows."""
+"""Sessions in memory: read from session text, selected, and cut into windows or blocks."""
 
 import hashlib
 import re
@@ -152,3 +152,21 @@ def cut_windows(sessions, longest):
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
     source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
     return Sessions(sessions.items[source], offsets), cut
+
+
+def cut_blocks(sessions, predictions):
+    """Cut sessions into blocks of neighbours that have about so many `predictions`, at least one session each.
+
+    Yields
+    ------
+    int
+        The number of the block's first session.
+    Sessions
+    """
+    ends, first = np.cumsum(np.maximum(sessions.lengths - 1, 0)), 0
+    while first < len(ends):
+        before = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, before + predictions, side="right")))
+        offsets = sessions.offsets[first:last + 1]
+        yield first, Sessions(sessions.items[offsets[0]:offsets[-1]], offsets - offsets[0])
+        first = last

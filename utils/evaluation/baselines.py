@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.evaluation.metrics import target_ranks
+from utils.model.top_k import top_k
 from utils.runlog import progress
 
 # A score grows by this times the item's share of the clicks: enough to order equal scores, and hardly any others.
@@ -228,14 +229,16 @@ def index_sessions(sessions, item_count):
                         numbers[by_item], np.searchsorted(items[by_item], np.arange(item_count + 1)))
 
 
-def baseline_ranks(scores_after, sessions, ties="standard", description="baseline"):
-    """The rank of each prediction's target among all items, by a fitted baseline.
+def baseline_ranks_and_best(scores_after, sessions, k=0, ties="standard", description="baseline"):
+    """The rank of each prediction's target among all items, and the best items, by a fitted baseline.
 
     Parameters
     ----------
     scores_after : function
         Takes a session's clicks so far; the functions above return it.
     sessions : sessions.Sessions
+    k : int
+        How many of the best items to find.
     ties : {"standard", "conservative", "median"}
     description : str
         For the progress bar.
@@ -244,16 +247,19 @@ def baseline_ranks(scores_after, sessions, ties="standard", description="baselin
     -------
     float64 array [predictions]
         In the order of the clicks in `sessions`.
+    int32 array [predictions, k or the number of items]
+        The best first; among equal scores the lower index comes first.
     """
-    ranks = []
+    ranks, best = [], []
     with progress(sessions.predictions, description) as bar:
         for start, end in zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist()):
             for position in range(start + 1, end):  # one row at a time stays in the cache; a batch of rows would not
                 scores = scores_after(sessions.items[start:position])
                 target = sessions.items[position]
                 ranks.append(target_ranks(scores[None], scores[target:target + 1], ties)[0])
+                best.append(top_k(scores, k)[0].astype(np.int32) if k else ())
             bar.update(end - start - 1)
-    return np.array(ranks)
+    return np.array(ranks), np.array(best, np.int32)
 
 
 def _decay(steps, click_count, decay):

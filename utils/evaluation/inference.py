@@ -1,23 +1,28 @@
 """What both infer scripts do: evaluate the epochs of a model directory and report the figures."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.data.session_files import read_conversion
-from utils.data.sessions import read_sessions
+from utils.data.sessions import Sessions, cut_blocks, read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
-from utils.evaluation.baselines import baseline_ranks, popularity_scores, transition_scores
-from utils.evaluation.metrics import recall_and_mrr
-from utils.evaluation.ranks import network_ranks
+from utils.evaluation.baselines import baseline_ranks_and_best, popularity_scores, transition_scores
+from utils.evaluation.metrics import Measures
+from utils.evaluation.ranks import network_ranks, network_ranks_and_best
+from utils.evaluation.significance import bootstrap_intervals, session_sums, sign_flip_p_values
 from utils.files import InputError, require_file
 from utils.model import checkpoint
-from utils.model.directory import other_net, vocabulary_checksum
+from utils.model.directory import choose_epoch, other_net, vocabulary_checksum
 from utils.model.network import load_network
 from utils.processes import ALONE
 from utils.runlog import append_record, line_of, log, print_table, warn
+
+LISTED = 1 << 21  # best items that are held at once, about
 
 
 @dataclass
@@ -30,10 +35,15 @@ class Evaluation:
     first_epoch, last_epoch : int
     best_alone : bool, the epoch that validation found best instead, where there was a validation
     cutoffs : list of int
+    metrics : list of str, of metrics.METRICS
     ties : str, as of metrics.target_ranks
     batch_size : int, sessions at once; changes no figure
     sampled : int, rank each target among so many items drawn uniformly; 0: among all
-    seed : int, of those draws
+    seed : int, of all draws
+    intervals : bool, add intervals of the figures
+    against : str, another model directory, to test the differences from its best or last epoch; empty: none
+    draws : int, for intervals and tests
+    per_prediction : str, Parquet file to write with each prediction of the only epoch; empty: none
     """
 
     model_dir: str
@@ -44,10 +54,40 @@ class Evaluation:
     last_epoch: int = 10
     best_alone: bool = False
     cutoffs: list = (20,)
+    metrics: list = ("recall", "mrr")
     ties: str = "standard"
     batch_size: int = 1024
     sampled: int = 0
     seed: int = 1
+    intervals: bool = False
+    against: str = ""
+    draws: int = 2000
+    per_prediction: str = ""
+
+    @property
+    def measured(self):
+        """The metrics that are recorded: those asked for, and recall and MRR, which plot.py and others read."""
+        return list(dict.fromkeys([*self.metrics, "recall", "mrr"]))
+
+
+class Test(NamedTuple):
+    """What the epochs are evaluated on.
+
+    sessions : Sessions, the test's
+    item_ids : list of str, by index
+    unknown : int, how many clicks on unknown items the sessions lack
+    training : Sessions, those of Evaluation.train_dir, or None
+    """
+
+    sessions: Sessions
+    item_ids: list
+    unknown: int
+    training: Sessions
+
+    def measures(self, evaluation):
+        """The metrics.Measures of one model's predictions, without any yet."""
+        clicks = None if self.training is None else np.bincount(self.training.items, minlength=len(self.item_ids))
+        return Measures(evaluation.measured, evaluation.cutoffs, len(self.item_ids), clicks)
 
 
 def run_inference(evaluation, kernels=None, processes=ALONE):
@@ -62,30 +102,47 @@ def run_inference(evaluation, kernels=None, processes=ALONE):
         For what is wrong with files or flags.
     """
     model_dir = Path(evaluation.model_dir)
-    epochs, item_count, sessions, unknown = processes.in_turn(lambda: _prepare(evaluation))
-    results = {}
+    test, epochs, other_epoch = processes.in_turn(lambda: _prepare(evaluation))
+    results, other = {}, None
     if evaluation.train_dir:
-        results = processes.first_does(lambda: evaluate_baselines(sessions, item_count, evaluation)) or {}
+        results = processes.first_does(lambda: evaluate_baselines(test, evaluation)) or {}
+    if other_epoch:
+        other, seconds = evaluate_epoch(evaluation.against, other_epoch, test, evaluation, kernels, processes)
+        other_name = checkpoint.epoch_directory(evaluation.against, other_epoch)
+        log(f"against:{other_name} {line_of(shown(other, evaluation))} time_cost(s):{seconds:.2f}")
     for epoch in epochs:
-        figures, seconds = evaluate_epoch(epoch, sessions, item_count, evaluation, kernels, processes)
-        log(f"model:{checkpoint.epoch_directory(model_dir, epoch)} {line_of(figures)} time_cost(s):{seconds:.2f}")
+        with open_file(evaluation, test, processes) as write:
+            measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, kernels, processes, write)
+        name, figures = checkpoint.epoch_directory(model_dir, epoch), shown(measures, evaluation)
+        log(f"model:{name} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
+        record = {"event": "test", "epoch": epoch, **measures.figures(), "ties": evaluation.ties,
+                  "sampled": evaluation.sampled, "test_dir": evaluation.test_dir,
+                  "predictions": test.sessions.predictions, "unknown_clicks_left_out": test.unknown,
+                  "time_cost": seconds}
+        if evaluation.intervals:
+            record["intervals"] = processes.first_does(lambda: report_intervals(name, measures, test, evaluation))
+        if other:
+            difference = processes.first_does(lambda: report_difference(
+                f"{name} less {other_name}", measures, other, test, evaluation))
+            record["against"] = {"model_dir": evaluation.against, "epoch": other_epoch, "difference": difference}
         if processes.is_first:
-            record_figures(model_dir, {"event": "test", "epoch": epoch, **figures, "ties": evaluation.ties,
-                                       "sampled": evaluation.sampled, "test_dir": evaluation.test_dir,
-                                       "predictions": sessions.predictions, "unknown_clicks_left_out": unknown,
-                                       "time_cost": seconds})
+            record_figures(model_dir, record)
     if evaluation.train_dir:
         print_table(results)
 
 
 def _prepare(evaluation):
-    """The epochs to evaluate, the number of items, the sessions, and how many clicks on unknown items they lack."""
+    """The Test, the epochs to evaluate, and the epoch of the model to compare with or None."""
     model_dir, sampled = Path(evaluation.model_dir), evaluation.sampled
     config = checkpoint.read_config(model_dir)
     best = checkpoint.best_epoch(model_dir) if evaluation.best_alone else None
     epochs = [best] if best else epochs_to_evaluate(checkpoint.finished_epochs(model_dir), evaluation)
-    item_count = read_items(model_dir, config, evaluation.vocab_path)
+    if evaluation.per_prediction and len(epochs) > 1:
+        raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --start_index and "
+                         "--last_index choose it")
+    item_ids, item_count = read_items(model_dir, config, evaluation.vocab_path)
+    other_epoch = _other_epoch(evaluation, vocabulary_checksum(model_dir, config)) if evaluation.against else None
     record = read_conversion(evaluation.test_dir, checksum(model_dir / "vocab.txt"), "--test_dir")
     sessions = read_sessions(evaluation.test_dir, item_count, "--test_dir")
     if not sessions.predictions:
@@ -102,7 +159,26 @@ def _prepare(evaluation):
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
     if another := other_net(model_dir, config):
         warn(another)
-    return epochs, item_count, sessions, unknown
+    training = None
+    if evaluation.train_dir:
+        read_conversion(evaluation.train_dir, checksum(model_dir / "vocab.txt"), "--train_dir")
+        training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
+    return Test(sessions, item_ids or list(map(str, range(item_count))), unknown, training), epochs, other_epoch
+
+
+def _other_epoch(evaluation, vocab_sha256):
+    """The epoch of the model to compare with, its best or last; InputError if it has another vocabulary."""
+    other_dir = Path(evaluation.against)
+    try:
+        config = checkpoint.read_config(other_dir)
+        if vocabulary_checksum(other_dir, config) != vocab_sha256:
+            raise InputError(f"found another vocab.txt in {other_dir} than in {evaluation.model_dir}, expected the "
+                             "same, to compare the same predictions")
+        if another := other_net(other_dir, config):
+            warn(another)
+        return choose_epoch(other_dir)
+    except InputError as error:
+        raise InputError(f"--against: {error}") from None
 
 
 def epochs_to_evaluate(finished, evaluation):
@@ -122,43 +198,99 @@ def epochs_to_evaluate(finished, evaluation):
 
 
 def read_items(model_dir, config, vocab_path):
-    """The number of items that the model knows; a `vocab_path` that is given must be the model's."""
+    """`read_vocabulary` of the model's vocab.txt; a `vocab_path` that is given must be the same."""
     own, expected = model_dir / "vocab.txt", vocabulary_checksum(model_dir, config)
     for path, flag in [(own, "--model_dir")] + [(vocab_path, "--vocab_path")] * bool(vocab_path):
         if checksum(require_file(path, flag)) != expected:
             raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected "
                              f"SHA-256 {expected[:12]}...")
-    return read_vocabulary(own, "--model_dir")[1]
+    return read_vocabulary(own, "--model_dir")
 
 
-def evaluate_epoch(epoch, sessions, item_count, evaluation, kernels=None, processes=ALONE):
-    """Figures of one epoch as a dict, and the seconds that they took."""
+def evaluate_epoch(model_dir, epoch, test, evaluation, kernels=None, processes=ALONE, write=None):
+    """The Measures of one epoch, and the seconds that it took; `write` takes each block as `prediction_file.rows`."""
     began = time.perf_counter()
-    network = processes.in_turn(lambda: load_network(evaluation.model_dir, epoch))
-    sample = draw_sample(sessions, item_count, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
+    network = processes.in_turn(lambda: load_network(model_dir, epoch))
+    measures, name = test.measures(evaluation), f"epoch {epoch}"
+    listed = max(evaluation.cutoffs) if write else measures.list_length
     try:
-        ranks = network_ranks(network, sessions, evaluation.batch_size, evaluation.ties, f"epoch {epoch}", sample,
-                              kernels, processes)
+        if not listed:
+            sample = draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
+            measures.add(network_ranks(network, test.sessions, evaluation.batch_size, evaluation.ties, name, sample,
+                                       kernels, processes))
+            return measures, time.perf_counter() - began
+        for first, block in cut_blocks(test.sessions, LISTED // listed):
+            ranks, best = network_ranks_and_best(network, block, listed, evaluation.batch_size, evaluation.ties, name,
+                                                 kernels, processes)
+            measures.add(ranks, best)
+            if write:
+                processes.first_does(lambda: write(first, block, ranks, best))
     except InputError as error:
-        raise InputError(f"{checkpoint.epoch_directory(evaluation.model_dir, epoch)}: {error}") from None
-    return recall_and_mrr(ranks, evaluation.cutoffs), time.perf_counter() - began
+        raise InputError(f"{checkpoint.epoch_directory(model_dir, epoch)}: {error}") from None
+    return measures, time.perf_counter() - began
 
 
-def draw_sample(sessions, item_count, size, seed):
+def open_file(evaluation, test, processes):
+    """The prediction file that is asked for, open on process 0; None in its place elsewhere."""
+    if not evaluation.per_prediction:
+        return nullcontext()
+    from utils.evaluation.prediction_file import open_prediction_file  # pyarrow loads for this alone
+    if not processes.is_first:
+        return nullcontext(lambda *block: None)
+    return open_prediction_file(evaluation.per_prediction, test.item_ids)
+
+
+def shown(measures, evaluation):
+    """The figures that were asked for, of all that are measured."""
+    return {name: figure for name, figure in measures.figures().items() if name.split("@")[0] in evaluation.metrics}
+
+
+def report_intervals(name, measures, test, evaluation):
+    """Print the interval of each figure that was asked for: a dict of lists of both ends."""
+    names, sums, counts = _sums(measures, test, evaluation)
+    ends = bootstrap_intervals(sums, counts, evaluation.draws, evaluation.seed).tolist()
+    log(f"intervals:{name} " + " ".join(f"{metric}:{low:.4f}..{high:.4f}" for metric, (low, high) in zip(names, ends))
+        + f" level:0.95 sessions:{len(counts)} draws:{evaluation.draws}")
+    return dict(zip(names, ends))
+
+
+def report_difference(title, measures, other, test, evaluation):
+    """Print a table of how far a model is ahead of another one: a dict of dicts of the difference, its ends and p."""
+    names, sums, counts = _sums(measures, test, evaluation)
+    sums -= _sums(other, test, evaluation)[1]
+    ends = bootstrap_intervals(sums, counts, evaluation.draws, evaluation.seed)
+    columns = [sums.sum(axis=0) / counts.sum(), *ends.T, sign_flip_p_values(sums, evaluation.draws, evaluation.seed)]
+    found = {metric: dict(zip(("difference", "from", "to", "p"), map(float, row)))
+             for metric, row in zip(names, zip(*columns))}
+    log(f"{title}, sessions:{len(counts)} draws:{evaluation.draws}")
+    print_table(found)
+    return found
+
+
+def _sums(measures, test, evaluation):
+    """The names of the means that were asked for, and their `session_sums`."""
+    values = {name: of_metric for name, of_metric in measures.values().items()
+              if name.split("@")[0] in evaluation.metrics}
+    return list(values), *session_sums(list(values.values()), test.sessions.lengths)
+
+
+def draw_sample(test, size, seed):
     """The `size` items that each click is ranked among, int32 [events, size], as in `network_ranks`."""
+    item_count = len(test.item_ids)
     if item_count < 2:
         raise InputError(f"--sampled {size}: found a vocabulary of one item, expected others to rank it among")
-    return np.random.default_rng(seed).integers(item_count - 1, size=(len(sessions.items), size), dtype=np.int32)
+    return np.random.default_rng(seed).integers(item_count - 1, size=(len(test.sessions.items), size), dtype=np.int32)
 
 
-def evaluate_baselines(sessions, item_count, evaluation):
+def evaluate_baselines(test, evaluation):
     """Figures of what needs no network, by name."""
-    read_conversion(evaluation.train_dir, checksum(Path(evaluation.model_dir) / "vocab.txt"), "--train_dir")
-    training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
-    baselines = {"POP": popularity_scores, "transitions": transition_scores}
-    ranks = {name: baseline_ranks(fit(training, item_count), sessions, evaluation.ties)
-             for name, fit in baselines.items()}
-    return {name: recall_and_mrr(found, evaluation.cutoffs) for name, found in ranks.items()}
+    baselines, figures = {"POP": popularity_scores, "transitions": transition_scores}, {}
+    for name, fit in baselines.items():
+        measures = test.measures(evaluation)
+        measures.add(*baseline_ranks_and_best(fit(test.training, len(test.item_ids)), test.sessions,
+                                              measures.list_length, evaluation.ties))
+        figures[name] = shown(measures, evaluation)
+    return figures
 
 
 def record_figures(model_dir, record):
