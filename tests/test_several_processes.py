@@ -21,7 +21,7 @@ from stopped_runs import flags, result  # noqa: E402
 
 TWO = ["--parallel", 1, "--num_devices", 2]
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="this system has no /proc")
-FIGURES = re.compile(r"model:\S+ (.*) time_cost")
+FIGURES = re.compile(r"(?:model|intervals):\S+ (.*) (?:time_cost|level)")
 
 
 def two_of(data, model_dir, *more):
@@ -39,14 +39,21 @@ def whole(tiny_data, tmp_path_factory):
     return model_dir
 
 
-@pytest.mark.parametrize("script, more", [("infer.py", []), ("infer_sample_neg.py", ["--sampled", 7])])
-def test_evaluation_by_two_processes_gives_the_very_same_figures(tiny_data, whole, script, more):
-    arguments = ["--test_dir", tiny_data / "test_data", "--model_dir", whole, "--start_index", 1, "--topk", "1,5,20",
-                 "--batch_size", 7, *more]
-    alone, together = (run_script(script, *arguments, *devices) for devices in ([], TWO))
+LISTS = ["--metrics", "recall,mrr,coverage", "--intervals", 1, "--start_index", 2, "--last_index", 2]
+
+
+@pytest.mark.parametrize("script, more", [("infer.py", LISTS), ("infer_sample_neg.py", ["--sampled", 7])])
+def test_evaluation_by_two_processes_gives_the_very_same_figures(tiny_data, whole, tmp_path, script, more):
+    usual = ["--test_dir", tiny_data / "test_data", "--model_dir", whole, "--start_index", 1, "--topk", "1,5,20",
+             "--batch_size", 7]
+    files = [tmp_path / f"{count}.parquet" for count in (1, 2)]
+    writing = [["--per_prediction", file] if more is LISTS else [] for file in files]
+    alone, together = (run_script(script, *with_flags(usual, more), *devices, *file_flags)
+                       for devices, file_flags in zip(([], TWO), writing))
     assert together.returncode == 0 and together.stderr.count("\n") == alone.stderr.count("\n")
     found = FIGURES.findall(together.stdout)
     assert found == FIGURES.findall(alone.stdout) and len(found) == 2
+    assert more is not LISTS or files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_sampled_training_and_the_baselines_by_two_processes(tiny_data, tmp_path):
