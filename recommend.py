@@ -72,10 +72,10 @@ def main():
     index_of = {item_id: index for index, item_id in enumerate(item_ids)}
     lines_of = tsv_lines if options.format == "tsv" else json_line
     skipped = Skipped(options.sessions)
-    for lines in [[(1, " ".join(options.items))]] if options.items else read_lines(options.sessions):
+    for lines in [[(1, " ".join(options.items).split())]] if options.items else read_lines(options.sessions):
         for start in range(0, len(lines), BATCH):
-            asked = [(line, text.split()) for line, text in lines[start:start + BATCH]]
-            asked = [(line, known_items(line, clicks, index_of, skipped)) for line, clicks in asked if clicks]
+            asked = [(line, known_items(line, clicks, index_of, skipped))
+                     for line, clicks in lines[start:start + BATCH] if clicks]
             answers = recommend(scorer, [items for _, items in asked], options.topk, options.exclude_seen)
             for (line, _), (best, scores) in zip(asked, answers):
                 sys.stdout.write(lines_of(line, [item_ids[item] for item in best], scores.tolist()))

@@ -3,13 +3,14 @@
 import sys
 from contextlib import nullcontext
 
+from utils.data.item_ids import unescape
 from utils.files import InputError, require_file
 
 READ_BYTES = 1 << 16
 
 
 def read_lines(path):
-    """Yield the lines of a file as they arrive, in lists of (number from 1, text).
+    """Yield the lines of a file as they arrive, in lists of (number from 1, item ids).
 
     Lines from a pipe come as soon as they are written.
     """
@@ -20,7 +21,7 @@ def read_lines(path):
                 chunk += stream.readline()
             text = decode(chunk, path, first)
             lines = (text.removeprefix("\ufeff") if first == 1 else text).removesuffix("\n").split("\n")
-            yield list(enumerate(lines, start=first))
+            yield [(number, [*map(unescape, line.split())]) for number, line in enumerate(lines, start=first)]
             first += len(lines)
 
 
