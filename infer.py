@@ -3,8 +3,9 @@
     python infer.py --test_dir test_data/ --model_dir model_output/ --start_index 1 --last_index 10 --use_cuda 0
 
 Every click after the first of every test session is predicted from those before it and ranked among all items of the
-training sessions; items already seen in the session are not removed. The figures are means over these predictions; they
-are printed, and appended to metrics.jsonl in the model directory.
+training sessions; items already seen in the session are not removed. The figures are means over these predictions, by
+default recall and MRR (docs/runs.md explains all metrics); they are printed, and appended to metrics.jsonl in the model
+directory.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on

@@ -72,6 +72,14 @@ def test_every_setting_reaches_its_method_and_no_other(baselines, setting):
     assert [name for name in TITLES if changed[name] != usual[name]] == [title]
 
 
+def test_other_metrics_are_those_of_infer_too(data, baselines):
+    process = assert_worked(baselines("--methods", "pop,vsknn", "--metrics", "coverage,popularity,ndcg", "--topk", "1,5"))
+    table, header = table_of(process)
+    assert header == [f"{metric}@{k}" for metric in ("coverage", "popularity", "ndcg") for k in (1, 5)]
+    assert table["POP"][:3] == [0.0278, 0.1389, 1.0], "the same one of 36 items, the same five, the most popular one"
+    assert table["V-SKNN"][0] > 0.3 and table["V-SKNN"][2] < 1
+
+
 def test_unknown_clicks_that_the_conversion_left_out_are_told(data, baselines):
     from utils.data.vocabulary import checksum
     record = {"vocab_sha256": checksum(data / "vocab.txt"), "clicks_left_out": 17}
@@ -89,6 +97,7 @@ def test_sessions_of_another_vocabulary_are_refused(data, baselines, name):
     (["--methods", "pop,knn"], ["--methods", "found 'knn'", "pop,spop,transitions,itemknn,vsknn"]),
     (["--methods", ""], ["--methods", "found ''"]),
     (["--topk", "0"], ["--topk", "found '0'"]),
+    (["--metrics", "map"], ["--metrics", "found 'map'"]),
     (["--ties", "worst"], ["--ties", "worst", "conservative"]),
     (["--itemknn_alpha", "1.5"], ["--itemknn_alpha", "found '1.5'", "<= 1"]),
     (["--itemknn_lambda", "nan"], ["--itemknn_lambda", "found 'nan'", ">= 0"]),

@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_file_and_the_old_one(infer, tmp_path, monkeypatch
     (["--metrics", "coverage", "--against", "model"], ["--metrics: found coverage alone"]),
     (["--intervals", "2"], ["--intervals"]),
     (["--draws", "5"], ["--draws", "an integer >= 100"]),
-    (["--against", "nowhere"], ["--against: ", "nowhere"]),
+    (["--against", "nowhere"], ["--against: found no file nowhere"]),
     (["--per_prediction", "p.csv"], ["--per_prediction: found p.csv", ".parquet"]),
     (["--per_prediction", "p.parquet", "--start_index", "1"], ["--per_prediction: found 2 epochs", "--start_index"]),
     (["--per_prediction", "{test}/p.parquet"], ["--per_prediction: found", "read as sessions"]),

@@ -101,9 +101,14 @@ def run_inference(evaluation, kernels=None, processes=ALONE):
     InputError
         For what is wrong with files or flags.
     """
-    model_dir = Path(evaluation.model_dir)
     test, epochs, other_epoch = processes.in_turn(lambda: _prepare(evaluation))
-    results, other = {}, None
+    with open_file(evaluation, test, processes) as write:
+        _evaluate(evaluation, test, epochs, other_epoch, write, kernels, processes)
+
+
+def _evaluate(evaluation, test, epochs, other_epoch, write, kernels, processes):
+    """`run_inference` of what `_prepare` found, with the function of the open prediction file or None."""
+    model_dir, results, other = Path(evaluation.model_dir), {}, None
     if evaluation.train_dir:
         results = processes.first_does(lambda: evaluate_baselines(test, evaluation)) or {}
     if other_epoch:
@@ -111,8 +116,7 @@ def run_inference(evaluation, kernels=None, processes=ALONE):
         other_name = checkpoint.epoch_directory(evaluation.against, other_epoch)
         log(f"against:{other_name} {line_of(shown(other, evaluation))} time_cost(s):{seconds:.2f}")
     for epoch in epochs:
-        with open_file(evaluation, test, processes) as write:
-            measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, kernels, processes, write)
+        measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, kernels, processes, write)
         name, figures = checkpoint.epoch_directory(model_dir, epoch), shown(measures, evaluation)
         log(f"model:{name} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
@@ -178,7 +182,7 @@ def _other_epoch(evaluation, vocab_sha256):
             warn(another)
         return choose_epoch(other_dir)
     except InputError as error:
-        raise InputError(f"--against: {error}") from None
+        raise InputError(f"--against: {str(error).removeprefix('--model_dir: ')}") from None
 
 
 def epochs_to_evaluate(finished, evaluation):
@@ -212,7 +216,7 @@ def evaluate_epoch(model_dir, epoch, test, evaluation, kernels=None, processes=A
     began = time.perf_counter()
     network = processes.in_turn(lambda: load_network(model_dir, epoch))
     measures, name = test.measures(evaluation), f"epoch {epoch}"
-    listed = max(evaluation.cutoffs) if write else measures.list_length
+    listed = min(max(evaluation.cutoffs) if write else measures.list_length, len(test.item_ids))
     try:
         if not listed:
             sample = draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
