@@ -73,8 +73,8 @@ def test_every_setting_reaches_its_method_and_no_other(baselines, setting):
 
 
 def test_other_metrics_are_those_of_infer_too(data, baselines):
-    process = assert_worked(baselines("--methods", "pop,vsknn", "--metrics", "coverage,popularity,ndcg", "--topk", "1,5"))
-    table, header = table_of(process)
+    flags = ["--methods", "pop,vsknn", "--metrics", "coverage,popularity,ndcg", "--topk", "1,5"]
+    table, header = table_of(assert_worked(baselines(*flags)))
     assert header == [f"{metric}@{k}" for metric in ("coverage", "popularity", "ndcg") for k in (1, 5)]
     assert table["POP"][:3] == [0.0278, 0.1389, 1.0], "the same one of 36 items, the same five, the most popular one"
     assert table["V-SKNN"][0] > 0.3 and table["V-SKNN"][2] < 1
