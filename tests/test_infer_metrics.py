@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import assert_one_line_error, assert_worked, files_below, with_flags, write_random_model
 
-from utils.data import sessions
 from utils.evaluation import inference
 from utils.evaluation.metrics import METRICS
 from utils.model.checked_json import write_json
@@ -76,18 +75,6 @@ def test_lists_of_several_blocks_give_the_same(model, infer, tmp_path, monkeypat
     assert whole | {"time_cost(s)": 0} == blocks | {"time_cost(s)": 0}
     assert pq.read_metadata(tmp_path / "blocks.parquet").num_row_groups > 3
     assert predictions_of(tmp_path / "blocks.parquet") == predictions_of(tmp_path / "whole.parquet")
-
-
-@pytest.mark.parametrize("predictions", [1, 3, 10**6])
-def test_blocks_have_every_session_once(predictions):
-    lengths = np.array([1, 1, 5, 2, 1, 9, 2, 2, 1])
-    whole = sessions.Sessions(np.arange(lengths.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(lengths)]))
-    blocks = list(sessions.cut_blocks(whole, predictions))
-    assert np.concatenate([block.items for _, block in blocks]).tolist() == whole.items.tolist()
-    assert np.concatenate([block.lengths for _, block in blocks]).tolist() == lengths.tolist()
-    firsts = np.cumsum([0] + [len(block.lengths) for _, block in blocks])[:-1]
-    assert [first for first, _ in blocks] == firsts.tolist()
-    assert all(block.predictions <= predictions or len(block.lengths) == 1 for _, block in blocks)
 
 
 # Intervals and the other model

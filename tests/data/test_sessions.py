@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from utils.data import sessions as session_module
 from utils.data import text_cache
 from utils.data.session_files import CONVERSION, session_files, session_files_in
-from utils.data.sessions import Sessions, cut_windows, read_sessions
+from utils.data.sessions import Sessions, cut_blocks, cut_windows, read_sessions
 from utils.files import InputError
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
@@ -257,3 +257,15 @@ def test_session_text_larger_than_the_memory_is_refused(tmp_path):
     os.truncate(tmp_path / "a.txt", 1 << 42)
     with pytest.raises(InputError, match="--train_dir: found 4.0 TiB of session text, which takes at least .* free"):
         read_sessions(tmp_path, 9, "--train_dir")
+
+
+@pytest.mark.parametrize("predictions", [1, 3, 10**6])
+def test_blocks_have_every_session_once(predictions):
+    lengths = np.array([1, 1, 5, 2, 1, 9, 2, 2, 1])
+    whole = Sessions(np.arange(lengths.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(lengths)]))
+    blocks = list(cut_blocks(whole, predictions))
+    assert np.concatenate([block.items for _, block in blocks]).tolist() == whole.items.tolist()
+    assert np.concatenate([block.lengths for _, block in blocks]).tolist() == lengths.tolist()
+    firsts = np.cumsum([0] + [len(block.lengths) for _, block in blocks])[:-1]
+    assert [first for first, _ in blocks] == firsts.tolist()
+    assert all(block.predictions <= predictions or len(block.lengths) == 1 for _, block in blocks)
