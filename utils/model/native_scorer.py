@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from utils.model.scorer import Scorer
+from utils.model.selection import Selection
 from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
 
 SOURCE = Path(__file__).parent.parent / "native" / "scoring.cc"
 LANES = 16  # kLanes of scoring.cc
 ARGUMENTS = {
     "pack_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 4,
-    "best_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 5 + [INTEGER] + [POINTER] * 3 + [INTEGER] + [POINTER] * 3,
+    "best_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 5 + [INTEGER] + [POINTER] * 4 + [INTEGER] + [POINTER] * 3,
     "score_items": [POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER],
     "gru_layer": [POINTER, INTEGER, INTEGER] + [POINTER] * 6 + [INTEGER, INTEGER] + [POINTER, INTEGER] * 2 + [POINTER],
 }
@@ -89,17 +90,22 @@ class NativeScorer(Scorer):
                                      address(scores))
         return found.reshape(*states.shape[:-1], -1)
 
-    def best_of_all(self, states, ks, excluded):
+    def _is_scored_alone(self, allowed):
+        return super()._is_scored_alone(allowed) or isinstance(allowed, Selection) and allowed.few is not None
+
+    def best_of_all(self, states, ks, excluded, allowed):
         rows, width = len(states), min(max(ks), len(self.item_matrix))
         states = np.ascontiguousarray(states)
         left_out = [sorted(map(int, items)) for items in excluded]
         # with one more in front, since an empty array has no address
         flat = np.array([0] + [item for items in left_out for item in items], np.int64)
         offsets = np.array(list(accumulate(map(len, left_out), initial=1)), np.int64)
+        bits = np.array([0 if selection is None else address(selection.bits) for selection in allowed], np.int64)
         ks, found = np.minimum(ks, width), np.empty(rows, np.int64)
         best, scores = np.empty((rows, width), np.int64), np.empty((rows, width), np.float32)
         self.library.best_items(*self.matrix_and_sizes, *self.packed_addresses, address(states), rows, address(ks),
-                                address(flat), address(offsets), width, address(best), address(scores), address(found))
+                                address(flat), address(offsets), address(bits), width, address(best), address(scores),
+                                address(found))
         return [(best[row, :count], scores[row, :count]) for row, count in enumerate(found.tolist())]
 
 

@@ -10,7 +10,8 @@
 import numpy as np
 
 from utils.model.layout import ITEM_MATRIX, input_matrix, input_width, layers
-from utils.model.top_k import top_k_of_rows
+from utils.model.selection import Selection
+from utils.model.top_k import top_k_among, top_k_of_rows
 
 
 class Scorer:
@@ -167,35 +168,43 @@ class Scorer:
             For each row, how many items to find, >= 1; if fewer are left, all of them.
         excluded : list of int arrays or lists
             For each row, the items that must not be among the best.
-        allowed : list of (int array or list, or None)
-            For each row, the items to choose from; None: all.
+        allowed : list of (int array or list, Selection, or None)
+            For each row, the items to choose from; None: all. Those of a Selection get the same scores as among all, to
+            the last bit.
 
         Returns
         -------
         list of (items, their_scores), one for each row
             As in `top_k_of_rows`.
         """
-        best = [None if allowed[row] is None else self._best_among(allowed[row], states[row], ks[row], excluded[row])
-                for row in range(len(states))]
+        if any(isinstance(each, Selection) and each.items != len(self.item_matrix) for each in allowed):
+            raise IndexError(f"a selection from another number of items than {len(self.item_matrix)}")
+        best = [self._best_among(allowed[row], states[row], ks[row], excluded[row])
+                if self._is_scored_alone(allowed[row]) else None for row in range(len(states))]
         rows = [row for row, found in enumerate(best) if found is None]
         if rows:
-            among_all = self.best_of_all(states[rows], [ks[row] for row in rows],
-                                         [excluded[row] for row in rows])
+            among_all = self.best_of_all(states[rows], [ks[row] for row in rows], [excluded[row] for row in rows],
+                                         [allowed[row] for row in rows])
             for row, found in zip(rows, among_all):
                 best[row] = found
         return best
 
-    def best_of_all(self, states, ks, excluded):
-        """`best` with all items allowed, for at least one row."""
-        best = top_k_of_rows(self.scores(states), max(ks), excluded)
+    def best_of_all(self, states, ks, excluded, allowed):
+        """`best` by the scores of all items, for at least one row; `allowed` is a list of Selection or None."""
+        scores = self.scores(states)
+        for row, selection in enumerate(allowed):
+            if selection is not None:
+                scores[row, ~selection.mask()] = -np.inf
+        best = top_k_of_rows(scores, max(ks), excluded)
         return [(items[:k], scores[:k]) for k, (items, scores) in zip(ks, best)]
 
+    def _is_scored_alone(self, allowed):
+        """Whether the allowed items are scored without the others."""
+        return allowed is not None and not isinstance(allowed, Selection)
+
     def _best_among(self, allowed, state, k, excluded):
-        among = np.setdiff1d(np.asarray(allowed, np.int64), np.asarray(excluded, np.int64))
-        if not len(among):
-            return among, np.empty(0, np.float32)
-        best, scores = top_k_of_rows(self.scores(state[None], among), k)[0]  # `among` ascends, so ties stay in order
-        return among[best], scores
+        among = allowed.few if isinstance(allowed, Selection) else np.unique(np.asarray(allowed, np.int64))
+        return top_k_among(self.scores(state[None], among)[0], among, k, excluded)
 
 
 def reset_after_step(gate_inputs, before, weight, bias):

@@ -10,6 +10,27 @@ def top_k(scores, k, excluded=()):
     return top_k_of_rows(np.array(scores)[None], k, [excluded])[0]
 
 
+def top_k_among(scores, among, k, excluded=()):
+    """The `k` best of some items, as in `top_k_of_rows`.
+
+    Parameters
+    ----------
+    scores : float array [n]
+        Theirs.
+    among : int64 array [n]
+        The items, ascending.
+    k : int
+    excluded : int array or list
+        Items that must not be among the best.
+    """
+    if not len(among):
+        return among, scores
+    places = np.searchsorted(among, np.asarray(excluded, np.int64))
+    places = [place for place, item in zip(places, excluded) if place < len(among) and among[place] == item]
+    best, their_scores = top_k(scores, k, places)
+    return among[best], their_scores
+
+
 def top_k_of_rows(scores, k, excluded=None):
     """The `k` best items of each row, the best first; among equal scores the lower index comes first.
 

@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kLanes = 16;  // items, or columns of a weight, that are computed at once
 constexpr int64_t kLargest = 127;
+constexpr int64_t kAhead = 8;  // items: far enough for the memory to answer before they are needed
 #if defined(__AVX512BW__)
 constexpr int kTogether = 8;  // sessions for which items are loaded only once; their sums fill the registers
 #else
@@ -172,8 +173,9 @@ struct Scored {
 // So each item has a lowest possible score. `threshold` is the k-th best of these: k items reach it for certain, so an
 // item that can't reach it is not among the k best.
 struct Session {
-  Session(const float* state, int64_t units, int64_t k, const int64_t* excluded, const int64_t* excluded_end)
-      : k(k), excluded(excluded), excluded_end(excluded_end), pairs((units + 1) / 2) {
+  Session(const float* state, int64_t units, int64_t k, const int64_t* excluded, const int64_t* excluded_end,
+          const uint16_t* allowed)
+      : k(k), excluded(excluded), excluded_end(excluded_end), allowed(allowed), pairs((units + 1) / 2) {
     float largest = 1e-30f;
     for (int64_t j = 0; j < units; ++j) largest = std::max(largest, std::fabs(state[j]));
     // so large that sums of products still fit in 32 bits
@@ -190,6 +192,9 @@ struct Session {
     length = length_of(state, units) * 1.0001;
     lost = std::sqrt(lost_squares) * 1.0001 + length * (units + 8) * 0x1p-22;  // the second term: rounding of floats
   }
+
+  // Which of a block's items may be among the best, the first in the lowest bit.
+  uint16_t allowed_of(int64_t block) const { return allowed ? allowed[block] : 0xffff; }
 
   void consider(int64_t item, float rough, float margin) {
     if (std::binary_search(excluded, excluded_end, item)) return;
@@ -209,6 +214,7 @@ struct Session {
 
   int64_t k;
   const int64_t *excluded, *excluded_end;  // ascending
+  const uint16_t* allowed;                 // a bit for each item; null: all of them
   std::vector<int32_t> pairs;
   float factor, length, lost;
   float threshold = -HUGE_VALF;
@@ -250,8 +256,11 @@ struct Items {
       const bool any = scale_and_compare(rough[s], factors + first, session.factor, biases + first,
                                          session.threshold - margin);
       if (!any) continue;
-      for (int64_t j = 0; j < std::min(kLanes, count - first); ++j)
+      const uint32_t filled = (1u << std::min(kLanes, count - first)) - 1;
+      for (uint32_t left = session.allowed_of(block) & filled; left; left &= left - 1) {
+        const int64_t j = __builtin_ctz(left);
         if (rough[s][j] >= session.threshold - margin) session.consider(first + j, rough[s][j], margin);
+      }
     }
   }
 };
@@ -303,14 +312,14 @@ void pack_items(const float* matrix, int64_t count, int64_t units, int8_t* packe
 
 void best_items(const float* matrix, int64_t count, int64_t units, const int8_t* packed, const float* factors,
                 const float* biases, const float* bounds, const float* states, int64_t rows, const int64_t* ks,
-                const int64_t* excluded, const int64_t* excluded_offsets, int64_t width, int64_t* best, float* scores,
-                int64_t* found) {
+                const int64_t* excluded, const int64_t* excluded_offsets, const uint16_t* const* allowed, int64_t width,
+                int64_t* best, float* scores, int64_t* found) {
   const Items items{matrix, count, units, packed, factors, biases, bounds};
   std::vector<Session> sessions;
   sessions.reserve(rows);
   for (int64_t row = 0; row < rows; ++row)
     sessions.emplace_back(states + row * units, units, ks[row], excluded + excluded_offsets[row],
-                          excluded + excluded_offsets[row + 1]);
+                          excluded + excluded_offsets[row + 1], allowed[row]);
   for (int64_t block = 0; block * kLanes < count; ++block) {
     int64_t row = 0;
     for (; row + kTogether <= rows; row += kTogether) items.look_at<kTogether>(block, &sessions[row]);
@@ -329,8 +338,11 @@ void best_items(const float* matrix, int64_t count, int64_t units, const int8_t*
 
 void score_items(const float* matrix, int64_t units, const float* state, const int64_t* items, int64_t count,
                  float* scores) {
-  for (int64_t place = 0; place < count; ++place)
+  for (int64_t place = 0; place < count; ++place) {
+    const float* next = matrix + items[std::min(place + kAhead, count - 1)] * (units + 1);
+    for (int64_t j = 0; j < units; j += 16) __builtin_prefetch(next + j);
     scores[place] = exact_score(matrix + items[place] * (units + 1), state, units);
+  }
 }
 
 void gru_layer(const float* vectors, int64_t stride, int64_t inputs, const int32_t* rows_of_clicks,
