@@ -23,6 +23,7 @@ from utils.memory import require_memory
 from utils.model import checkpoint
 from utils.model.layout import GATES, ITEM_MATRIX, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
+from utils.model.popular import read_popular_record
 from utils.options import COUNT, Parser, number
 from utils.process import run
 from utils.training.resume import hold_directory
@@ -58,6 +59,7 @@ def main():
     options = parse_arguments()
     all_settings, all_weights = zip(*(load_model(path, options.epoch or None)[:2] for path in options.models))
     data = [checkpoint.read_config(path)["data"] for path in options.models]
+    popular = next(filter(None, map(read_popular_record, options.models)), None)
     for number_of, path in enumerate(options.models):
         check_fit(path, all_settings[number_of], data[number_of], options.models[0], all_settings[0], data[0])
     settings = merged_settings(all_settings)
@@ -66,7 +68,7 @@ def main():
     model_dir, weights = Path(options.model_dir), merged_weights(all_weights, settings)
     with hold_directory(model_dir):
         checkpoint.start_run(model_dir, {"network": settings.as_dict(), "data": data[0], "merged": options.models},
-                             Path(options.models[0]) / "vocab.txt", bool(options.overwrite))
+                             Path(options.models[0]) / "vocab.txt", bool(options.overwrite), popular)
         checkpoint.save_epoch(model_dir, 1, weights, {}, {})
     print(f"model saved in {checkpoint.epoch_directory(model_dir, 1)}")
 

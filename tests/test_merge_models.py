@@ -11,6 +11,7 @@ from conftest import ROOT, assert_one_line_error, assert_worked, files_below, ru
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
 from utils.model.load import load_model
+from utils.model.popular import read_popular_record
 from utils.model.scorer import Scorer
 from utils.training.resume import hold_directory
 
@@ -41,6 +42,7 @@ def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, form
     merged = tmp_path / "merged"
     process = assert_worked(run_script("merge_models.py", *models, "--model_dir", merged))
     assert process.stdout == f"model saved in {merged / 'epoch_1'}\n"
+    assert read_popular_record(merged) == read_popular_record(models[0]) is not None
     session = [3, 1, 3, 20]
     scorers = [Scorer(*load_model(model_dir)[:2]) for model_dir in (*models, merged)]
     scores = [scorer.scores(states_after(scorer, session)) for scorer in scorers]
@@ -113,7 +115,8 @@ def test_several_at_once_do_not_mix(tiny_model, tmp_path):
             assert process.returncode == 0 or "another run at work" in errors, errors
         assert 0 in [process.returncode for process in processes]
         load_model(tmp_path / "merged")
-        assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == ["config.json", "epoch_1", "vocab.txt"]
+        assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [
+        "config.json", "epoch_1", "popular.json", "vocab.txt"]
 
 
 def test_a_full_disk_leaves_no_directory(tiny_model, tmp_path):

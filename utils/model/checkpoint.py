@@ -2,12 +2,13 @@
 
     config.json             settings, versions and data of the run
     vocab.txt               the items that the model knows
+    popular.json            what was clicked most lately (popular.py)
     metrics.jsonl           one record per line, appended
     epoch_N/                model.safetensors, optimizer.safetensors, and written last state.json
     last/                   the same for the latest point within an epoch, to resume a stopped run from
     tensorboard/ visualdl/  the records for these programs, if the user asked for them
 
-config.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of older
+config.json, popular.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of older
 versions lack the first.
 """
 
@@ -24,6 +25,7 @@ from utils.data.arrays import arrays_in
 from utils.files import InputError, open_file, sync_directory, write_atomically
 from utils.memory import read_bytes, require_memory
 from utils.model.checked_json import json_text, read_json, require_kinds, write_json
+from utils.model.popular import POPULAR
 
 FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -36,7 +38,7 @@ BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
 PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
                   "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
-LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp"
+LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp"
 EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
 
@@ -46,8 +48,8 @@ class Weights(dict):
     checksum = ""
 
 
-def start_run(model_dir, config, vocab_path, overwrite):
-    """Make `model_dir` ready for a new run: its config.json and vocab.txt, and no epoch.
+def start_run(model_dir, config, vocab_path, overwrite, popular=None):
+    """Make `model_dir` ready for a new run: its config.json, vocab.txt and popular.json, and no epoch.
 
     Parameters
     ----------
@@ -57,6 +59,8 @@ def start_run(model_dir, config, vocab_path, overwrite):
     vocab_path : Path
     overwrite : bool
         Delete the run that is already there.
+    popular : dict, optional
+        Written to popular.json.
 
     Raises
     ------
@@ -76,17 +80,20 @@ def start_run(model_dir, config, vocab_path, overwrite):
         raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
                          "continue that run with --resume 1, or delete it with --overwrite 1")
     _remove_checkpoints(model_dir)
-    (model_dir / "metrics.jsonl").unlink(missing_ok=True)
+    for name in ("metrics.jsonl", POPULAR):
+        (model_dir / name).unlink(missing_ok=True)
     write_json(model_dir / "config.json", {"format": FORMAT, **config})
     with write_atomically(model_dir / "vocab.txt", "wb") as file:
         file.write(read_bytes(vocab_path, "--vocab_path"))
+    if popular:
+        write_json(model_dir / POPULAR, popular)
 
 
 def discard_run(model_dir):
     """Remove what a run wrote that came to no checkpoint, and the directory unless other files are in it."""
     clean_up(model_dir)
     _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", "vocab.txt", "config.json"):
+    for name in ("metrics.jsonl", POPULAR, "vocab.txt", "config.json"):
         (model_dir / name).unlink(missing_ok=True)
     if not any(model_dir.iterdir()):
         model_dir.rmdir()

@@ -59,7 +59,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     processes = device.processes
     require_possible(data, processes, splits_items, exchange_steps)
     rows = own_rows(processes) if splits_items else slice(None)
-    trainer, validation, config = processes.in_turn(
+    trainer, validation, popular, config = processes.in_turn(
         lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
@@ -72,7 +72,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         if output.resume and (model_dir / "config.json").exists():
             start_from = find_checkpoint(model_dir, config)
         if start_from is None:
-            checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite)
+            checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite, popular)
         return start_from
 
     with hold_directory(model_dir) if processes.is_first else nullcontext():

@@ -14,6 +14,7 @@ from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.validation import sessions_checksum, split_sessions
 from utils.files import InputError
 from utils.model.directory import net_checksum
+from utils.model.popular import count_popular
 from utils.runlog import log, warn
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
@@ -42,10 +43,12 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     Sessions or None
         To validate with.
     dict
+        For popular.json.
+    dict
         For config.json.
     """
     item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
-    training, validation, description = _read_sessions(data, item_count, vocab_sha256)
+    training, validation, description, popular = _read_sessions(data, item_count, vocab_sha256)
     require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
     require_memory_for_steps(training, network_settings.hid_size, flags)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
@@ -53,7 +56,7 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     network = Network(item_count, network_settings, schedule.seed, rows)
     trainer = make_trainer(network, training)
     is_known = _prove(trainer, kernels, rows != slice(None))
-    return trainer, validation, {
+    return trainer, validation, popular, {
         "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
         "data": description, "versions": versions(), "options": flags}
@@ -75,7 +78,7 @@ def _prove(trainer, kernels, splits_items):
 
 
 def _read_sessions(data, item_count, vocab_sha256):
-    """The sessions to train on, those to validate with or None, and what config.json says of them."""
+    """The sessions to train on, those to validate with or None, and what config.json and popular.json say of them."""
     read_conversion(data.train_dir, vocab_sha256, "--train_dir")
     whole = read_sessions(data.train_dir, item_count, "--train_dir")
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
@@ -93,7 +96,7 @@ def _read_sessions(data, item_count, vocab_sha256):
     if validation:
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
-    return training, validation, description
+    return training, validation, description, count_popular(whole, item_count)
 
 
 def versions():
