@@ -1,14 +1,20 @@
-"""Recommend the next items of sessions with a trained model.
+r"""Recommend the next items of sessions with a trained model.
 
     python recommend.py --model_dir model_output --topk 20 214536502 214536500
     python recommend.py --model_dir model_output --sessions sessions.txt --format json > answers.jsonl
+    python recommend.py --model_dir model_output --items items.csv --filter category:shoes,in_stock:1 214536502
     ... | python recommend.py --model_dir model_output --sessions -
 
-A session is the item ids of its clicks in time order: the arguments, or a line of a text file. Items that the model
-does not know are left out, and counted on stderr. For each session the best items are printed, as lines of session,
-rank, item and score separated by tabs, or with --format json as one line like this:
+A session is the item ids of its clicks in time order: the arguments, or a line of a text file, separated by blanks and
+written as in vocab.txt, where a blank within an id is `\{20}` and a backslash `\\`. Items that the model does not know
+are left out, and counted on stderr. For each session the best items are printed, as lines of session, rank, item and
+score separated by tabs, or with --format json as one line like this:
 
     {"session": 1, "items": [...], "scores": [...]}
+
+A session without any click that the model knows, such as an empty line, gets popular items. Their scores are numbers
+of clicks in the newest training sessions, and the JSON line also has "fallback": "popular". Models of older versions
+have no such counts: then nothing is recommended, and empty lines are skipped.
 
 Sessions are numbered by their lines, from 1. A higher score means a likelier item; items with equal scores are in the
 order of vocab.txt. Needs no Paddle, and uses one thread unless OMP_NUM_THREADS says otherwise.
@@ -32,6 +38,7 @@ from utils.data.session_lines import name_of, read_lines
 from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model.load import load_scorer
+from utils.model.popular import read_popular
 from utils.options import COUNT, Parser, number
 from utils.process import run
 
@@ -40,7 +47,8 @@ BATCH = 64  # sessions at once; more are hardly faster and need more memory
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("items", nargs="*", metavar="ITEM", default="", help="item ids of one session, in time order")
+    parser.add_argument("clicks", nargs="*", metavar="ITEM", default="",
+                        help="item ids of one session, in time order, each an argument")
     parser.add_argument("--sessions", metavar="FILE", default="",
                         help="text file of item ids, one session a line, instead of the arguments; "
                         "- for standard input")
@@ -48,15 +56,27 @@ def parse_arguments():
     parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
                         help="which epoch to use; 0: the best one by validation, or the last without validation")
     parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="items to recommend")
-    parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0,
-                        help="1: leave out the items of the session itself, 0: keep them, as in infer.py")
+    parser.add_argument("--exclude", choices=("last", "seen", "none"), default="none",
+                        help="which items of the session itself to leave out: the last one, all, or none, as in "
+                        "infer.py")
+    parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0, help="1: the same as --exclude seen")
+    parser.add_argument("--items", metavar="FILE", default="",
+                        help="CSV or TSV file of the items' fields: a column id, or the ids first")
+    parser.add_argument("--filter", default="",
+                        help="choose from the items with these fields: COLUMN:VALUE, several separated by commas")
     parser.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
     options = parser.parse_args()
-    if bool(options.items) == bool(options.sessions):
-        found = "item ids and --sessions" if options.items else "neither item ids nor --sessions"
+    if bool(options.clicks) == bool(options.sessions):
+        found = "item ids and --sessions" if options.clicks else "neither item ids nor --sessions"
         raise InputError(f"ITEM, --sessions: found {found}, expected one of them (recommend.py -h has examples)")
-    if options.items and not " ".join(options.items).split():
+    if options.clicks and not " ".join(options.clicks).split():
         raise InputError("ITEM: found only blanks, expected item ids")
+    if options.exclude_seen:
+        if options.exclude == "last":
+            raise InputError("--exclude: found last with --exclude_seen 1, expected one of them")
+        options.exclude = "seen"
+    if bool(options.items) != bool(options.filter):
+        raise InputError(f"--items, --filter: found {'--filter' if options.filter else '--items'} alone, expected both")
     return options
 
 
@@ -70,28 +90,47 @@ def main():
              "answers")
         item_ids = [str(index) for index in range(len(scorer.item_biases))]
     index_of = {item_id: index for index, item_id in enumerate(item_ids)}
-    lines_of = tsv_lines if options.format == "tsv" else json_line
-    skipped = Skipped(options.sessions)
-    for lines in [[(1, " ".join(options.items).split())]] if options.items else read_lines(options.sessions):
+    popular, allowed = read_popular(options.model_dir, len(item_ids)), read_selection(options, item_ids)
+    skipped = Skipped(options.sessions, popular is not None)
+    for lines in [[(1, options.clicks)]] if options.clicks else read_lines(options.sessions):
         for start in range(0, len(lines), BATCH):
-            asked = [(line, known_items(line, clicks, index_of, skipped))
-                     for line, clicks in lines[start:start + BATCH] if clicks]
-            answers = recommend(scorer, [items for _, items in asked], options.topk, options.exclude_seen)
-            for (line, _), (best, scores) in zip(asked, answers):
-                sys.stdout.write(lines_of(line, [item_ids[item] for item in best], scores.tolist()))
+            asked = [(line, clicks) for line, clicks in lines[start:start + BATCH] if clicks or popular]
+            known = [known_items(line, clicks, index_of, skipped) for line, clicks in asked]
+            answers = recommend(scorer, known, options.topk, options.exclude, allowed)
+            for (line, clicks), items, (best, scores) in zip(asked, known, answers):
+                fallback = "" if items else "popular" if popular else "none"
+                if fallback == "popular":
+                    best, scores = popular.best(not clicks, options.topk, (), allowed)
+                write_answer(options.format, line, [item_ids[item] for item in best], scores.tolist(), fallback)
         sys.stdout.flush()  # a caller that asks line by line is waiting for it
     skipped.report()
+
+
+def read_selection(options, item_ids):
+    """The Selection that --items and --filter ask for, or None for all items."""
+    if not options.filter:
+        return None
+    from utils.data.item_filter import parse_filter
+    from utils.data.item_table import ItemFields, read_item_table  # loads pyarrow, which takes longer than the rest
+    fields = ItemFields(read_item_table(options.items, "--items"), item_ids)
+    try:
+        selection = fields.select(parse_filter(options.filter))
+    except ValueError as error:
+        raise InputError(f"--filter: {error}") from None
+    tell(f"{options.items}: items that pass: {selection.count} of {len(item_ids)}; without a row: "
+         f"{fields.without_row}; rows of items that the model doesn't know: {fields.unknown}")
+    return selection
 
 
 def known_items(line, item_ids, index_of, skipped):
     """The indices of a session's items, a list of int; items that the model doesn't know are counted in `skipped`."""
     known = [index_of[item_id] for item_id in item_ids if item_id in index_of]
-    if len(known) < len(item_ids):
+    if len(known) < len(item_ids) or not known:
         skipped.count(line, [item_id for item_id in item_ids if item_id not in index_of], bool(known))
     return known
 
 
-def recommend(scorer, sessions, topk, exclude_seen):
+def recommend(scorer, sessions, topk, exclude, allowed=None):
     """The best items of each session and their scores: a list of pairs of arrays, empty for a session without items.
 
     Parameters
@@ -99,7 +138,10 @@ def recommend(scorer, sessions, topk, exclude_seen):
     scorer : scorer.Scorer
     sessions : list of lists of int
     topk : int
-    exclude_seen : bool
+    exclude : str
+        Which items of a session are left out: `last`, `seen` or `none`.
+    allowed : selection.Selection, optional
+        Which items to choose from.
     """
     answers = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(sessions)
     places = [place for place, items in enumerate(sessions) if items]
@@ -108,45 +150,62 @@ def recommend(scorer, sessions, topk, exclude_seen):
     asked = [sessions[place] for place in places]
     items, offsets = np.concatenate(asked).astype(np.int32), np.cumsum([0] + [len(clicks) for clicks in asked])
     states = scorer.after_sessions(Sessions(items, offsets))
-    excluded = asked if exclude_seen else [()] * len(asked)
-    for place, best in zip(places, scorer.best(states, [topk] * len(asked), excluded, [None] * len(asked))):
+    excluded = [{"last": clicks[-1:], "seen": clicks, "none": ()}[exclude] for clicks in asked]
+    for place, best in zip(places, scorer.best(states, [topk] * len(asked), excluded, [allowed] * len(asked))):
         answers[place] = best
     return answers
 
 
-def tsv_lines(session, item_ids, scores):
-    return "".join(f"{session}\t{rank}\t{item_id}\t{score:.6f}\n"
-                   for rank, (item_id, score) in enumerate(zip(item_ids, scores), start=1))
+def write_answer(form, session, item_ids, scores, fallback):
+    """Print the answer to a session in the form `tsv` or `json`."""
+    if form == "tsv":
+        sys.stdout.write("".join(f"{session}\t{rank}\t{quoted(item_id)}\t{score:.6f}\n"
+                                 for rank, (item_id, score) in enumerate(zip(item_ids, scores), start=1)))
+    else:
+        answer = {"session": session, "items": item_ids, "scores": [round(score, 6) for score in scores]}
+        sys.stdout.write(json.dumps(answer | ({"fallback": fallback} if fallback else {})) + "\n")
 
 
-def json_line(session, item_ids, scores):
-    return json.dumps({"session": session, "items": item_ids, "scores": [round(score, 6) for score in scores]}) + "\n"
+def quoted(item_id):
+    """An item id as a field of a TSV file."""
+    if any(character in item_id for character in '"\t\r\n'):
+        return '"' + item_id.replace('"', '""') + '"'
+    return item_id
 
 
 class Skipped:
-    """Counts what was left out; `path` is the file of the sessions, empty for the command line."""
+    """Counts what was left out.
 
-    def __init__(self, path):
-        self.path = path
+    path : str, the file of the sessions, empty for the command line
+    has_popular : bool, sessions without any known click get popular items
+    """
+
+    def __init__(self, path, has_popular):
+        self.path, self.has_popular = path, has_popular
         self.clicks, self.first_click, self.sessions, self.first_session = 0, "", 0, ""
 
     def count(self, line, unknown, is_answered):
         """Count the `unknown` item ids of a session, and the session itself if it can't be answered without them."""
         place = f"{name_of(self.path)}:{line}" if self.path else "the arguments"
-        self.first_click = self.first_click or f"{unknown[0][:40]!r} in {place}"
-        self.clicks += len(unknown)
+        if unknown:
+            self.first_click = self.first_click or f"{unknown[0][:40]!r} in {place}"
+            self.clicks += len(unknown)
         if not is_answered:
             self.first_session = self.first_session or place
             self.sessions += 1
 
     def report(self):
         """Print one line on stderr, or none if nothing was skipped."""
+        parts = []
         if self.clicks:
-            line = f"left out clicks on items that the model doesn't know: {self.clicks} (first: {self.first_click})"
-            if self.sessions:
-                line += (f"; nothing to recommend for sessions without any other: {self.sessions} "
+            parts.append("left out clicks on items that the model doesn't know: "
+                         f"{self.clicks} (first: {self.first_click})")
+        if self.sessions:
+            instead = "popular items" if self.has_popular else "nothing to recommend"
+            parts.append(f"{instead} for sessions without any known click: {self.sessions} "
                          f"(first: {self.first_session})")
-            tell(line)
+        if parts:
+            tell("; ".join(parts))
 
 
 def tell(message):

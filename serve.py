@@ -43,6 +43,12 @@ def parse_arguments(arguments=None):
     parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
                         help="which epoch to use; 0: the best one by validation, or the last; a new one may take "
                         "its place")
+    parser.add_argument("--items", default="",
+                        help="CSV or TSV file of the items' fields, for filters and replies: a column id, or the ids "
+                        "first; a changed file takes its place; empty: none")
+    parser.add_argument("--exclude", choices=("last", "seen", "none"),
+                        help="which items of a session are left out of its answers where a request doesn't say: the "
+                        "last one clicked, all, or none; default: last in live sessions, none in whole ones")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on")
     parser.add_argument("--workers", type=number(int, 0, 256), default=0,
@@ -87,7 +93,8 @@ def store_address(text):
 
 def main():
     options = parse_arguments()
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    packages = PACKAGES + ("pyarrow",) * bool(options.items)
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise InputError(f"found no Python package {missing[0]}, expected those of requirements-serve.txt")
     from utils.serving.port import own_port
@@ -99,6 +106,9 @@ def serve(options):
     """Load the model and open the store, to end with one line where they are wrong; then let the workers serve."""
     from utils.serving.model_reload import ServedModel
     ServedModel(options.model_dir, options.epoch or None)
+    if options.items:
+        from utils.data.item_table import read_item_table
+        read_item_table(options.items, "--items")
     from utils.serving.session_store import try_store
     from utils.serving.shared_directory import machine_store, shared_directory
     log_as_json()
@@ -131,9 +141,10 @@ def application():
     sys.setswitchinterval(0.0005)
     from utils.serving.http_api import ServerSettings, create_application
     same_names = ["model_dir", "session_store", "reload_seconds", "drain_seconds", "session_ttl", "client_rate",
-                  "max_sessions", "session_memory", "max_batch", "max_queue"]
+                  "max_sessions", "session_memory", "max_batch", "max_queue", "items"]
     settings = {name: getattr(options, name) for name in same_names}
-    return create_application(ServerSettings(epoch=options.epoch or None, logs_all=options.log == "all", **settings))
+    return create_application(ServerSettings(epoch=options.epoch or None, exclude=options.exclude or "",
+                                             logs_all=options.log == "all", **settings))
 
 
 if __name__ == "__main__":

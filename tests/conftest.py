@@ -3,6 +3,7 @@
 Plain functions are imported (`from conftest import run_script`); fixtures are arguments.
 """
 
+import asyncio
 import os
 import runpy
 import shutil
@@ -73,6 +74,14 @@ def files_below(directory):
     """Every file below `directory`, hidden ones too, by its relative path: a failed script must not change them."""
     return {str(path.relative_to(directory)): path.read_bytes() for path in sorted(Path(directory).rglob("*"))
             if path.is_file()}
+
+
+def refusal(response, status):
+    """The error of a response, which must be of this status and in the form of all refusals."""
+    assert response.status_code == status and response.headers["content-type"] == "application/json", response.text
+    body = response.json()
+    assert body["error"]["status"] == status and body["request_id"] == response.headers["x-request-id"]
+    return body["error"]
 
 
 def free_port():
@@ -176,6 +185,30 @@ def own_server(tmp_path):
     for server in started:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def with_client(tmp_path):
+    """Run an async function with an httpx client of an application of serve.py's in this process, and its Api."""
+    import httpx
+
+    from utils.serving.http_api import ServerSettings, create_application
+
+    def run(function, model=True, **settings):
+        if model and not (tmp_path / "model").exists():
+            write_random_model(tmp_path / "model")
+        settings = ServerSettings(str(tmp_path / "model"), **{"session_store": str(tmp_path / "store"), **settings})
+
+        async def with_it():
+            application = create_application(settings)
+            api = application.application.router.lifespan_context.__self__
+            transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+            async with api.lifespan(None), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                while model and api.slot.model is None:
+                    await asyncio.sleep(0.01)
+                return await function(client, api)
+        return asyncio.run(with_it())
+    return run
 
 
 @pytest.fixture(scope="session")

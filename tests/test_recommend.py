@@ -18,6 +18,7 @@ from utils.data.vocabulary import checksum
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
 from utils.model.load import load_model
+from utils.model.popular import read_popular
 from utils.model.scorer import Scorer
 from utils.model.top_k import top_k
 
@@ -142,7 +143,8 @@ def test_help_explains_itself(run_here):
     ("item_1 item_2\nitem_3", [1, 2]), ("\n \t\nitem_1 item_2\n\n\nitem_3\n\n", [3, 6]),
     ("item_1\titem_2 \r\n item_3\r\n", [1, 2]), ("\ufeffitem_1 item_2\nitem_3\n", [1, 2]), ("", []), ("\n", []),
     (" \r\n", [])], ids=repr)
-def test_lines_in_every_form(recommend, sessions_file, content, numbers):
+def test_lines_in_every_form(model, recommend, sessions_file, content, numbers):
+    (model / "popular.json").unlink()
     found = answers(assert_worked(recommend("--topk", 2, "--sessions", sessions_file(content))))
     assert list(found) == numbers
     for number, session in zip(numbers, ["item_1 item_2", "item_3"]):
@@ -156,10 +158,10 @@ def test_whatever_text_is_given(recommend, sessions_file, lines):
     assert process.returncode == 0 and process.stderr.count("\n") <= 1, process
     lines = "\n".join(lines).removeprefix("\ufeff").split("\n")
     known = {f"item_{number}" for number in range(36)}
-    expected = [(number, bool(known.intersection(line.split()))) for number, line in enumerate(lines, start=1)
-                if line.split()]
+    lines = lines[:-1] if lines[-1] == "" else lines
+    expected = [(number, 1, not known.intersection(line.split())) for number, line in enumerate(lines, start=1)]
     records = [json.loads(line) for line in process.stdout.splitlines()]
-    assert [(record["session"], len(record["items"]) == 1) for record in records] == expected
+    assert [(record["session"], len(record["items"]), "fallback" in record) for record in records] == expected
 
 
 def test_a_file_of_many_chunks_and_a_line_longer_than_one(tiny_data, model, recommend, sessions_file):
@@ -187,7 +189,8 @@ def test_a_pipe_is_answered_line_by_line(model):
 
 # What is left out
 
-def test_unknown_items_are_left_out_and_counted(recommend, sessions_file):
+def test_unknown_items_are_left_out_and_counted(model, recommend, sessions_file):
+    (model / "popular.json").unlink()  # as in models of older versions
     path = sessions_file("item_1\nitem_1 new_1 item_2 new_1\nnew_2 new_3\nitem_1 item_2\nnew_4\n")
     process = recommend("--sessions", path)
     assert process.returncode == 0
@@ -196,10 +199,45 @@ def test_unknown_items_are_left_out_and_counted(recommend, sessions_file):
     assert_same_answer(found[2], found[4])
     assert process.stderr == (
         f"recommend.py: left out clicks on items that the model doesn't know: 5 (first: 'new_1' in {path}:2); "
-        f"nothing to recommend for sessions without any other: 2 (first: {path}:3)\n")
+        f"nothing to recommend for sessions without any known click: 2 (first: {path}:3)\n")
     records = [json.loads(line) for line in recommend("--sessions", path, "--format", "json").stdout.splitlines()]
-    counts = [(record["session"], len(record["items"])) for record in records]
-    assert counts == [(1, 20), (2, 20), (3, 0), (4, 20), (5, 0)]
+    counts = [(record["session"], len(record["items"]), record.get("fallback")) for record in records]
+    assert counts == [(1, 20, None), (2, 20, None), (3, 0, "none"), (4, 20, None), (5, 0, "none")]
+
+
+def test_sessions_without_a_known_click_get_popular_items(model, recommend, sessions_file):
+    path = sessions_file("item_1\nnew_1 new_2\n\nnew_3\n")
+    process = recommend("--sessions", path, "--topk", 3)
+    assert process.returncode == 0 and process.stderr == (
+        f"recommend.py: left out clicks on items that the model doesn't know: 3 (first: 'new_1' in {path}:2); "
+        f"popular items for sessions without any known click: 3 (first: {path}:2)\n")
+    found, popular = answers(process), read_popular(model, 36)
+    assert list(found) == [1, 2, 3, 4] and found[2] == found[4]
+    for number, clicks in ((2, popular.clicks), (3, popular.first_clicks)):
+        assert found[number] == [(f"item_{item}", clicks[item]) for item in np.argsort(-clicks, kind="stable")[:3]]
+    records = [json.loads(line) for line in recommend("--sessions", path, "--topk", 3, "--format", "json"
+                                                      ).stdout.splitlines()]
+    assert [record.get("fallback") for record in records] == [None] + ["popular"] * 3
+    assert {record["session"]: list(zip(record["items"], record["scores"])) for record in records} == found
+    (model / "popular.json").write_text("{}")
+    assert_one_line_error(recommend("item_1"), model / "popular.json")
+
+
+def test_filters_and_what_was_clicked(recommend, tmp_path):
+    everything = answers(recommend("--topk", 100, "item_3", "item_5"))[1]
+    items = tmp_path / "items.csv"
+    items.write_text("".join(f"{item_id},{number % 2}\n" for number, item_id in
+                             enumerate(["id", *(f"item_{number}" for number in range(30)), "new"])))
+    process = recommend("--topk", 100, "--items", items, "--filter", "0:1", "item_3", "item_5")
+    assert answers(process)[1] == [(item_id, score) for item_id, score in everything
+                                   if int(item_id[5:]) % 2 == 0 and int(item_id[5:]) < 30]
+    assert process.stderr == (f"recommend.py: {items}: items that pass: 15 of 36; without a row: 6; rows of items that "
+                              "the model doesn't know: 1\n")
+    popular = answers(recommend("--topk", 100, "--items", items, "--filter", "0:1", "new"))[1]
+    assert len(popular) == 15 and {item_id for item_id, _ in popular} == {f"item_{2 * half}" for half in range(15)}
+    for which, left_out in (("last", ["item_5"]), ("seen", ["item_3", "item_5"]), ("none", [])):
+        found = answers(recommend("--topk", 100, "--exclude", which, "item_3", "item_5"))[1]
+        assert found == [answer for answer in everything if answer[0] not in left_out]
 
 
 def test_unknown_items_in_the_arguments(recommend):
@@ -208,7 +246,7 @@ def test_unknown_items_in_the_arguments(recommend):
     assert process.stderr == ("recommend.py: left out clicks on items that the model doesn't know: 1 "
                               "(first: 'new_1' in the arguments)\n")
     process = recommend("new_1")
-    assert process.returncode == 0 and process.stdout == "" and process.stderr.count("\n") == 1
+    assert process.returncode == 0 and process.stdout and process.stderr.count("\n") == 1
 
 
 def test_a_model_without_item_ids_answers_with_indices(model, recommend):
@@ -232,6 +270,12 @@ def test_a_model_without_item_ids_answers_with_indices(model, recommend):
     (["a", "--topk", "0"], ["--topk", "'0'", ">= 1"]), (["a", "--topk", "x"], ["--topk"]),
     (["a", "--epoch", "-1"], ["--epoch"]),
     (["a", "--epoch", "3"], ["--epoch", "3", "1, 2"]), (["a", "--exclude_seen", "2"], ["--exclude_seen"]),
+    (["a", "--exclude", "all"], ["--exclude", "all"]),
+    (["a", "--exclude", "last", "--exclude_seen", "1"], ["--exclude", "last"]),
+    (["a", "--filter", "b:c"], ["--items, --filter"]), (["a", "--items", "b"], ["--items, --filter"]),
+    (["a", "--items", "nowhere", "--filter", "b:c"], ["--items", "nowhere"]),
+    (["a", "--items", ROOT / "requirements.in", "--filter", "b"], ["--filter", "COLUMN:VALUE"]),
+    (["a", "--items", ROOT / "vocab.txt", "--filter", "b:c"], ["--filter", "'b'"]),
     (["a", "--format", "xml"], ["--format", "xml"]), (["a", "--model_dir", "nowhere"], ["--model_dir", "nowhere"]),
     (["a", "--model_dir", ROOT / "tests"], ["--model_dir", "config.json"]), (["a", "--what"], ["--what"])], ids=str)
 def test_wrong_flags(recommend, arguments, fragments):

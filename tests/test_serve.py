@@ -62,7 +62,8 @@ def test_a_network_that_only_paddle_knows(own_server, server, tmp_path):
         assert found["items"] == expected["items"]
         np.testing.assert_allclose(found["scores"], expected["scores"], rtol=0, atol=1e-4)
     for number in range(3):
-        live = slow.get("/v1/recommend", session_id="a", item_id=f"item_{number}", user_consent="true").json()
+        live = slow.get("/v1/recommend", session_id="a", item_id=f"item_{number}", user_consent="true",
+                        exclude_clicked="none").json()
         whole, = slow.recommend([[f"item_{item}" for item in range(number + 1)]])
         assert live["items"] == whole["items"] and live["clicks"] == number + 1
 
@@ -76,7 +77,7 @@ def test_live_sessions_equal_whole_ones_whichever_worker_answers(server, own_ser
         for number, session in enumerate(sessions):
             if position < len(session):
                 found = server.get("/v1/recommend", session_id=f"{store}-{number}", item_id=session[position],
-                                   user_consent="true").json()
+                                   user_consent="true", exclude_clicked="none").json()
                 expected, = server.recommend([session[:position + 1]])
                 assert {name: found[name] for name in expected} == expected and found["clicks"] == position + 1
     asked = [line for line in server.log_lines() if line.get("method") == "GET" and line["route"] == "/v1/recommend"]
@@ -88,7 +89,7 @@ def test_nothing_is_stored_without_consent(server):
     before = server.metrics()["gru4rec_stored_sessions"]
 
     def click(item_id, **more):
-        return server.get("/v1/recommend", session_id="consent", item_id=item_id, **more).json()
+        return server.get("/v1/recommend", session_id="consent", item_id=item_id, exclude_clicked="none", **more).json()
     alone, = server.recommend([["item_2"]])
     for more in {}, {"user_consent": "false"}:
         assert click("item_1", **more)["clicks"] == 1

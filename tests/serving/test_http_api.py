@@ -11,10 +11,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
-from conftest import write_random_model
+from conftest import refusal, write_random_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,49 +21,22 @@ import serve
 from utils.data.vocabulary import checksum
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
-from utils.serving import http_api, machine_store
-from utils.serving.http_api import ClientRates, Refused, ServerSettings, create_application, is_state, read_query
+from utils.serving import http_api, http_input, machine_store
+from utils.serving.http_api import ClientRates, ServerSettings, is_state
+from utils.serving.http_input import Refused, read_query
 from utils.serving.http_messages import Click
 from utils.serving.json_log import JsonLines
 from utils.serving.live_session import StoreError
 from utils.serving.model_reload import ServedModel
 
 ASKED = {"sessions": [["item_1", "item_2"]]}
-LIVE = "/v1/recommend?session_id=a&item_id=item_1&user_consent=true"
-
-
-@pytest.fixture
-def with_client(tmp_path):
-    """Run an async function with an httpx client of an application of our own, and its Api."""
-    def run(function, model=True, **settings):
-        if model:
-            write_random_model(tmp_path / "model")
-        settings = ServerSettings(str(tmp_path / "model"), **{"session_store": str(tmp_path / "store"), **settings})
-
-        async def with_it():
-            application = create_application(settings)
-            api = application.application.router.lifespan_context.__self__
-            transport = httpx.ASGITransport(application, raise_app_exceptions=False)
-            async with api.lifespan(None), httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                while model and api.slot.model is None:
-                    await asyncio.sleep(0.01)
-                return await function(client, api)
-        return asyncio.run(with_it())
-    return run
-
-
-def refusal(response, status):
-    """The error of a response, which must be of this status and in the form of all refusals."""
-    assert response.status_code == status and response.headers["content-type"] == "application/json", response.text
-    body = response.json()
-    assert body["error"]["status"] == status and body["request_id"] == response.headers["x-request-id"]
-    return body["error"]
+LIVE = "/v1/recommend?session_id=a&item_id=item_1&user_consent=true&exclude_clicked=none"
 
 
 def test_every_flag_that_matters_to_a_worker_reaches_it(monkeypatch):
     flags = {"model_dir": "a b", "epoch": 3, "session_store": "redis://c", "reload_seconds": 1.5, "drain_seconds": 2.5,
              "session_ttl": 3.5, "client_rate": 4.5, "max_sessions": 5, "session_memory": 8, "max_batch": 6,
-             "max_queue": 70}
+             "max_queue": 70, "items": "d e.csv", "exclude": "seen"}
     given = [f"--{name}={value}" for name, value in flags.items()] + ["--log=errors"]
     monkeypatch.setenv(serve.FLAGS, shlex.join(given))
     monkeypatch.setattr(logging.config, "dictConfig", lambda settings: None)
@@ -281,7 +253,7 @@ def test_a_failure_of_ours_stays_in_the_log(with_client, caplog):
 
 
 def test_a_body_that_never_ends(with_client, monkeypatch):
-    monkeypatch.setattr(http_api, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(http_input, "BODY_SECONDS", 0.05)
 
     async def slowly():
         yield b"{"

@@ -8,8 +8,8 @@
     last/                   the same for the latest point within an epoch, to resume a stopped run from
     tensorboard/ visualdl/  the records for these programs, if the user asked for them
 
-config.json, popular.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of older
-versions lack the first.
+config.json, popular.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of
+older versions lack the first.
 """
 
 import hashlib

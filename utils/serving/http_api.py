@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -22,7 +22,10 @@ from starlette.routing import Route
 from utils.model.load import prepare
 from utils.serving import http_messages as messages
 from utils.serving import monitoring
+from utils.serving.http_choice import clicked_to_exclude, excluded, require_fields, shown_fields, wanted_of
+from utils.serving.http_input import Refused, read_body, read_query
 from utils.serving.http_requests import Requests
+from utils.serving.item_reload import ItemFile
 from utils.serving.micro_batches import Batcher, Question, QueueFull
 from utils.serving.model_reload import ModelSlot, ServedModel, signature_of
 from utils.serving.session_store import StoreError, open_store
@@ -31,7 +34,6 @@ from utils.serving.shared_directory import machine_store, shared_directory
 PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
             "base-uri 'none'")
-BODY_SECONDS = 10
 CLIENTS = 10_000  # how many clients' rates are watched
 SAVING = 1_000_000  # multiplications that take as long as saving a state; clicks that cost less are replayed
 SEARCHED_ITEMS = 100_000
@@ -39,17 +41,8 @@ IDS_OF_ONE = 500  # ids to exclude or allow; so many in a waiting request count 
 MAX_COMPARED = 16  # searches for similar items at once: each takes memory, and time of everyone else
 LONGEST_UNKNOWN = 40  # characters; enough for most shops' ids, UUIDs among them
 NO_ITEM = ""  # what stands for a longer one in a session; no item is called so
-BOOLEANS = {"true": True, "false": False}
 
 encode = msgspec.json.Encoder().encode
-decode_sessions = msgspec.json.Decoder(messages.SessionsToAnswer).decode
-
-
-class Refused(Exception):
-    """A request that gets no answer: the status, which part is wrong, and what is wrong with it."""
-
-    def __init__(self, status, where, message, retry_after=None):
-        self.status, self.where, self.message, self.retry_after = status, where, message, retry_after
 
 
 @dataclass
@@ -59,6 +52,8 @@ class ServerSettings:
     model_dir : str
     epoch : int or None, None for the best or the last
     session_store : str
+    items : str, the table of the items' fields; empty: none
+    exclude : str, which items of a session are left out; empty: last in live sessions, none in whole ones
     reload_seconds, drain_seconds, session_ttl, client_rate : float
     max_sessions, session_memory, max_batch, max_queue : int
     logs_all : bool, whether successful requests are logged too
@@ -67,6 +62,8 @@ class ServerSettings:
     model_dir: str
     epoch: int = None
     session_store: str = ""
+    items: str = ""
+    exclude: str = ""
     reload_seconds: float = 5.0
     drain_seconds: float = 0.0
     session_ttl: float = 1800.0
@@ -90,10 +87,11 @@ class Api:
         self.settings, self.is_draining, self.store = settings, False, None
         model_dir, epoch = settings.model_dir, settings.epoch
         self.slot = ModelSlot(partial(ServedModel, model_dir, epoch), partial(signature_of, model_dir, epoch),
-                              monitoring.count_model, partial(prepare, model_dir))
+                              monitoring.count_model, partial(prepare, model_dir),
+                              ItemFile(settings.items) if settings.items else None)
         self.batcher = Batcher(self.slot, settings.max_batch, settings.max_queue, monitoring.batch_size.observe)
         self.rates, self.compared = ClientRates(settings.client_rate), 0
-        self.description, self.page = encode(messages.openapi()), PAGE.read_bytes()
+        self.description, self.page = encode(messages.openapi(bool(settings.items))), PAGE.read_bytes()
         self.application = Starlette(lifespan=self.lifespan, routes=[
             Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),  # first, as they are tried in order
             Route("/v1/similar", self.similar), Route("/v1/items", self.items),
@@ -150,18 +148,24 @@ class Api:
     async def recommend_sessions(self, request):
         self.model(request)
         asked = await read_body(request)
-        allowed = None if asked.allow is msgspec.UNSET else asked.allow
-        questions = [Question(session, asked.k, asked.exclude + session * asked.exclude_seen, allowed)
+        allowed, wanted = None if asked.allow is UNSET else asked.allow, wanted_of("body", asked)
+        which = clicked_to_exclude(asked, self.settings.exclude or "none")
+        require_fields("body", self.slot.model, wanted, asked)
+        questions = [Question(session, asked.k, excluded(asked, session, which), allowed, wanted)
                      for session in asked.sessions]
         answers = await self.ask(questions, (len(asked.exclude) + len(allowed or ())) // IDS_OF_ONE)
+        require_fields("body", answers[0].model, wanted, asked)  # it may be another one by now
         unknown = sum(answer.unknown for answer in answers)
         note(request, answers[0].model, unknown, sessions=len(answers))
         return reply(messages.Answers(named(answers[0].model), [
-            messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown) for answer in answers]))
+            messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown, answer.fallback or UNSET, fields)
+            for answer, fields in zip(answers, shown_fields("body", asked, answers))]))
 
     async def recommend_live(self, request):
         model, asked = self.model(request), read_query(request, messages.Click)
-        allowed = None if asked.allow is msgspec.UNSET else asked.allow
+        allowed, wanted = None if asked.allow is UNSET else asked.allow, wanted_of("query", asked)
+        which = clicked_to_exclude(asked, self.settings.exclude or "last")
+        require_fields("query", model, wanted, asked)
         try:
             if not asked.user_consent:
                 await self.store.forget(asked.session_id)
@@ -173,15 +177,17 @@ class Api:
                 if session.covered_of_kept >= 0 and is_state(session.state):
                     question = question._replace(covered=session.covered_of_kept, model=session.model,
                                                  state=session.state)
-            question = question._replace(excluded=asked.exclude + clicks * asked.exclude_seen, allowed=allowed)
+            question = question._replace(excluded=excluded(asked, clicks, which), allowed=allowed, wanted=wanted)
             answer, = await self.ask([question])
             if session and answer.state and is_worth_saving(session, answer.model):
                 await self.store.save(asked.session_id, session.count, answer.model.checksum, answer.state)
         except StoreError as error:
             raise Refused(503, "server", str(error), 1) from error
+        require_fields("query", answer.model, wanted, asked)  # it may be another one by now
         note(request, answer.model, asked.item_id not in answer.model.index_of)
         return reply(messages.LiveAnswer(named(answer.model), answer.item_ids, rounded(answer.scores), answer.unknown,
-                                         session.count if session else 1))
+                                         session.count if session else 1, answer.fallback or UNSET,
+                                         *shown_fields("query", asked, [answer])))
 
     async def similar(self, request):
         model, asked = self.model(request), read_query(request, messages.LikeItem)
@@ -203,7 +209,8 @@ class Api:
         model, asked = self.model(request), read_query(request, messages.ItemSearch)
         searched = islice(model.item_ids, SEARCHED_ITEMS)
         found = (item_id for item_id in searched if item_id.startswith(asked.prefix))
-        return reply(messages.FoundItems(named(model), list(islice(found, asked.k))))
+        return reply(messages.FoundItems(named(model), list(islice(found, asked.k)),
+                                         list(model.fields.columns) if model.fields else []))
 
     # What operators ask
 
@@ -249,64 +256,6 @@ class ClientRates:
         if len(self.buckets) > CLIENTS:
             self.buckets.popitem(last=False)
         return left >= 1
-
-
-async def read_body(request):
-    """The body of a POST as messages.SessionsToAnswer."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    if kind.strip().lower() != "application/json" or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
-        raise Refused(415, "header.content-type",
-                      f"found {kind[:40]!r} {parameters[:40]!r}, expected application/json")
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise Refused(415, "header.content-encoding", "found a compressed body, expected it as it is")
-    body = bytearray()
-    if int(request.headers.get("content-length", 0)) <= messages.MAX_BODY_BYTES:
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > messages.MAX_BODY_BYTES:
-                        break
-                else:
-                    return decode_sessions(body)
-        except TimeoutError:
-            raise Refused(408, "body", f"found no end of it after {BODY_SECONDS} seconds, expected one") from None
-        except msgspec.ValidationError as error:
-            raise wrong_message("body", error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Refused(400, "body", f"found no JSON ({error}), expected some") from None
-    raise Refused(413, "body", f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
-
-
-def read_query(request, kind):
-    """The query of a GET as one of the `messages`."""
-    try:
-        pairs = parse_qsl(request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
-        raise Refused(400, "query", "found bytes that are not UTF-8, expected text") from None
-    values = {}
-    for name, text in pairs:
-        if name in ("exclude", "allow"):
-            values.setdefault(name, []).append(text)
-        elif name in values:
-            raise Refused(422, f"query.{name[:40]}", "found twice, expected once")
-        elif name == "k":
-            is_integer = text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10
-            values[name] = int(text) if is_integer else text
-        elif name in ("user_consent", "exclude_seen"):
-            values[name] = BOOLEANS.get(text, text)
-        else:
-            values[name] = text
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        raise wrong_message("query", error) from None
-
-
-def wrong_message(part, error):
-    """Refused, with the place where msgspec found the mistake."""
-    message, _, place = str(error).partition(" - at `$")
-    return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
 
 
 def kept_id(item_id, model):

@@ -25,6 +25,7 @@ class Question(NamedTuple):
     k : int, how many items to answer with
     excluded : list of str, item ids to leave out
     allowed : list of str or None, item ids to choose from; None: all
+    wanted : dict or None, a filter as in item_filter.py that they must pass
     covered : int, how many of the first `clicks` are covered by `state`
     model : str, the checksum of the model that `state` belongs to; another model replays all clicks
     state : bytes, as in Answer; empty: none
@@ -34,6 +35,7 @@ class Question(NamedTuple):
     k: int
     excluded: list = ()
     allowed: list | None = None
+    wanted: dict | None = None
     covered: int = 0
     model: str = ""
     state: bytes = b""
@@ -47,6 +49,7 @@ class Answer(NamedTuple):
     scores : list of float
     unknown : int, how many clicks of the question were left out, because the model doesn't know their items
     state : bytes, the layers' states after the last click; empty if no click is known, or the scorer can't use it
+    fallback : str, what was answered instead where no click is known: `popular` items, or `none`; empty otherwise
     """
 
     model: object
@@ -54,6 +57,7 @@ class Answer(NamedTuple):
     scores: list
     unknown: int
     state: bytes
+    fallback: str = ""
 
 
 class QueueFull(Exception):
@@ -148,11 +152,23 @@ def answer(model, questions):
     after = scorer.replay(Sessions(np.array(items, np.int32), np.array(offsets)), before)
 
     rows = [row for row in range(len(questions)) if offsets[row] < offsets[row + 1] or states[row] is not no_click]
+    excluded = [model.known(question.excluded) for question in questions]
+    allowed = [model.choice(question.allowed, question.wanted) for question in questions]
     best = scorer.best(scorer.last_layer(after)[rows], [questions[row].k for row in rows],
-                       [model.known(questions[row].excluded) for row in rows],
-                       [model.known(questions[row].allowed) for row in rows])
-    answers = [Answer(model, [], [], count, b"") for count in unknown]
+                       [excluded[row] for row in rows], [allowed[row] for row in rows])
+    answers = [None] * len(questions)
     for row, (found, scores) in zip(rows, best):
         answers[row] = Answer(model, [model.item_ids[item] for item in found.tolist()], scores.tolist(), unknown[row],
                               after[row].tobytes() if scorer.state_size else b"")
+    for row, question in enumerate(questions):
+        if answers[row] is None:
+            answers[row] = _fall_back(model, question, unknown[row], excluded[row], allowed[row])
     return answers
+
+
+def _fall_back(model, question, unknown, excluded, allowed):
+    """The Answer to a Question none of whose clicks is known."""
+    if model.popular is None:
+        return Answer(model, [], [], unknown, b"", "none")
+    found, clicks = model.popular.best(not question.clicks, question.k, excluded, allowed)
+    return Answer(model, [model.item_ids[item] for item in found.tolist()], clicks.tolist(), unknown, b"", "popular")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
 from utils.model.load import load_scorer
+from utils.model.popular import POPULAR, read_popular
 from utils.model.top_k import top_k_of_rows
 
 logger = logging.getLogger("gru4rec")
@@ -38,6 +40,9 @@ class ServedModel:
         SHA-256 of the weights, which replies name.
     checksum : str
         SHA-256 of weights, vocabulary and network together: what live states are saved under.
+    popular : popular.Popular or None
+    fields : item_table.ItemFields or None
+        None where the server has no table of items.
 
     Raises
     ------
@@ -54,6 +59,7 @@ class ServedModel:
         before, failure = _state_of_files(model_dir, directory), None
         try:
             self.scorer, item_ids = load_scorer(model_dir, epoch)
+            self.popular = read_popular(model_dir, len(self.scorer.item_matrix))
         except (InputError, OSError) as error:
             failure = error
         if _state_of_files(model_dir, directory) != before:
@@ -64,6 +70,7 @@ class ServedModel:
         self.name = f"{model_dir.name}/{directory.name}"
         self.item_ids = item_ids or [str(index) for index in range(len(self.scorer.item_matrix))]
         self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.fields = None
         self.lengths = None  # of the items' vectors; computed when `similar` first needs them
         self._try_out(directory)
 
@@ -78,6 +85,28 @@ class ServedModel:
     def known(self, item_ids):
         """The indices of those item ids that the model knows, a list; None for None."""
         return item_ids and [self.index_of[item_id] for item_id in item_ids if item_id in self.index_of]
+
+    def choice(self, item_ids, wanted):
+        """What a scorer may choose from: those of some items that it knows, None for all, that pass a filter.
+
+        The filter is a dict as in item_filter.py, or None. Where it asks for fields that aren't there, nothing passes.
+        """
+        known = self.known(item_ids)
+        if not wanted:
+            return known
+        if self.fields is None or not wanted.keys() <= self.fields.columns.keys():
+            return []
+        selection = self.fields.select(wanted)
+        if known is None:
+            return selection
+        known = np.array(known, np.int64)
+        return known[selection.has(known)]
+
+    def with_fields(self, fields):
+        """The same model with other ItemFields."""
+        model = copy(self)
+        model.fields = fields
+        return model
 
     def similar(self, item, k):
         """The items whose output vectors have the largest cosine with that of `item`, and the cosines."""
@@ -101,21 +130,34 @@ class ModelSlot:
         Called with (new model, previous model or None) after a swap, and with (None, current model) after a refusal.
     prepare : function
         Takes no arguments; called before `load`, but in the event loop's own thread, for work that no other may do.
+    item_file : item_reload.ItemFile, optional
+        The fields of the model's items. It is looked at, too.
     """
 
-    def __init__(self, load, signature, on_change=lambda model, before: None, prepare=lambda: None):
+    def __init__(self, load, signature, on_change=lambda model, before: None, prepare=lambda: None, item_file=None):
         self.load, self.signature, self.on_change, self.prepare = load, signature, on_change, prepare
-        self.model, self.seen = None, None
+        self.model, self.seen, self.item_file = None, None, item_file
 
     async def look(self):
-        """If there is another model, load it, try it and swap it in; returns whether that happened."""
+        """If there is another model, load it, try it and swap it in; returns whether that happened.
+
+        Another table of items is swapped in, too.
+        """
+        has_new_items = self.item_file and await asyncio.to_thread(self.item_file.look)
         signature = await asyncio.to_thread(self.signature)
-        if signature == self.seen:
-            return False
+        if signature != self.seen and await self._load(signature):
+            return True
+        if has_new_items and self.model:
+            self.model = self.model.with_fields(await asyncio.to_thread(self.item_file.fields_of, self.model))
+        return False
+
+    async def _load(self, signature):
         self.seen, before = signature, self.model  # a refused model isn't tried again until it changes
         try:
             self.prepare()
             model = await asyncio.to_thread(self.load)
+            if self.item_file:
+                model = model.with_fields(await asyncio.to_thread(self.item_file.fields_of, model))
         except (InputError, OSError, MemoryError) as error:
             if isinstance(error, ModelChanged):
                 self.seen = None  # nothing is known to be wrong with what is there now
@@ -140,8 +182,8 @@ class ModelSlot:
 def _state_of_files(model_dir, directory):
     """What changes when one of the files that make up a model is replaced or written to; `directory` is the epoch's."""
     found = []
-    for path in (model_dir / "config.json", model_dir / "vocab.txt", directory / checkpoint.STATE,
-                 directory / checkpoint.MODEL):
+    for path in (model_dir / "config.json", model_dir / "vocab.txt", model_dir / POPULAR,
+                 directory / checkpoint.STATE, directory / checkpoint.MODEL):
         try:
             status = path.stat()
             found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
