@@ -33,70 +33,30 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+from attack_requests import (  # noqa: E402
+    ALLOWED,
+    CHUNKED,
+    ITEMS,
+    LARGE,
+    MANY_FIELDS,
+    SEEDS,
+    get,
+    make_items,
+    mutate,
+    post,
+)
 from serve_load import free_port, make_model, wait_until_ready  # noqa: E402
 
 from utils.options import Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
-ITEMS, UNITS, WORKERS = 300, 16, 2
+UNITS, WORKERS = 16, 2
 CHANGERS, FLOODERS = 24, 4  # how many attack at a time
 SLOW_CONNECTIONS, SLOW_SECONDS = 60, 13.0  # more than a head, a body or a pause before the first byte may take
 MOST_GROWTH = 64 << 20
 LATE = 10.0  # seconds
 DOCUMENTED = {100, 200, 400, 404, 405, 408, 413, 415, 422, 429, 431, 503}
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
-
-
-def post(body, path=b"/v1/recommend", headers=b"content-type: application/json\r\n"):
-    return b"POST %s HTTP/1.1\r\nhost: x\r\n%scontent-length: %d\r\n\r\n%s" % (path, headers, len(body), body)
-
-
-def get(path, headers=b""):
-    return b"GET %s HTTP/1.1\r\nhost: x\r\n%s\r\n" % (path, headers)
-
-
-SESSIONS = json.dumps({"sessions": [["1", "2", "3"], ["4", "no such item"]], "k": 5, "exclude": ["7"],
-                       "exclude_seen": True}).encode()
-LARGE = json.dumps({"sessions": [[str(item) for item in range(200)]] * 64, "k": 1000}).encode()
-CHUNKED = (b"POST /v1/recommend HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-           b"transfer-encoding: chunked\r\n\r\n")
-IN_CHUNKS = CHUNKED + b"%x;a=b\r\n%s\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n" % (10, SESSIONS[:10], len(SESSIONS) - 10,
-                                                                        SESSIONS[10:])
-ALLOWED = [  # requests that have the same answer at any time
-    post(SESSIONS), IN_CHUNKS, get(b"/v1/recommend?session_id=a&item_id=5&k=3"), get(b"/v1/similar?item_id=5&k=3"),
-    get(b"/v1/items?prefix=1"), get(b"/livez"), get(b"/readyz"), get(b"/openapi.json"), get(b"/")]
-SEEDS = [*ALLOWED, post(LARGE), get(b"/metrics"), get(b"/v1/recommend?session_id=%C3%BC&item_id=5&user_consent=true"),
-         b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", b"OPTIONS * HTTP/1.0\r\n\r\n", get(b"/", b"expect: 100-continue\r\n"),
-         get(b"/v1/items", b"connection: upgrade\r\nupgrade: websocket\r\n"), get(b"/livez") * 20]
-SPLINTERS = [
-    b"\0", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\xff", b"\xed\xa0\x80", b"%00", b"%", b"0\r\n\r\n", b"-1", b"1e999",
-    b"9" * 400, b'["' * 300, b"&" * 200, b"null", b" ", b"\t", b"HTTP/1.0", b"HTTP/2.0",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"transfer-encoding: chunked\r\n", b"content-length: 5\r\n",
-    b"content-length: 99999999999999999999\r\n", b"connection: close\r\n", b"connection: upgrade\r\nupgrade: h2c\r\n",
-    b"expect: 100-continue\r\n", b"x-request-id: \xfc\r\n", b"content-encoding: gzip\r\n"]
-
-
-def mutate(chance, request):
-    """A request that was changed at some places."""
-    data = bytearray(request)
-    for _ in range(chance.randint(1, 4)):
-        start = chance.randrange(len(data) + 1)
-        end = min(start + chance.choice((1, 2, 10, 100)), len(data))
-        way = chance.randrange(6)
-        if way == 0:
-            data[start:start + 1] = bytes([chance.randrange(256)])
-        elif way == 1:
-            del data[start:end]
-        elif way == 2:
-            data[start:start] = data[start:end] * chance.choice((1, 3, 1000))
-        elif way == 3:
-            data[start:start] = chance.choice(SPLINTERS)
-        elif way == 4:
-            data[start:] = b""
-        else:
-            data[start:start] = chance.choice(SEEDS)
-        del data[300_000:]
-    return bytes(data)
 
 
 class Tally:
@@ -203,7 +163,7 @@ class Attacker:
             await connection.receive(0.05)
 
     async def unread(self):
-        request = self.chance.choice((get(b"/openapi.json"), get(b"/metrics"), post(LARGE)))
+        request = self.chance.choice((get(b"/openapi.json"), get(b"/metrics"), post(LARGE), post(MANY_FIELDS)))
         async with self.connect("replies not read", receive_buffer=4096) as connection:
             for _ in range(60):
                 await connection.send(request * (60_000 // len(request) + 1))
@@ -375,9 +335,10 @@ def main():
     options, tally = parse_arguments(), Tally()
     with tempfile.TemporaryDirectory(prefix="gru4rec_attack_") as directory:
         make_model(Path(directory) / "model", ITEMS, UNITS, np.random.default_rng(options.seed))
+        make_items(Path(directory) / "items.csv")
         port, log_path = free_port(), Path(directory) / "log"
         command = [sys.executable, "serve.py", "--model_dir", f"{directory}/model", "--port", str(port), "--workers",
-                   str(WORKERS), "--log", "errors"]
+                   str(WORKERS), "--log", "errors", "--items", f"{directory}/items.csv"]
         with open(log_path, "w") as log:
             server = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         try:

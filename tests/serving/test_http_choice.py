@@ -125,7 +125,8 @@ def test_the_fields_of_a_reply_have_a_limit(with_client, items, monkeypatch):
     ("", "last", "none"), ("last", "last", "last"), ("seen", "seen", "seen"), ("none", "none", "none")])
 def test_what_was_clicked_is_left_out_as_flag_and_request_say(with_client, flag, live_default, whole_default):
     forms = {"": None, "exclude_clicked=last": "last", "exclude_clicked=seen": "seen", "exclude_clicked=none": "none",
-             "exclude_seen=true": "seen", "exclude_seen=false": "none", "exclude_seen=true&exclude_clicked=last": "last"}
+             "exclude_seen=true": "seen", "exclude_seen=false": "none",
+             "exclude_seen=true&exclude_clicked=last": "last"}
 
     async def ask(client, api):
         await client.get(LIVE + "item_1")

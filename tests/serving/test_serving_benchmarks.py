@@ -1,4 +1,6 @@
-"""benchmarks/serve_load.py and benchmarks/scoring.py run and print what they promise."""
+"""The benchmarks of answers run and print what they promise."""
+
+import re
 
 import pytest
 from conftest import assert_worked, run_script, write_random_model
@@ -25,3 +27,20 @@ def test_scoring(tmp_path):
     assert "300 items, 8 units, 5 predictions, batches of 2" in machine
     assert [line.split()[:2] for line in scorers] == [["NumPy", "recall@300:1.0000"], ["native", "recall@300:1.0000"]]
     assert same.startswith("the same items in the same order: ")
+
+
+def test_filtering(run_here):
+    process = assert_worked(run_here("benchmarks/filtering.py", "--items", 1000, "--hid_size", 8, "--turns", 3))
+    machine, table, *ratios = process.stdout.splitlines()
+    assert "1000 items, 8 units" in machine and "1000 rows and 4 fields" in table and len(ratios) == 2
+    for rows, line in zip((1, 8), ratios):
+        shares = [float(share) for share in re.findall(r"\d+% ([\d.]+)", line)]
+        assert line.startswith(f"{rows} at a time") and len(shares) == 3 and min(shares) > 0
+
+
+def test_popular(run_here, tiny_data):
+    flags = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt"]
+    sessions, titles, *rows = assert_worked(run_here("benchmarks/popular.py", *flags)).stdout.splitlines()
+    assert sessions.startswith("20 sessions of 200 predicted")
+    counted, *recalls = map(float, rows[-1].split())
+    assert counted == 180 and len(recalls) == 4 and all(0.3 < recall <= 1 for recall in recalls)
