@@ -13,7 +13,7 @@ old_needs=$needs$'\nnumpy<2\npyarrow<22\n'
 lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle==2.6.2
 lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle-gpu==2.6.2
 serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis'
-lock requirements-serve.txt --universal $'numpy\nsafetensors\n'"$serving"
+lock requirements-serve.txt --universal $'numpy\npyarrow\nsafetensors\n'"$serving"
 # These are installed beside either Paddle, so packages that are pinned there keep the same version here. NumPy isn't
 # written, as each Paddle has its own; newer ml-dtypes don't work with the older one.
 both=$(mktemp)
