@@ -248,7 +248,9 @@ def test_help_explains_itself():
     (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
     (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
     (["--session_store", "/nowhere/store.sqlite"], ["--session_store", "/nowhere/store.sqlite"]),
-    (["--session_memory", "0"], ["--session_memory", "'0'"]),
+    (["--session_memory", "0"], ["--session_memory", "'0'"]), (["--exclude", "all"], ["--exclude", "'all'"]),
+    (["--items", "nowhere.csv"], ["--items", "nowhere.csv"]), (["--items", ROOT], ["--items", "directory"]),
+    (["--items", ROOT / "LICENSE"], ["LICENSE", "no header"]),
     *[(["--session_store", address], ["--session_store", address, "redis://", ".sqlite"]) for address in (
         "/nowhere/store", "nonsense", "localhost:6379", "unix:///nowhere/redis", "http://localhost", "REDIS://localhost",
         "redis:/localhost", "sqlite", ":memory:", "store.sqlite ", "store.sqlite/")]], ids=str)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from utils.model import native_scorer
 from utils.model.native_scorer import ARGUMENTS, NativeScorer
 from utils.model.scorer import Scorer
+from utils.model.selection import Selection
 from utils.native.compiling import NotCompiled, level_flags, library
 
 SMALL = 23
@@ -116,6 +117,12 @@ def test_the_best_items_for_certain(items, units, rows, seed, data):
 def test_the_best_items_at_every_level(every_level):
     _, native = draw_pair(5000, units=37)
     assert_best(native, draw_states(13, 37), [20] * 13, [()] * 12 + [range(4990)], [None] * 13)
+    every, masks = native.best(draw_states(9, 37), [5000] * 9, [()] * 9, [None] * 9), np.eye(9, 5000, 4991, bool)
+    masks |= np.arange(5000) % np.arange(2, 11)[:, None] == 1
+    found = native.best(draw_states(9, 37), [20] * 9, [()] * 9, [Selection(mask) for mask in masks])
+    for (items, scores), (all_items, all_scores), mask in zip(found, every, masks, strict=True):
+        assert items.tolist() == all_items[mask[all_items]][:20].tolist()
+        assert scores.tobytes() == all_scores[mask[all_items]][:20].tobytes()
 
 
 def close_scores(weights):

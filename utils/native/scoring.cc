@@ -38,8 +38,7 @@ using Register = float __attribute__((vector_size(kRegister * sizeof(float)), al
 // sums[j] += weights[2 j] pair[0] + weights[2 j + 1] pair[1] for the kLanes items j of a block, in exact integers.
 #if defined(__AVX512BW__)
 struct Weights {
-  explicit Weights(const int8_t* bytes)
-      : values(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)bytes))) {}
+  explicit Weights(const int8_t* bytes) : values(_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)bytes))) {}
   __m512i values;
 };
 struct Sums {
@@ -135,20 +134,29 @@ void add_products(int64_t rows, const float* const* x, const float* weight, int6
   for (; rows >= 1; rows -= 1, x += 1, results += 1) add_products<1>(x, weight, inputs, columns, results);
 }
 
-// values[j] = values[j] scales[j] factor + offsets[j] for kLanes numbers; returns whether any of them reaches `least`.
-bool scale_and_compare(float* values, const float* scales, float factor, const float* offsets, float least) {
-  int64_t any = 0;
+// Which numbers are not below `least`: a bit for each, the first in the lowest.
+uint32_t reached(Register values, float least) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)values, _mm512_set1_ps(least), _CMP_GE_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)values, _mm256_set1_ps(least), _CMP_GE_OQ));
+#else
+  uint32_t bits = 0;
+  for (int64_t j = 0; j < kRegister; ++j) bits |= (uint32_t)(values[j] >= least) << j;
+  return bits;
+#endif
+}
+
+// values[j] = values[j] scales[j] factor + offsets[j] for kLanes numbers; returns which of them are not below `least`.
+uint32_t scale_and_compare(float* values, const float* scales, float factor, const float* offsets, float least) {
+  uint32_t bits = 0;
 #pragma GCC unroll 2
   for (int part = 0; part < kLanes / kRegister; ++part) {
     Register& value = ((Register*)values)[part];
     value = value * (((const Register*)scales)[part] * factor) + ((const Register*)offsets)[part];
-    const auto reached = value >= least;
-    int64_t bits[kRegister / 2];
-    static_assert(sizeof bits == sizeof reached);
-    std::memcpy(bits, &reached, sizeof bits);
-    for (const int64_t some : bits) any |= some;
+    bits |= reached(value, least) << part * kRegister;
   }
-  return any;
+  return bits;
 }
 
 // The score of one item. All calls compute it in the same way, to the last bit.
@@ -162,9 +170,7 @@ float exact_score(const float* item, const float* state, int64_t units) {
 struct Scored {
   float score;
   int64_t item;
-  bool operator<(const Scored& other) const {
-    return score != other.score ? score > other.score : item < other.item;
-  }
+  bool operator<(const Scored& other) const { return score != other.score ? score > other.score : item < other.item; }
 };
 
 // One session's state with 16 bits per unit, and what is known so far about its best items.
@@ -248,16 +254,15 @@ struct Items {
     float rough[kSessions][kLanes];
 #pragma GCC unroll 8
     for (int s = 0; s < kSessions; ++s) sums[s].write(rough[s]);
+    const int64_t first = block * kLanes;
+    const uint32_t filled = (1u << std::min(kLanes, count - first)) - 1;  // the last block may have fewer items
     for (int s = 0; s < kSessions; ++s) {
       Session& session = sessions[s];
       const float* bound = bounds + block * 3;
       const float margin = bound[0] * session.length + bound[1] * session.lost + bound[2] * 0x1p-21f;
-      const int64_t first = block * kLanes;
-      const bool any = scale_and_compare(rough[s], factors + first, session.factor, biases + first,
-                                         session.threshold - margin);
-      if (!any) continue;
-      const uint32_t filled = (1u << std::min(kLanes, count - first)) - 1;
-      for (uint32_t left = session.allowed_of(block) & filled; left; left &= left - 1) {
+      uint32_t left =
+          scale_and_compare(rough[s], factors + first, session.factor, biases + first, session.threshold - margin);
+      for (left &= session.allowed_of(block) & filled; left; left &= left - 1) {
         const int64_t j = __builtin_ctz(left);
         if (rough[s][j] >= session.threshold - margin) session.consider(first + j, rough[s][j], margin);
       }
@@ -331,8 +336,7 @@ void best_items(const float* matrix, int64_t count, int64_t units, const int8_t*
     candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
                                     [threshold](const Scored& candidate) { return candidate.score < threshold; }),
                      candidates.end());
-    found[row] = write_best(candidates, items, states + row * units, ks[row], best + row * width,
-                            scores + row * width);
+    found[row] = write_best(candidates, items, states + row * units, ks[row], best + row * width, scores + row * width);
   }
 }
 
