@@ -57,7 +57,9 @@ def convert(flag, source, target, file, flags):
 
     Returns the number of sessions, of clicks, and of items.
     """
-    from utils.data.click_files import read_clicks, write_sessions  # slow to import, so only once the flags are checked
+    # slow to import, so only once the flags are checked
+    from utils.data.click_files import read_clicks
+    from utils.data.click_writing import write_sessions
 
     clicks = read_clicks(source, table_columns(flags), flag)
     try:

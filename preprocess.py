@@ -2,11 +2,14 @@
 
     python preprocess.py --fetch 1                      # downloads yoochoose-data.7z if needed, splits it as RSC15
     python preprocess.py --input yoochoose-clicks.dat   # the same from the unpacked file
-    python preprocess.py --input shop.csv.gz --session_column user --session_gap 3600 --drop_repeats 1 --until_stable 1
+    python preprocess.py --input shop.csv.gz --session_column user --session_gap 3600 --drop_repeats 1 --to_text shop
 
 Writes `<prefix>train_full.txt` and `<prefix>test.txt`. For choosing settings it splits the training sessions again in
 the same way, into `<prefix>train_tr.txt` and `<prefix>train_valid.txt`. All are TSV with the header SessionId, ItemId,
-Time (unix seconds), sorted by SessionId, then Time; rows with equal times keep the order of the input.
+Time (unix seconds), sorted by SessionId, then Time; rows with equal times keep the order of the input. With --to_text
+DIR it writes training and test sessions as what the trainers read instead, DIR/train_data, DIR/test_data and
+DIR/vocab.txt: the same files as convert_format.py and text2paddle.py make from `<prefix>train_full.txt` and
+`<prefix>test.txt`.
 
 The default rules are GRU4Rec's official ones for RSC15, each applied once, in this order: drop sessions of 1 click,
 items with fewer than 5 clicks, and again sessions of 1 click. Sessions that end within a day of the last click are the
@@ -24,6 +27,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from utils.data.conversion import open_target
 from utils.data.session_files import refuse_conversion
 from utils.files import NO_SPACE, InputError, finish, require_different, require_file, write_atomically
 from utils.options import COUNT, Parser, add_table_flags, number, table_columns
@@ -38,23 +42,69 @@ URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
 def main():
     flags = parse_flags()
-    paths = [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
-    require_different([("--input", flags.input)], [("--out_dir, --prefix", path) for path in paths])
-    refuse_conversion(paths[0].parent, "--out_dir")
+    source = [("--input", flags.input)]
+    if flags.to_text:
+        require_different(source, [("--to_text", path) for path in text_paths(flags.to_text)])
+        refuse_conversion(flags.to_text, "--to_text")
+        if Path(flags.to_text).is_file():
+            raise InputError(f"--to_text: found a file at {flags.to_text}, expected a directory or none")
+    else:
+        require_different(source, [("--out_dir, --prefix", path) for path in split_paths(flags)])
+        refuse_conversion(split_paths(flags)[0].parent, "--out_dir")
     if flags.fetch:
         fetch(flags.url, Path(flags.input), flags.sha256)
     require_file(flags.input, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
-    with ExitStack() as outputs:  # opened first, so that a folder that can't be written to is noticed at once
-        files = [outputs.enter_context(write_atomically(path, "wb")) for path in paths]
-        clicks = filter_clicks(read(flags), flags)
-        train_full, test = split(clicks, flags, "train_full", "test", flags.newest_fraction)
-        del clicks
-        train_tr, train_valid = split(train_full, flags, "train_tr", "train_valid")
-        say("writing")
-        for path, file, part in zip(paths, files, (train_full, test, train_tr, train_valid)):
-            save_part(part, file, path)
-            say("{}: {:,} sessions, {:,} events, {:,} items", path, *part.sizes())
+    # Outputs are opened first, so that a folder that can't be written to is noticed at once.
+    with (text_writer if flags.to_text else split_writer)(flags) as write:
+        write(*split(filter_clicks(read(flags), flags), flags, "train_full", "test", flags.newest_fraction))
     say("done")
+
+
+def split_paths(flags):
+    return [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
+
+
+def text_paths(folder):
+    """What --to_text writes: training sessions, test sessions, vocab.txt."""
+    return Path(folder, "train_data", "train.txt"), Path(folder, "test_data", "test.txt"), Path(folder, "vocab.txt")
+
+
+@contextmanager
+def split_writer(flags):
+    """A function that splits the training sessions once more and writes all splits, which appear after the block."""
+    with ExitStack() as outputs:
+        files = [outputs.enter_context(write_atomically(path, "wb")) for path in split_paths(flags)]
+
+        def write(train_full, test):
+            train_tr, train_valid = split(train_full, flags, "train_tr", "train_valid")
+            say("writing")
+            for path, file, part in zip(split_paths(flags), files, (train_full, test, train_tr, train_valid)):
+                save_part(part, file, path)
+                say("{}: {:,} sessions, {:,} events, {:,} items", path, *part.sizes())
+
+        yield write
+
+
+@contextmanager
+def text_writer(flags):
+    """A function that writes training and test sessions as indices, and vocab.txt, all valid after the block."""
+    train_path, test_path, vocab_path = text_paths(flags.to_text)
+    no_tests = f"--test_days {flags.test_days:g}: left no session of two known items for test; expected more"
+    with (open_target(train_path.parent, [train_path.name], "--to_text") as training,
+          open_target(test_path.parent, [test_path.name], "--to_text", no_tests) as test):
+
+        def write(train_full, test_clicks):
+            from utils.data.click_writing import write_indexed
+
+            say("writing")
+            targets = (training, train_path.name), (test, test_path.name)
+            *counts, items = write_indexed(train_full, test_clicks, targets, vocab_path)
+            for path, count in zip((train_path, test_path), counts):
+                say("{}: {sessions:,} sessions, {events:,} events; left out {sessions_left_out:,} sessions, "
+                    "{clicks_left_out:,} clicks on unknown items", path, **count)
+            say("{}: {:,} items", vocab_path, items)
+
+        yield write
 
 
 def parse_flags():
@@ -65,6 +115,9 @@ def parse_flags():
                         "first may be gzipped")
     parser.add_argument("--out_dir", default=".", help="the folder to write to, created if missing")
     parser.add_argument("--prefix", default="rsc15_", help="what the names of the written files start with")
+    parser.add_argument("--to_text", metavar="DIR", default="",
+                        help="write what the trainers read, in place of the splits: DIR/train_data, DIR/test_data and "
+                        "DIR/vocab.txt; --out_dir and --prefix name none of these")
     add_table_flags(parser)
     parser.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
                         help="seconds; above 0, --session_column names users, and their clicks are cut into "
@@ -92,19 +145,23 @@ def parse_flags():
     parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
     parser.add_argument("--sha256", default="",
                         help="SHA-256 that the file of --fetch 1 must have, 64 hexadecimal digits; empty: any")
-    return parser.parse_args()
+    flags = parser.parse_args()
+    unused = parser.given & {"out_dir", "prefix"}
+    if flags.to_text and unused:
+        raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
+    return flags
 
 
-def say(text, *values):
+def say(text, *values, **named):
     """Print one log line that begins with the seconds since the start."""
-    print(f"{time.perf_counter() - STARTED:7.1f} s  " + text.format(*values), flush=True)
+    print(f"{time.perf_counter() - STARTED:7.1f} s  " + text.format(*values, **named), flush=True)
 
 
 def read(flags):
     """The clicks of `--input`."""
     from utils.data.click_files import read_clicks
 
-    with unpacked(Path(flags.input), flags.out_dir) as path:
+    with unpacked(Path(flags.input), flags.to_text or flags.out_dir) as path:
         clicks = read_clicks(path, table_columns(flags), "--input")
     say("read {}: {:,} sessions, {:,} clicks, {:,} items", flags.input, *clicks.sizes())
     return clicks
@@ -185,7 +242,7 @@ def save_part(clicks, file, path):
 
     So all files are complete before the first of them gets its name.
     """
-    from utils.data.click_files import write_table
+    from utils.data.click_writing import write_table
 
     try:
         write_table(clicks, file)

@@ -14,19 +14,16 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     begin()
 
 import collections
-import contextlib
-import hashlib
 import itertools
-import json
 import os
 from pathlib import Path
 
-from utils.data.session_files import CONVERSION, read_conversion, session_files, session_files_in
-from utils.files import InputError, finish, require_different, write_atomically
+from utils.data.conversion import COUNTS, open_target, outdated_files, vocabulary_order, write_conversion
+from utils.data.session_files import session_files
+from utils.files import InputError, require_different
 from utils.options import Parser
 from utils.process import run
 
-COUNTS = "sessions", "events", "sessions_left_out", "clicks_left_out"
 LINES_WRITTEN = 10_000  # at a time
 
 
@@ -57,66 +54,27 @@ def main():
     outputs = [(name.removeprefix("raw_"), file.name) for name, file in sources]
     outputs = [(name, Path(getattr(options, name), file)) for name, file in outputs]
     require_different(sources, [*outputs, ("vocab_path", options.vocab_path)])
-    outdated = outdated_files(options.train_dir, train_files, "train_dir")
-    outdated += outdated_files(options.test_dir, test_files, "test_dir")
-    support = count_items(train_files)
-    item_ids = sorted(support, key=lambda item_id: (-support[item_id], item_id))
+    train_names, test_names = ({file.name for file in files} for files in (train_files, test_files))
+    outdated = outdated_files(options.train_dir, train_names, "train_dir")
+    outdated += outdated_files(options.test_dir, test_names, "test_dir")
+    item_ids = vocabulary_order(count_items(train_files))
     if len(item_ids) < 2:
         raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 "
                          "to choose from")
     index = {item_id: str(number) for number, item_id in enumerate(item_ids)}
-
-    vocabulary = "".join(f"{item_id}\n" for item_id in item_ids)
-    vocab_sha256 = hashlib.sha256(vocabulary.encode()).hexdigest()
-
-    # Outputs get their names only at the end, vocab.txt first and the records last. If the process is killed in
-    # between, the old records name another vocab.txt, which train.py and infer.py notice. Outdated files go before the
-    # records.
-    with contextlib.ExitStack() as outputs:
-        open_output = lambda *parts: outputs.enter_context(write_atomically(Path(*parts)))
-        train_record = open_output(options.train_dir, CONVERSION)
-        test_record = open_output(options.test_dir, CONVERSION)
-        outputs.push(lambda error, *_: remove(outdated) if error is None else None)
-        train_counts = convert(train_files, options.train_dir, index, 1, open_output)
-        test_counts = convert(test_files, options.test_dir, index, 2, open_output)
-        if not test_counts["sessions"]:
-            raise InputError("raw_test_dir: found no session of two clicks on items of the training files in "
-                             f"{options.raw_test_dir}, expected at least one")
-        for record, counts in [(train_record, train_counts), (test_record, test_counts)]:
-            json.dump({"vocab_sha256": vocab_sha256, **counts}, record, indent=1)
-            finish(record)
-        vocab_file = open_output(options.vocab_path)
-        vocab_file.write(vocabulary)
-        finish(vocab_file)
+    no_tests = ("raw_test_dir: found no session of two clicks on items of the training files in "
+                f"{options.raw_test_dir}, expected at least one")
+    train_counts, test_counts = dict.fromkeys(COUNTS, 0), dict.fromkeys(COUNTS, 0)
+    with (open_target(options.train_dir, train_names, "train_dir") as training,
+          open_target(options.test_dir, test_names, "test_dir", no_tests) as test):
+        write_conversion([(training, texts(train_files, index, 1, train_counts), train_counts),
+                          (test, texts(test_files, index, 2, test_counts), test_counts)], options.vocab_path, item_ids)
 
     print(f"vocab size: {len(item_ids)}")
     for path in outdated:
         print(f"{path}: removed, an earlier conversion wrote it")
     for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
         print(f"{directory}: " + " ".join(f"{name}:{counts[name]}" for name in COUNTS))
-
-
-def outdated_files(directory, sources, argument):
-    """The files that an earlier conversion wrote to `directory` and this one won't replace.
-
-    InputError if other session files are there: they would be read as sessions of this conversion.
-    """
-    path = Path(directory)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{argument}: found a file at {path}, expected a directory or none")
-    names = {file.name for file in sources}
-    others = [file for file in session_files_in(path) if file.name not in names] if path.is_dir() else []
-    earlier = read_conversion(path, None, argument).get("files", ()) if others else ()
-    for file in others:
-        if file.name not in earlier:
-            raise InputError(f"{argument}: found {file.name} in {path}, which no conversion wrote, expected nothing "
-                             "but what text2paddle.py writes")
-    return others
-
-
-def remove(files):
-    for file in files:
-        file.unlink()
 
 
 def read_item_ids(file):
@@ -141,26 +99,18 @@ def count_items(files):
     return support
 
 
-def convert(files, directory, index, shortest, open_output):
-    """Write `files` as indices to `directory`, but only sessions with at least `shortest` known clicks.
+def texts(files, index, shortest, counts):
+    """The text of each of `files` as indices, a dict of names to iterators of bytes, and their COUNTS in `counts`.
 
-    Returns
-    -------
-    dict
-        What was written: the files' names with their sizes and checksums, and COUNTS.
+    Only sessions with at least `shortest` known clicks are written.
     """
-    written = {"files": {}, **dict.fromkeys(COUNTS, 0)}
-    for file in files:
-        output, size, digest = open_output(directory, file.name), 0, hashlib.sha256()
-        lines = converted_lines(file, index, shortest, written)
-        while some := list(itertools.islice(lines, LINES_WRITTEN)):
-            text = "".join(some)
-            output.write(text)
-            size += len(text)  # all characters are ASCII
-            digest.update(text.encode())
-        finish(output)
-        written["files"][file.name] = {"bytes": size, "sha256": digest.hexdigest()}
-    return written
+    return {file.name: converted_text(file, index, shortest, counts) for file in files}
+
+
+def converted_text(file, index, shortest, counts):
+    lines = converted_lines(file, index, shortest, counts)
+    while some := list(itertools.islice(lines, LINES_WRITTEN)):
+        yield "".join(some).encode()
 
 
 def converted_lines(file, index, shortest, counts):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import preprocess
-from utils.data import click_files, clicks
+from utils.data import click_files, click_writing, clicks
 from utils.data.clicks import SECOND
 from utils.files import InputError
 
@@ -192,18 +192,18 @@ def test_what_is_written_is_read_back_the_same(tmp_path_factory, rows):
     table.times += 277_000
     table.decimals = clicks.decimals_of(table.times)
     with open(path, "wb") as file:
-        click_files.write_table(table, file)
+        click_writing.write_table(table, file)
     assert rows_of(read(path)) == rows_of(table)
 
 
 def test_large_tables_are_written_in_pieces_without_a_seam(tmp_path, monkeypatch):
-    monkeypatch.setattr(click_files, "CLICKS_WRITTEN", 4)
+    monkeypatch.setattr(click_writing, "CLICKS_WRITTEN", 4)
     table = table_of([(session, click, 10 * session + click) for session in range(5)
                       for click in range(1 + 3 * (session % 2))])
     with open(tmp_path / "table", "wb") as file:
-        click_files.write_table(table, file)
+        click_writing.write_table(table, file)
     with open(tmp_path / "text", "wb") as file:
-        click_files.write_sessions(table, file)
+        click_writing.write_sessions(table, file)
     assert rows_of(read(tmp_path / "table")) == rows_of(table)
     assert (tmp_path / "text").read_text() == "0\n0 1 2 3\n0\n0 1 2 3\n0\n"
 

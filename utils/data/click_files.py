@@ -1,4 +1,4 @@
-"""Read and write the click tables of any shop: TSV, CSV, and yoochoose-clicks.dat without a header, gzipped or not."""
+"""Read the click tables of any shop: TSV, CSV, and yoochoose-clicks.dat without a header, gzipped or not."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from utils.data.clicks import SECOND, group_by_session, joined_ranges
+from utils.data.clicks import SECOND, group_by_session
 from utils.files import InputError, require_file
 
 BLOCK = 8 << 20  # bytes parsed at a time; limits the memory, and how much has to be searched for a wrong line
@@ -26,7 +26,6 @@ SEPARATORS = "\t,;|"
 YOOCHOOSE = re.compile(r"[^,\s]+,\d{4}-\d\d-\d\dT[\d:.]+Z?,[^,\s]+(,|\s|$)")
 # The end of a date, from the T or blank on: the time, up to 6 decimals, any more of them, then no zone, UTC or Z.
 ENDS_WITHOUT_ZONE = r"([T ]\d\d:\d\d(?::\d\d)?)(?:(\.\d{1,6})\d*)?(?: ?UTC|Z)?$"
-CLICKS_WRITTEN = 1 << 20  # clicks written at a time
 
 
 @dataclass
@@ -213,16 +212,21 @@ def parse(block, form):
 
 
 def parse_sessions(text):
-    """Session ids as int64 if none of them loses anything by it (007 is not 7), otherwise as checked dictionaries."""
-    first = text[0].as_py() if len(text) else "0"
-    if re.fullmatch(r"-?\d+", first):  # a look first, since a cast that fails takes long
-        try:
-            numbers = pc.cast(text, pa.int64())
-        except pa.ArrowInvalid:
-            numbers = None
-        if numbers is not None and not pc.any(pc.match_substring_regex(text, "^(0.|-0)")).as_py():
-            return numbers.to_numpy()
-    return require_names(text.dictionary_encode())
+    """Session ids as int64 if `as_integers` takes them, otherwise as checked dictionaries."""
+    numbers = as_integers(text)
+    return require_names(text.dictionary_encode()) if numbers is None else numbers
+
+
+def as_integers(ids):
+    """The ids as int64 if none of them loses anything by it (007 is not 7), otherwise None."""
+    first = ids[0].as_py() if len(ids) else "0"
+    if not re.fullmatch(r"-?\d+", first):  # a look first, since a cast that fails takes long
+        return None
+    try:
+        numbers = pc.cast(ids, pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    return None if pc.any(pc.match_substring_regex(ids, "^(0.|-0)")).as_py() else numbers.to_numpy()
 
 
 def require_names(column):
@@ -330,50 +334,3 @@ def concatenate(parts):
     joined = np.concatenate(parts)
     parts.clear()
     return joined
-
-
-def write_table(clicks, file):
-    """Write `clicks` as TSV with the header SessionId, ItemId, Time (unix seconds) to the binary `file`.
-
-    The rows are sorted by session, then time. All times have `clicks.decimals` decimals.
-    """
-    file.write(b"SessionId\tItemId\tTime\n")
-    sessions = pa.array(clicks.sessions)
-    sessions = pc.cast(sessions, pa.string()) if clicks.session_names is None else clicks.session_names.take(sessions)
-    fraction = SECOND // 10**clicks.decimals  # microseconds
-    line_ends = ["\n"]
-    if clicks.decimals:
-        line_ends = [f".{number:0{clicks.decimals}}\n" for number in range(10**clicks.decimals)]
-    line_ends = pa.array(line_ends)
-    for first in range(0, len(clicks), CLICKS_WRITTEN):
-        rows = slice(first, first + CLICKS_WRITTEN)
-        numbers = np.arange(first, min(first + CLICKS_WRITTEN, len(clicks)))
-        owners = np.searchsorted(clicks.offsets, numbers, side="right") - 1
-        seconds, rest = np.divmod(clicks.times[rows], SECOND)
-        columns = [sessions.take(pa.array(owners)), clicks.item_names.take(pa.array(clicks.items[rows])),
-                   pc.cast(pa.array(seconds), pa.string())]
-        text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
-                                           line_ends.take(pa.array(rest // fraction)), "")
-        write_text(text, file)
-
-
-def write_sessions(clicks, file):
-    """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
-    words = pa.concat_arrays([pc.binary_join_element_wise(clicks.item_names, end, "") for end in (" ", "\n")])
-    order = np.argsort(clicks.starts(), kind="stable")
-    lengths = clicks.lengths()[order]
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(order):
-        last = max(first + 1, int(np.searchsorted(ends, ends[first] + CLICKS_WRITTEN)))
-        sessions = slice(first, last)
-        items = clicks.items[joined_ranges(clicks.offsets[order[sessions]], lengths[sessions])]
-        items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # a session's last: the word with a newline
-        write_text(words.take(pa.array(items)), file)
-        first = last
-
-
-def write_text(text, file):
-    """Write the strings of the pyarrow.StringArray `text` one right after another."""
-    offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset:text.offset + len(text) + 1]
-    file.write(memoryview(text.buffers()[2])[offsets[0]:offsets[-1]])

@@ -1,0 +1,117 @@
+"""Write clicks: as a TSV table, as session text of item ids, or as session text of indices with vocab.txt."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from utils.data.click_files import as_integers
+from utils.data.clicks import SECOND, drop_short_sessions, joined_ranges, keep_items_of
+from utils.data.conversion import COUNTS, vocabulary_order, write_conversion
+from utils.files import InputError
+
+CLICKS_WRITTEN = 1 << 20  # clicks written at a time
+
+
+def write_table(clicks, file):
+    """Write `clicks` as TSV with the header SessionId, ItemId, Time (unix seconds) to the binary `file`.
+
+    The rows are sorted by session, then time. All times have `clicks.decimals` decimals.
+    """
+    file.write(b"SessionId\tItemId\tTime\n")
+    sessions = pa.array(clicks.sessions)
+    sessions = pc.cast(sessions, pa.string()) if clicks.session_names is None else clicks.session_names.take(sessions)
+    fraction = SECOND // 10**clicks.decimals  # microseconds
+    line_ends = ["\n"]
+    if clicks.decimals:
+        line_ends = [f".{number:0{clicks.decimals}}\n" for number in range(10**clicks.decimals)]
+    line_ends = pa.array(line_ends)
+    for first in range(0, len(clicks), CLICKS_WRITTEN):
+        rows = slice(first, first + CLICKS_WRITTEN)
+        numbers = np.arange(first, min(first + CLICKS_WRITTEN, len(clicks)))
+        owners = np.searchsorted(clicks.offsets, numbers, side="right") - 1
+        seconds, rest = np.divmod(clicks.times[rows], SECOND)
+        columns = [sessions.take(pa.array(owners)), clicks.item_names.take(pa.array(clicks.items[rows])),
+                   pc.cast(pa.array(seconds), pa.string())]
+        text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
+                                           line_ends.take(pa.array(rest // fraction)), "")
+        file.write(characters(text))
+
+
+def write_sessions(clicks, file):
+    """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
+    for text in session_text(clicks, order_of_starts(clicks)):
+        file.write(text)
+
+
+def session_text(clicks, order):
+    """Yield the item ids of the sessions `order` (int64, positions) as lines of text, in memoryviews of many lines."""
+    words = pa.concat_arrays([pc.binary_join_element_wise(clicks.item_names, end, "") for end in (" ", "\n")])
+    lengths = clicks.lengths()[order]
+    ends = np.cumsum(lengths)
+    first = 0
+    while first < len(order):
+        last = max(first + 1, int(np.searchsorted(ends, ends[first] + CLICKS_WRITTEN)))
+        sessions = slice(first, last)
+        items = clicks.items[joined_ranges(clicks.offsets[order[sessions]], lengths[sessions])]
+        items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # a session's last: the word with a newline
+        yield characters(words.take(pa.array(items)))
+        first = last
+
+
+def order_of_starts(clicks):
+    """The sessions in the order in which they start, and those of one time in the order of their ids: int64 [sessions].
+
+    Ids that are all integers are in the order of these, even where the whole table has other ids as well, so that the
+    text is the same whether the clicks are a part of a table or a table of their own.
+    """
+    if clicks.session_names is not None:
+        numbers = as_integers(clicks.session_names.take(pa.array(clicks.sessions)))
+        if numbers is not None:
+            return np.lexsort((numbers, clicks.starts()))
+    return np.argsort(clicks.starts(), kind="stable")
+
+
+def characters(text):
+    """The strings of the pyarrow.StringArray `text` one right after another, a memoryview."""
+    offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset:text.offset + len(text) + 1]
+    return memoryview(text.buffers()[2])[offsets[0]:offsets[-1]]
+
+
+def write_indexed(training, test, targets, vocab_path):
+    """Write what `write_sessions` and then text2paddle.py write: session text of indices, and vocab.txt.
+
+    Parameters
+    ----------
+    training, test : Clicks, with the same item names
+    targets : list of two (conversion.Target, file name)
+        Where the training and the test sessions are written to.
+    vocab_path : str or Path
+
+    Returns
+    -------
+    list of two dict, the numbers conversion.COUNTS of training and test, and the number of items
+    """
+    support = np.bincount(training.items, minlength=len(training.item_names)).tolist()
+    names = training.item_names.to_pylist()
+    words = vocabulary_order({name: clicks for name, clicks in zip(names, support) if clicks})
+    if len(words) < 2:
+        raise InputError(f"--to_text: found {len(words)} item in the training sessions, expected at least 2 to choose "
+                         "from")
+    index = {word: number for number, word in enumerate(words)}
+    indices = np.array([index.get(name, -1) for name in names], np.int32)
+    known = keep_items_of(test, training)
+    kept = drop_short_sessions(known, 2)
+    in_order = test.sessions[order_of_starts(test)]  # by the first click, even where that is left out
+    orders = order_of_starts(training), np.searchsorted(kept.sessions, in_order[np.isin(in_order, kept.sessions)])
+    counts = [dict(zip(COUNTS, (len(training.sessions), len(training), 0, 0))),
+              dict(zip(COUNTS, (len(kept.sessions), len(kept), len(test.sessions) - len(kept.sessions),
+                                len(test) - len(known))))]
+    numbers = pa.array(map(str, range(len(words))), pa.string())
+    parts = []
+    for (target, name), clicks, order, count in zip(targets, (training, kept), orders, counts):
+        clicks = replace(clicks, items=indices[clicks.items], item_names=numbers)
+        parts.append((target, {name: session_text(clicks, order)}, count))
+    write_conversion(parts, vocab_path, words)
+    return *counts, len(words)
