@@ -61,7 +61,7 @@ def convert(flag, source, target, file, flags):
     from utils.data.click_files import read_clicks
     from utils.data.click_writing import write_sessions
 
-    clicks = read_clicks(source, table_columns(flags), flag)
+    clicks = read_clicks([source], table_columns(flags), flag)
     try:
         write_sessions(clicks, file)
         finish(file)

@@ -20,44 +20,55 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     from utils.process import begin
     begin()
 
-import hashlib
-import sys
+import argparse
+import codecs
+import os
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from utils.data.archives import CLICKS_FILE, fetch, unpacked
 from utils.data.conversion import open_target
 from utils.data.session_files import refuse_conversion
-from utils.files import NO_SPACE, InputError, finish, require_different, require_file, write_atomically
+from utils.files import InputError, finish, require_different, require_file, write_atomically
 from utils.options import COUNT, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
-CLICKS_FILE = "yoochoose-clicks.dat"  # in the archive
 SECONDS, DAYS = 1e10, 1e5  # more than there are from 1970 to the last time that can be read
 URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
 
 def main():
     flags = parse_flags()
-    source = [("--input", flags.input)]
-    if flags.to_text:
-        require_different(source, [("--to_text", path) for path in text_paths(flags.to_text)])
-        refuse_conversion(flags.to_text, "--to_text")
-        if Path(flags.to_text).is_file():
-            raise InputError(f"--to_text: found a file at {flags.to_text}, expected a directory or none")
-    else:
-        require_different(source, [("--out_dir, --prefix", path) for path in split_paths(flags)])
-        refuse_conversion(split_paths(flags)[0].parent, "--out_dir")
+    check_paths(flags)
     if flags.fetch:
-        fetch(flags.url, Path(flags.input), flags.sha256)
-    require_file(flags.input, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
+        fetch(flags.url, Path(flags.input[0]), flags.sha256, say)
+    for path in flags.input:
+        if not Path(path).is_dir():
+            require_file(path, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
     # Outputs are opened first, so that a folder that can't be written to is noticed at once.
-    with (text_writer if flags.to_text else split_writer)(flags) as write:
-        write(*split(filter_clicks(read(flags), flags), flags, "train_full", "test", flags.newest_fraction))
+    with ExitStack() as outputs:
+        write = outputs.enter_context((text_writer if flags.to_text else split_writer)(flags))
+        bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
+        write(*split(filter_clicks(read(flags, bad_rows), flags), flags, "train_full", "test", flags.newest_fraction))
     say("done")
+
+
+def check_paths(flags):
+    """InputError if a table comes twice, or what is to be written would take its place or be read as one."""
+    if len({*map(os.path.realpath, flags.input)}) < len(flags.input):
+        raise InputError("--input: found the same path twice, expected every table once")
+    flag = "--to_text" if flags.to_text else "--out_dir"
+    outputs = [*(text_paths(flags.to_text) if flags.to_text else split_paths(flags)), bad_rows_path(flags)]
+    require_different([("--input", path) for path in flags.input], [(flag, path) for path in outputs])
+    for path in flags.input:
+        if Path(path).is_dir() and any(Path(path).resolve() in output.resolve().parents for output in outputs):
+            raise InputError(f"{flag}: found a place to write to within the directory --input {path}, expected another")
+    refuse_conversion(flags.to_text or split_paths(flags)[0].parent, flag)
+    if Path(flags.to_text or ".").is_file():
+        raise InputError(f"--to_text: found a file at {flags.to_text}, expected a directory or none")
 
 
 def split_paths(flags):
@@ -67,6 +78,11 @@ def split_paths(flags):
 def text_paths(folder):
     """What --to_text writes: training sessions, test sessions, vocab.txt."""
     return Path(folder, "train_data", "train.txt"), Path(folder, "test_data", "test.txt"), Path(folder, "vocab.txt")
+
+
+def bad_rows_path(flags):
+    """Where --skip_bad lists what it left out."""
+    return Path(flags.to_text, "bad_rows.csv") if flags.to_text else Path(flags.out_dir, f"{flags.prefix}bad_rows.csv")
 
 
 @contextmanager
@@ -110,15 +126,25 @@ def text_writer(flags):
 def parse_flags():
     parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
     switch = number(int, 0, 1)
-    parser.add_argument("--input", default="yoochoose-data.7z",
-                        help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any TSV or CSV with a header; all but the "
-                        "first may be gzipped")
+    parser.add_argument("--input", nargs="+", action="extend", metavar="FILE",
+                        help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any tables of clicks: Parquet, or TSV or CSV "
+                        "with a header, plain or in gz, bz2, xz, zst or zip; of a directory all files (default: "
+                        "yoochoose-data.7z)")
     parser.add_argument("--out_dir", default=".", help="the folder to write to, created if missing")
     parser.add_argument("--prefix", default="rsc15_", help="what the names of the written files start with")
     parser.add_argument("--to_text", metavar="DIR", default="",
                         help="write what the trainers read, in place of the splits: DIR/train_data, DIR/test_data and "
                         "DIR/vocab.txt; --out_dir and --prefix name none of these")
     add_table_flags(parser)
+    parser.add_argument("--encoding", type=encoding, default="utf-8",
+                        help="of tables that are text, as Python names it: latin-1, cp1252, utf-16, ...")
+    parser.add_argument("--event_column", default="",
+                        help="name of a column that says what happened; empty: every row is a click")
+    parser.add_argument("--events", type=lambda text: tuple(filter(None, text.split(","))), default="",
+                        help="what in --event_column is a click, separated by commas, such as view,addtocart")
+    parser.add_argument("--skip_bad", type=number(int, 0, COUNT), default=0,
+                        help="leave out up to so many rows in which something is wrong or missing, and list them in "
+                        "bad_rows.csv beside what is written")
     parser.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
                         help="seconds; above 0, --session_column names users, and their clicks are cut into "
                         "sessions at longer gaps, numbered from 1; 0: sessions as given")
@@ -146,10 +172,27 @@ def parse_flags():
     parser.add_argument("--sha256", default="",
                         help="SHA-256 that the file of --fetch 1 must have, 64 hexadecimal digits; empty: any")
     flags = parser.parse_args()
+    flags.input = flags.input or ["yoochoose-data.7z"]
+    if "" in flags.input:
+        raise InputError("--input: found an empty name, expected a table of clicks")
+    if flags.fetch and len(flags.input) > 1:
+        raise InputError(f"--fetch 1: found {len(flags.input)} files in --input, expected one to download to")
+    if bool(flags.event_column) != bool(flags.events):
+        raise InputError("--event_column, --events: found one without the other, expected both")
     unused = parser.given & {"out_dir", "prefix"}
     if flags.to_text and unused:
         raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
     return flags
+
+
+def encoding(name):
+    """A type for argparse: the name of a text encoding that Python has."""
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError, ValueError):
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected an encoding such as utf-8, latin-1 or utf-16"
+                                         ) from None
+    return "utf-8" if codecs.lookup(name).name == "utf-8" else name
 
 
 def say(text, *values, **named):
@@ -157,13 +200,24 @@ def say(text, *values, **named):
     print(f"{time.perf_counter() - STARTED:7.1f} s  " + text.format(*values, **named), flush=True)
 
 
-def read(flags):
-    """The clicks of `--input`."""
+def read(flags, bad_rows):
+    """The clicks of `--input`; bad rows are listed in the text file `bad_rows` if it isn't None."""
     from utils.data.click_files import read_clicks
+    from utils.data.left_out import LeftOut
 
-    with unpacked(Path(flags.input), flags.to_text or flags.out_dir) as path:
-        clicks = read_clicks(path, table_columns(flags), "--input")
-    say("read {}: {:,} sessions, {:,} clicks, {:,} items", flags.input, *clicks.sizes())
+    columns = table_columns(flags)
+    columns.encoding, columns.event, columns.events = flags.encoding, flags.event_column, flags.events
+    left_out = LeftOut(flags.skip_bad, "--skip_bad")
+    with ExitStack() as archives:
+        paths = [archives.enter_context(unpacked(Path(path), flags.to_text or flags.out_dir, say))
+                 for path in flags.input]
+        clicks = read_clicks(paths, columns, "--input", left_out)
+    say("read {}: {:,} sessions, {:,} clicks, {:,} items", " ".join(flags.input), *clicks.sizes())
+    if flags.events:
+        say("--events {}: left out {:,} rows", ",".join(flags.events), left_out.other_events)
+    if bad_rows:
+        left_out.write_list(bad_rows)
+        say("--skip_bad {}: left out {:,} bad rows, listed in {}", flags.skip_bad, left_out.bad, bad_rows_path(flags))
     return clicks
 
 
@@ -250,94 +304,6 @@ def save_part(clicks, file, path):
     except OSError as error:
         error.filename = str(path)  # four files are open, so the error must say which one it means
         raise
-
-
-@contextmanager
-def unpacked(path, folder):
-    """Yield `path` itself, or for a 7z archive the path of its clicks, unpacked to a temporary folder in `folder`."""
-    with open(path, "rb") as file:
-        is_archive = file.read(6) == b"7z\xbc\xaf\x27\x1c"
-    if not is_archive and path.suffix == ".7z":
-        raise InputError(f"{path}: found no 7z archive (it may be cut off), expected one")
-    if not is_archive:
-        yield path
-        return
-    with TemporaryDirectory(prefix=".unpacked_", dir=folder) as unpacked_folder:
-        yield unpack(path, unpacked_folder)
-
-
-def unpack(path, folder):
-    """Unpack only the clicks of a 7z archive to `folder` and return their path."""
-    try:
-        import py7zr
-    except ImportError:
-        raise InputError(f"{path}: found no package py7zr to unpack it with, expected one "
-                         "(pip install py7zr)") from None
-    try:
-        with py7zr.SevenZipFile(path) as archive:
-            names = archive.getnames()
-            name = next((name for name in names if Path(name).name == CLICKS_FILE), None)
-            if name:
-                say("unpacking {} of {}", name, path)
-                archive.extract(folder, targets=[name])
-    except Exception as error:  # py7zr raises many kinds for a damaged archive
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise InputError(f"{folder}: {error.strerror}, expected room to unpack {path}") from None
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path}: found a damaged or cut off 7z archive ({what}), expected a whole one") from None
-    if not name:
-        raise InputError(f"{path}: found {', '.join(names)[:300] or 'nothing'} in the archive, expected {CLICKS_FILE}")
-    return Path(folder, name)
-
-
-def fetch(url, path, sha256):
-    """Download `url` to `path` unless that file exists, and print and check its SHA-256."""
-    if path.exists():
-        say("{} is here already, not fetched", path)
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        check_sha256(path, digest, sha256)
-        return
-    import http.client
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response, write_atomically(path, "wb") as file:
-            digest = save(response, file, url)
-            check_sha256(url, digest, sha256)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if isinstance(error, OSError) and error.errno in NO_SPACE:
-            raise
-        raise InputError(f"--fetch 1: found no way to {url} ({error}); fetch it by hand and put it at "
-                         f"{path.absolute()}") from None
-    say("fetched {}", path)
-
-
-def save(response, file, url):
-    """Copy an HTTP response to `file`, show the progress, and return the SHA-256."""
-    size, done, shown, digest = int(response.headers.get("Content-Length") or 0), 0, 0, hashlib.sha256()
-    while piece := response.read(1 << 20):
-        file.write(piece)
-        digest.update(piece)
-        done += len(piece)
-        percent = 100 * done // size if size else 0
-        if sys.stdout.isatty():
-            print(f"\r[{'#' * (percent // 4):25}] {done / 1e6:.0f} MB, {percent} % ", end="", flush=True)
-        elif percent >= shown + 10:
-            shown = percent
-            say("{} % of {:.1f} MB", percent, size / 1e6)
-    if sys.stdout.isatty():
-        print()
-    if size and done != size:
-        raise InputError(f"{url}: found {done:,} bytes, expected {size:,} as the server announced; try again")
-    return digest.hexdigest()
-
-
-def check_sha256(what, found, expected):
-    """Print the SHA-256 `found`; InputError if another one is `expected`."""
-    say("sha256 {}", found)
-    if expected and found != expected.lower():
-        raise InputError(f"{what}: found the SHA-256 {found}, expected {expected} (--sha256)")
 
 
 if __name__ == "__main__":

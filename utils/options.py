@@ -157,8 +157,8 @@ def separator(text):
 
 def add_table_flags(parser):
     """Add the flags of every script that reads a table of clicks."""
-    parser.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any words")
-    parser.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any words")
+    parser.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any text")
+    parser.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any text")
     parser.add_argument("--time_column", default="Time",
                         help="name of the column of times: ISO 8601 dates (in UTC if no time zone is given) or "
                         "numbers")
@@ -169,8 +169,8 @@ def add_table_flags(parser):
 
 
 def table_columns(options):
-    """The click_files.Columns that these flags ask for."""
-    from utils.data.click_files import Columns  # slow to import: only for arguments that are right
+    """The click_columns.Columns that these flags ask for."""
+    from utils.data.click_columns import Columns  # slow to import: only for arguments that are right
     return Columns(options.session_column, options.item_column, options.time_column, options.time_unit,
                    options.separator)
 

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from utils.data.click_files import as_integers
+from utils.data.click_columns import as_integers
 from utils.data.clicks import SECOND, drop_short_sessions, joined_ranges, keep_items_of
 from utils.data.conversion import COUNTS, vocabulary_order, write_conversion
+from utils.data.item_ids import escape
 from utils.files import InputError
 
 CLICKS_WRITTEN = 1 << 20  # clicks written at a time
@@ -17,11 +18,13 @@ CLICKS_WRITTEN = 1 << 20  # clicks written at a time
 def write_table(clicks, file):
     """Write `clicks` as TSV with the header SessionId, ItemId, Time (unix seconds) to the binary `file`.
 
-    The rows are sorted by session, then time. All times have `clicks.decimals` decimals.
+    The rows are sorted by session, then time. All times have `clicks.decimals` decimals. Ids with a quote, a tab or a
+    line end are quoted as in CSV.
     """
     file.write(b"SessionId\tItemId\tTime\n")
-    sessions = pa.array(clicks.sessions)
-    sessions = pc.cast(sessions, pa.string()) if clicks.session_names is None else clicks.session_names.take(sessions)
+    sessions, items = pa.array(clicks.sessions), quoted(clicks.item_names)
+    names = clicks.session_names
+    sessions = pc.cast(sessions, pa.string()) if names is None else quoted(names).take(sessions)
     fraction = SECOND // 10**clicks.decimals  # microseconds
     line_ends = ["\n"]
     if clicks.decimals:
@@ -32,21 +35,44 @@ def write_table(clicks, file):
         numbers = np.arange(first, min(first + CLICKS_WRITTEN, len(clicks)))
         owners = np.searchsorted(clicks.offsets, numbers, side="right") - 1
         seconds, rest = np.divmod(clicks.times[rows], SECOND)
-        columns = [sessions.take(pa.array(owners)), clicks.item_names.take(pa.array(clicks.items[rows])),
+        columns = [sessions.take(pa.array(owners)), items.take(pa.array(clicks.items[rows])),
                    pc.cast(pa.array(seconds), pa.string())]
         text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
                                            line_ends.take(pa.array(rest // fraction)), "")
         file.write(characters(text))
 
 
+def quoted(names):
+    """Names as fields of a TSV file: a pyarrow.StringArray."""
+    special = pc.match_substring_regex(names, '["\t\r\n]')
+    if not pc.any(special).as_py():
+        return names
+    in_quotes = pc.binary_join_element_wise('"', pc.replace_substring(names, '"', '""'), '"', "")
+    return pc.if_else(special, in_quotes, names)
+
+
+def as_words(names):
+    """Item ids as words of session text and vocab.txt: a pyarrow.StringArray."""
+    special = np.flatnonzero(pc.match_substring_regex(names, r"[^\x21-\x5b\x5d-\x7e]"))
+    if not len(special):
+        return names
+    words = names.to_pylist()
+    for place in special.tolist():
+        words[place] = escape(words[place])
+    return pa.array(words, pa.string())
+
+
 def write_sessions(clicks, file):
     """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
-    for text in session_text(clicks, order_of_starts(clicks)):
+    for text in session_text(replace(clicks, item_names=as_words(clicks.item_names)), order_of_starts(clicks)):
         file.write(text)
 
 
 def session_text(clicks, order):
-    """Yield the item ids of the sessions `order` (int64, positions) as lines of text, in memoryviews of many lines."""
+    """Yield the sessions `order` (int64, positions) as lines of text, in memoryviews of many lines.
+
+    The names of the items must be words.
+    """
     words = pa.concat_arrays([pc.binary_join_element_wise(clicks.item_names, end, "") for end in (" ", "\n")])
     lengths = clicks.lengths()[order]
     ends = np.cumsum(lengths)
@@ -94,13 +120,13 @@ def write_indexed(training, test, targets, vocab_path):
     list of two dict, the numbers conversion.COUNTS of training and test, and the number of items
     """
     support = np.bincount(training.items, minlength=len(training.item_names)).tolist()
-    names = training.item_names.to_pylist()
-    words = vocabulary_order({name: clicks for name, clicks in zip(names, support) if clicks})
+    item_words = as_words(training.item_names).to_pylist()
+    words = vocabulary_order({word: clicks for word, clicks in zip(item_words, support) if clicks})
     if len(words) < 2:
         raise InputError(f"--to_text: found {len(words)} item in the training sessions, expected at least 2 to choose "
                          "from")
     index = {word: number for number, word in enumerate(words)}
-    indices = np.array([index.get(name, -1) for name in names], np.int32)
+    indices = np.array([index.get(word, -1) for word in item_words], np.int32)
     known = keep_items_of(test, training)
     kept = drop_short_sessions(known, 2)
     in_order = test.sessions[order_of_starts(test)]  # by the first click, even where that is left out

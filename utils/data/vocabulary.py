@@ -1,8 +1,12 @@
-"""vocab.txt: the item ids, one a line; an item's index is the number of its line, counted from 0."""
+"""vocab.txt: the item ids, one a line; an item's index is the number of its line, counted from 0.
+
+Ids stand there as `item_ids.escape` writes them. They are given back as they were once, here.
+"""
 
 import hashlib
 import re
 
+from utils.data.item_ids import unescape
 from utils.files import InputError
 from utils.memory import read_bytes, require_memory
 
@@ -16,7 +20,8 @@ def read_vocabulary(path, flag="--vocab_path"):
     Returns
     -------
     item_ids : list of str, or None
-        None if the file holds only the number of items, as in Paddle's old example.
+        As they were before they were escaped. None if the file holds only the number of items, as in Paddle's old
+        example.
     item_count : int
 
     Raises
@@ -42,14 +47,15 @@ def read_vocabulary(path, flag="--vocab_path"):
         require_memory(ITEM_BYTES * count, f"{path}: found {count} as the number of items")
         return None, count
     first_line = {}
-    for number, item_id in enumerate(lines, start=1):
-        if not item_id or item_id.split() != [item_id]:
-            raise InputError(f"{path}:{number}: found {item_id[:40]!r}, expected one item id without blanks")
+    item_ids = list(map(unescape, lines))
+    for number, (word, item_id) in enumerate(zip(lines, item_ids), start=1):
+        if not word or word.split() != [word]:
+            raise InputError(f"{path}:{number}: found {word[:40]!r}, expected one item id, without blanks")
         if item_id in first_line:
             raise InputError(f"{path}:{number}: found {item_id[:40]!r} again (first in line {first_line[item_id]}), "
                              "expected every item id once")
         first_line[item_id] = number
-    return lines, len(lines)
+    return item_ids, len(item_ids)
 
 
 def checksum(path):

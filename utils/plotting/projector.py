@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from utils.data.item_ids import escape
 from utils.model.load import load_scorer
 
 DIRECTORY = "projector"
@@ -30,7 +31,8 @@ def exported_items(runs, count):
         text = io.StringIO()
         np.savetxt(text, vectors, fmt="%.6g", delimiter="\t")
         files[f"{DIRECTORY}/{run.name}/{VECTORS}"] = text.getvalue()
-        files[f"{DIRECTORY}/{run.name}/{METADATA}"] = "".join(f"{name}\n" for name in names)
+        files[f"{DIRECTORY}/{run.name}/{METADATA}"] = "".join(
+            (name if name.isprintable() else escape(name)) + "\n" for name in names)
         entries = {"tensor_name": run.name, "tensor_path": f"{run.name}/{VECTORS}",
                    "metadata_path": f"{run.name}/{METADATA}"}
         lines = [f"  {key}: {json.dumps(value)}\n" for key, value in entries.items()]
