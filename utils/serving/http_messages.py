@@ -12,7 +12,7 @@ MAX_SESSIONS, MAX_CLICKS, MAX_K, MAX_IDS, MAX_QUERY_IDS, MAX_ID_LENGTH = 64, 200
 MAX_FILTER_LENGTH, MAX_FIELDS = 1000, 20
 MAX_FIELD_BYTES, FIELD_BYTES = 4 << 20, 4  # of the fields in a reply, so many counted for each beside its text
 
-ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, description="An item id, as in vocab.txt.")]
+ItemId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_LENGTH, description="An item id, as in the clicks.")]
 ItemIds = Annotated[list[ItemId], Meta(max_length=MAX_IDS)]
 FewItemIds = Annotated[list[ItemId], Meta(max_length=MAX_QUERY_IDS)]
 Session = Annotated[list[ItemId], Meta(max_length=MAX_CLICKS,
