@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from utils.data.archives import CLICKS_FILE, fetch, unpacked
-from utils.data.conversion import open_target
+from utils.data.conversion import open_targets, text_paths
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, finish, require_different, require_file, write_atomically
 from utils.options import COUNT, Parser, add_table_flags, number, table_columns
@@ -75,11 +75,6 @@ def split_paths(flags):
     return [Path(flags.out_dir, f"{flags.prefix}{part}.txt") for part in PARTS]
 
 
-def text_paths(folder):
-    """What --to_text writes: training sessions, test sessions, vocab.txt."""
-    return Path(folder, "train_data", "train.txt"), Path(folder, "test_data", "test.txt"), Path(folder, "vocab.txt")
-
-
 def bad_rows_path(flags):
     """Where --skip_bad lists what it left out."""
     return Path(flags.to_text, "bad_rows.csv") if flags.to_text else Path(flags.out_dir, f"{flags.prefix}bad_rows.csv")
@@ -104,21 +99,18 @@ def split_writer(flags):
 @contextmanager
 def text_writer(flags):
     """A function that writes training and test sessions as indices, and vocab.txt, all valid after the block."""
-    train_path, test_path, vocab_path = text_paths(flags.to_text)
     no_tests = f"--test_days {flags.test_days:g}: left no session of two known items for test; expected more"
-    with (open_target(train_path.parent, [train_path.name], "--to_text") as training,
-          open_target(test_path.parent, [test_path.name], "--to_text", no_tests) as test):
+    with open_targets(flags.to_text, "--to_text", no_tests) as targets:
 
-        def write(train_full, test_clicks):
+        def write(training, test):
             from utils.data.click_writing import write_indexed
 
             say("writing")
-            targets = (training, train_path.name), (test, test_path.name)
-            *counts, items = write_indexed(train_full, test_clicks, targets, vocab_path)
-            for path, count in zip((train_path, test_path), counts):
+            *counts, items = write_indexed(training, test, targets, flags.to_text)
+            for path, count in zip(text_paths(flags.to_text), counts):
                 say("{}: {sessions:,} sessions, {events:,} events; left out {sessions_left_out:,} sessions, "
                     "{clicks_left_out:,} clicks on unknown items", path, **count)
-            say("{}: {:,} items", vocab_path, items)
+            say("{}: {:,} items", text_paths(flags.to_text)[-1], items)
 
         yield write
 

@@ -103,7 +103,7 @@ def test_no_sessions_of_anyone_else_are_mixed_in_or_overwritten(clicks, run_here
 def test_too_little_to_choose_from_or_to_test_is_an_error(clicks, run_here):
     days = "".join(f"{day}\ta\t{day * DAY * 2}\n{day}\ta\t{day * DAY * 2 + 1}\n" for day in range(3))
     (clicks / "clicks.tsv").write_text(HEADER + days)
-    assert_one_line_error(to_text(run_here), "--to_text: found 1 item in the training sessions, expected at least 2")
+    assert_one_line_error(to_text(run_here), "found 1 item in the training sessions, expected at least 2")
     (clicks / "clicks.tsv").write_text(HEADER + days.replace("a", "b", 1) + f"9\tc\t{DAY * 9}\n9\td\t{DAY * 9}\n")
     assert_one_line_error(to_text(run_here, "--split_by", "start"), "--test_days 1: left no session of two known items")
     assert sorted(files_below(clicks)) == ["clicks.tsv"]

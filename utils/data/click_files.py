@@ -19,7 +19,12 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in names of directories
 
 
 def read_clicks(paths, columns, flag, left_out=None):
-    """Read tables of clicks.
+    """The Clicks of tables; parameters and errors are those of `click_parts`."""
+    return joined_clicks(click_parts(paths, columns, flag, left_out or LeftOut()))
+
+
+def click_parts(paths, columns, flag, left_out):
+    """Read tables of clicks, some megabytes at a time.
 
     Parameters
     ----------
@@ -31,22 +36,23 @@ def read_clicks(paths, columns, flag, left_out=None):
     columns : Columns
     flag : str
         The flag that names `paths`, for messages.
-    left_out : LeftOut, optional
-        How many bad rows may be left out; by default one is an error.
+    left_out : LeftOut
+        How many bad rows may be left out, and what was.
 
-    Returns
-    -------
-    Clicks
+    Yields
+    ------
+    sessions, items, times
+        As in click_columns.Part.
 
     Raises
     ------
     InputError
-        A file is missing, empty, cut off or not a table, or one of its rows is bad; the message names the row.
+        A file is missing, empty, cut off or not a table, or more rows are bad than may be left out; the message names
+        the row.
     """
-    left_out = left_out or LeftOut()
     parts = (found for path in paths for file in table_files(path, flag)
              for found in parts_of_file(file, columns, left_out.limit + 1))
-    return join(parts, columns, left_out, paths[0])
+    return good_parts(parts, columns, left_out, paths[0])
 
 
 def clicks_of(table, columns=None, left_out=None):
@@ -78,7 +84,8 @@ def clicks_of(table, columns=None, left_out=None):
         raise InputError(f"the table: found a column with values of different types ({' '.join(error.args)[:200]}), "
                          "expected one type, such as text") from None
     pieces = (table.slice(first, ROWS) for first in range(0, len(table), ROWS))
-    return join(parts_of_tables(pieces, columns, left_out.limit + 1, "the table"), columns, left_out, "the table")
+    parts = parts_of_tables(pieces, columns, left_out.limit + 1, "the table")
+    return joined_clicks(good_parts(parts, columns, left_out, "the table"))
 
 
 def table_files(path, flag):
@@ -94,7 +101,7 @@ def table_files(path, flag):
 
 
 def parts_of_file(path, columns, most_faults):
-    """Yield the click_columns.Part of each piece of a file, as `join` takes them."""
+    """Yield the click_columns.Part of each piece of a file, as `good_parts` takes them."""
     with open(path, "rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if not is_parquet:
@@ -127,7 +134,7 @@ def tables_of_parquet(file, path, columns):
 
 
 def parts_of_tables(tables, columns, most_faults, source):
-    """Yield the click_columns.Part of each of the pyarrow.Tables, as `join` takes them; rows are counted from 1."""
+    """Yield the click_columns.Part of each pyarrow.Table, as `good_parts` takes them; rows are counted from 1."""
     unit, first_row = "", 1
     for table in tables:
         names = list(columns.wanted().values())
@@ -162,25 +169,34 @@ def require_columns(names, columns, source):
             raise InputError(f"{source}: found the columns {found!r}, expected one named {name!r} ({flag})")
 
 
-def join(parts, columns, left_out, source):
-    """The Clicks of all `parts`, an iterable of (file, what it calls its rows, click_columns.Part).
+def good_parts(parts, columns, left_out, source):
+    """Yield the sessions, items and times of all `parts`, and count in `left_out` what is missing.
 
-    After more bad rows than may be left out they are only counted.
+    Parameters
+    ----------
+    parts : iterable of (file, what it calls its rows, click_columns.Part)
+    source : str or Path, what messages call the whole
     """
-    sessions, items, times = [], [], []
+    clicks = 0
     for file, row_name, part in parts:
-        if not left_out.add(file, row_name, part):
-            sessions.clear(), items.clear(), times.clear()
-            continue
-        sessions.append(part.sessions)
-        items.append(part.items)
-        times.append(part.times)
+        clicks += len(part.times)
+        if left_out.add(file, row_name, part):  # else the rest is only read to count what is bad
+            yield part.sessions, part.items, part.times
     left_out.check()
-    if not sum(map(len, times)):
-        if left_out.other_events:
-            raise InputError(f"{source}: found {left_out.other_events:,} rows, none with the event "
-                             f"{' or '.join(columns.events)!r} (--events), expected some")
-        raise InputError(f"{source}: found no line of clicks, expected some after the header")
+    if clicks:
+        return
+    if left_out.other_events:
+        raise InputError(f"{source}: found {left_out.other_events:,} rows, none with the event "
+                         f"{' or '.join(columns.events)!r} (--events), expected some")
+    raise InputError(f"{source}: found no line of clicks, expected some after the header")
+
+
+def joined_clicks(parts):
+    """The Clicks of all `parts`, an iterable of sessions, items and times."""
+    sessions, items, times = [], [], []
+    for part in parts:
+        for column, values in zip((sessions, items, times), part):
+            column.append(values)
     sessions, session_names = number_sessions(sessions)
     items, item_names = number_names(items)
     times = concatenate(times)

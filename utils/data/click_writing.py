@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from utils.data.click_columns import as_integers
 from utils.data.clicks import SECOND, drop_short_sessions, joined_ranges, keep_items_of
-from utils.data.conversion import COUNTS, vocabulary_order, write_conversion
+from utils.data.conversion import COUNTS, open_targets, text_paths, vocabulary_order, write_conversion
 from utils.data.item_ids import escape
 from utils.files import InputError
 
@@ -105,15 +105,26 @@ def characters(text):
     return memoryview(text.buffers()[2])[offsets[0]:offsets[-1]]
 
 
-def write_indexed(training, test, targets, vocab_path):
+def write_session_text(training, test, directory):
+    """Write what the trainers and evaluations read, as `preprocess.py --to_text` does, to `directory`.
+
+    training, test : Clicks, with the same item names
+    """
+    no_tests = "test: found no session of two clicks on items of the training sessions, expected at least one"
+    with open_targets(directory, "directory", no_tests) as targets:
+        write_indexed(training, test, targets, directory)
+
+
+def write_indexed(training, test, targets, directory):
     """Write what `write_sessions` and then text2paddle.py write: session text of indices, and vocab.txt.
 
     Parameters
     ----------
     training, test : Clicks, with the same item names
-    targets : list of two (conversion.Target, file name)
+    targets : list of two conversion.Target
         Where the training and the test sessions are written to.
-    vocab_path : str or Path
+    directory : str or Path
+        Where vocab.txt is written to.
 
     Returns
     -------
@@ -123,8 +134,7 @@ def write_indexed(training, test, targets, vocab_path):
     item_words = as_words(training.item_names).to_pylist()
     words = vocabulary_order({word: clicks for word, clicks in zip(item_words, support) if clicks})
     if len(words) < 2:
-        raise InputError(f"--to_text: found {len(words)} item in the training sessions, expected at least 2 to choose "
-                         "from")
+        raise InputError(f"found {len(words)} item in the training sessions, expected at least 2 to choose from")
     index = {word: number for number, word in enumerate(words)}
     indices = np.array([index.get(word, -1) for word in item_words], np.int32)
     known = keep_items_of(test, training)
@@ -136,8 +146,9 @@ def write_indexed(training, test, targets, vocab_path):
                                 len(test) - len(known))))]
     numbers = pa.array(map(str, range(len(words))), pa.string())
     parts = []
-    for (target, name), clicks, order, count in zip(targets, (training, kept), orders, counts):
+    *paths, vocab_path = text_paths(directory)
+    for target, path, clicks, order, count in zip(targets, paths, (training, kept), orders, counts):
         clicks = replace(clicks, items=indices[clicks.items], item_names=numbers)
-        parts.append((target, {name: session_text(clicks, order)}, count))
+        parts.append((target, {path.name: session_text(clicks, order)}, count))
     write_conversion(parts, vocab_path, words)
     return *counts, len(words)

@@ -33,6 +33,20 @@ class Target:
     no_sessions: str
 
 
+def text_paths(directory):
+    """What is written to a directory of one's own: training sessions, test sessions, vocab.txt."""
+    return (Path(directory, "train_data", "train.txt"), Path(directory, "test_data", "test.txt"),
+            Path(directory, "vocab.txt"))
+
+
+@contextlib.contextmanager
+def open_targets(directory, flag, no_sessions):
+    """The Targets of training and test sessions at `text_paths`, as `open_target` gives them."""
+    with contextlib.ExitStack() as targets:
+        yield [targets.enter_context(open_target(path.parent, [path.name], flag, no_sessions))
+               for path in text_paths(directory)[:2]]
+
+
 @contextlib.contextmanager
 def open_target(directory, names, flag, no_sessions=""):
     """The Target for files of these `names`; its record gets its name when the block ends well."""
