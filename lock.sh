@@ -14,12 +14,12 @@ lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$old_need
 lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle-gpu==2.6.2
 serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis'
 lock requirements-serve.txt --universal $'numpy\npyarrow\nsafetensors\n'"$serving"
-# These are installed beside either Paddle, so packages that are pinned there keep the same version here. NumPy isn't
-# written, as each Paddle has its own; newer ml-dtypes don't work with the older one.
+# These are installed beside either Paddle, so packages that are pinned there keep the same version here, and NumPy is
+# left to them. pandas 3 and newer ml-dtypes don't work with NumPy 1.
 both=$(mktemp)
 trap 'rm -f "$both"' EXIT
 sed '/^numpy==/,/[^\\]$/d' requirements.txt requirements-2.6.2.txt > "$both"
 beside="--universal --constraint $both --no-emit-package numpy"
 lock requirements-export.txt "$beside" $'onnx\nml-dtypes<0.6'
-lock requirements-dev.txt "$beside" \
-  $'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnx\nonnxruntime\nml-dtypes<0.6\n'"$serving"
+testing=$'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnx\nonnxruntime\nml-dtypes<0.6\npandas<3\n'
+lock requirements-dev.txt "$beside" "$testing$serving"

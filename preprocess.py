@@ -64,7 +64,8 @@ def check_paths(flags):
     outputs = [*(text_paths(flags.to_text) if flags.to_text else split_paths(flags)), bad_rows_path(flags)]
     require_different([("--input", path) for path in flags.input], [(flag, path) for path in outputs])
     for path in flags.input:
-        if Path(path).is_dir() and any(Path(path).resolve() in output.resolve().parents for output in outputs):
+        if Path(path).is_dir() and any(Path(os.path.realpath(path)) in Path(os.path.realpath(output)).parents
+                                       for output in outputs):
             raise InputError(f"{flag}: found a place to write to within the directory --input {path}, expected another")
     refuse_conversion(flags.to_text or split_paths(flags)[0].parent, flag)
     if Path(flags.to_text or ".").is_file():
