@@ -14,8 +14,9 @@ from functools import partial
 
 from utils import device
 from utils.launch import processes_to_start, watch
-from utils.options import COUNT, Parser, add_training_flags, batching, check_training_flags, number, training_run
+from utils.options import COUNT, Parser, number
 from utils.process import run
+from utils.training.flags import add_training_flags, batching, check_training_flags, training_run
 
 
 def parse_arguments(arguments=None):

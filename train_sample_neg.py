@@ -19,17 +19,9 @@ from functools import partial
 from utils import device
 from utils.files import InputError
 from utils.launch import processes_to_start, watch
-from utils.options import (
-    COUNT,
-    FLOAT32,
-    Parser,
-    add_training_flags,
-    batching,
-    check_training_flags,
-    number,
-    training_run,
-)
+from utils.options import COUNT, FLOAT32, Parser, number
 from utils.process import run
+from utils.training.flags import add_training_flags, batching, check_training_flags, training_run
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
 

@@ -17,7 +17,8 @@ from utils.data.sessions import cut_windows
 from utils.evaluation.flags import add_inference_flags
 from utils.evaluation.ranks import network_ranks
 from utils.losses import chunk_rows
-from utils.options import Parser, training_run
+from utils.options import Parser
+from utils.training.flags import training_run
 from utils.training.proof import prove
 
 COUNTED_STEPS = 20  # whose candidates are counted

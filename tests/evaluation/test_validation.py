@@ -20,7 +20,7 @@ from utils.evaluation.validation import (
 )
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.options import WATCHED
+from utils.training.flags import WATCHED
 
 
 def flags(data, model_dir, *more):

@@ -3,7 +3,6 @@
 import math
 import time
 from contextlib import nullcontext
-from copy import copy
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -20,13 +19,13 @@ from utils.runlog import append_record, import_event_writers, line_of, log, read
 from utils.runlog import progress as progress_bar
 from utils.training.preparation import prepare, require_possible, versions
 from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
-from utils.training.settings import USUAL, flag_to_blame
-from utils.training.split import SplitAllItems, own_rows
+from utils.training.settings import flag_to_blame
+from utils.training.split import own_rows
 from utils.training.threads import ThreadTrial
+from utils.training.trainer import loss_of_a_guess
 from utils.training.unread import UnreadLosses
 
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
-GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the latter is computed
 
 
 def run_training(data, schedule, output, network_settings, make_trainer, device, flags, splits_items=False,
@@ -89,7 +88,7 @@ class _Run:
     def __init__(self, trainer, validation, schedule, output, event_writers, blamed):
         self.trainer, self.network, self.validation = trainer, trainer.network, validation
         self.schedule, self.output, self.event_writers = schedule, output, event_writers
-        self.blamed, self.guess = blamed, _loss_of_a_guess(trainer)  # the flag to blame for a loss far above a guess's
+        self.blamed, self.guess = blamed, loss_of_a_guess(trainer)  # the flag to blame for a loss far above a guess's
         self.model_dir, self.predictions = Path(output.model_dir), trainer.sessions.predictions
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
@@ -342,30 +341,6 @@ class _Run:
         step = step or progress.num_steps
         return InputError(f"{self.blamed}: found {found} step {step} of epoch {progress.epoch}, expected "
                           f"a number; lower it (last good checkpoint: {self.good or 'none yet'})")
-
-
-def _loss_of_a_guess(trainer):
-    """The mean loss over some predictions where all scores are 0, infinite where it can't be told.
-
-    It is that of random guesses: ln(n) for the cross-entropy over n items, and for other losses what is as bad.
-    """
-    objective, random, losses, predictions = copy(trainer.objective), np.random.default_rng(0), 0.0, 0
-    if isinstance(objective, SplitAllItems):
-        return math.log(objective.item_count)
-    if hasattr(objective, "logq"):
-        objective.logq = min(objective.logq, USUAL["logq"])  # a stronger correction of guesses is no good measure
-    trainer.network.eval()
-    objective.start_epoch(random)
-    for batch in islice(trainer.batching.batches(trainer.sessions, random, objective.fewest_slots), GUESSED_STEPS):
-        scored = objective.draw(batch)
-        if scored is None or predictions >= GUESSED_PREDICTIONS:
-            break
-        hidden = np.zeros((len(batch.inputs), trainer.network.settings.hid_size[-1]), np.float32)
-        rows = trainer.network.item_matrix.shape if scored.items is None else [len(scored.items), hidden.shape[1] + 1]
-        losses += float(objective(hidden, np.zeros(rows, np.float32), scored)[0]) * len(batch.targets)
-        predictions += len(batch.targets)
-    guess = losses / predictions if predictions else math.inf
-    return guess if guess > 0 else math.inf
 
 
 def perplexity(loss):

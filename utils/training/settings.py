@@ -1,4 +1,4 @@
-"""What a run is asked to do, as the trainers' flags say it (utils/options.py), and what of it goes too far.
+"""What a run is asked to do, as the trainers' flags say it (flags.py), and what of it goes too far.
 
 Nothing here needs Paddle.
 """

@@ -1,6 +1,9 @@
 """One step of training: engine forward, objective, engine back, gradients together, optimiser."""
 
+import math
+from copy import copy
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import paddle
@@ -13,8 +16,10 @@ from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
 from utils.training.parallel import KEYS_APART, Division, Exchange, Part
+from utils.training.settings import USUAL
 from utils.training.split import SplitAllItems, SplitRows
 
+GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the loss of random guesses is computed
 KEY = "running.key"  # of the engine's dropout, among what it leaves to the next step
 
 
@@ -253,3 +258,27 @@ def scaled(gradient, scale):
         return gradient
     gradient *= scale
     return gradient
+
+
+def loss_of_a_guess(trainer):
+    """The mean loss over some predictions where all scores are 0, infinite where it can't be told.
+
+    It is that of random guesses: ln(n) for the cross-entropy over n items, and for other losses what is as bad.
+    """
+    objective, random, losses, predictions = copy(trainer.objective), np.random.default_rng(0), 0.0, 0
+    if isinstance(objective, SplitAllItems):
+        return math.log(objective.item_count)
+    if hasattr(objective, "logq"):
+        objective.logq = min(objective.logq, USUAL["logq"])  # a stronger correction of guesses is no good measure
+    trainer.network.eval()
+    objective.start_epoch(random)
+    for batch in islice(trainer.batching.batches(trainer.sessions, random, objective.fewest_slots), GUESSED_STEPS):
+        scored = objective.draw(batch)
+        if scored is None or predictions >= GUESSED_PREDICTIONS:
+            break
+        hidden = np.zeros((len(batch.inputs), trainer.network.settings.hid_size[-1]), np.float32)
+        rows = trainer.network.item_matrix.shape if scored.items is None else [len(scored.items), hidden.shape[1] + 1]
+        losses += float(objective(hidden, np.zeros(rows, np.float32), scored)[0]) * len(batch.targets)
+        predictions += len(batch.targets)
+    guess = losses / predictions if predictions else math.inf
+    return guess if guess > 0 else math.inf

@@ -1,0 +1,174 @@
+"""The trainers' flags: what both of them have, and what of it goes together. Nothing here loads Paddle."""
+
+from utils.data.session_files import refuse_sessions
+from utils.files import InputError
+from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
+
+WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
+
+
+def add_training_flags(parser):
+    """Add the flags of both trainers."""
+    _add_data_flags(parser.add_argument_group("data"))
+    _add_network_flags(parser.add_argument_group("network"))
+    _add_step_flags(parser.add_argument_group("training"))
+    _add_validation_flags(parser.add_argument_group("validation"))
+    _add_record_flags(parser.add_argument_group("records"))
+    add_device_flags(parser)
+    add_process_flags(parser)
+    together = parser.add_argument_group("training by several processes")
+    together.add_argument("--split_items", type=number(int, 0, 1), default=0,
+                          help="1: each holds some rows of the item matrices, for what is too large")
+    together.add_argument("--exchange_steps", type=number(int, 1, COUNT), default=1,
+                          help="steps that each trains by itself before all take the means of their weights")
+    old = parser.add_argument_group("flags of Paddle's old example")
+    old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
+
+
+def _add_data_flags(data):
+    data.add_argument("--config", default="",
+                      help="JSON file of flags and values, as in settings/; flags on the command line win over it")
+    data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
+    data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one per line, in the order of their indices")
+    data.add_argument("--model_dir", default="model_recall20", help="directory to write")
+    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
+    data.add_argument("--resume", type=number(int, 0, 1), default=0,
+                      help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
+                      "start one")
+    data.add_argument("--max_length", type=number(int, 1, COUNT), default=1000,
+                      help="most predictions in a session; longer sessions are cut into windows")
+
+
+def _add_network_flags(network):
+    network.add_argument("--hid_size", type=sizes, default=[100],
+                         help="units of each GRU layer, such as 100 or 100,100")
+    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0,
+                         help="units of the item embedding; 0: as many as in the last layer")
+    network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
+                         help="one matrix for embedding and output, two matrices, or no embedding: the first layer's "
+                         "gates then have one weight per item")
+    network.add_argument("--reset_gate", choices=["after", "before"], default="after",
+                         help="whether the GRU's reset gate acts after the recurrent product (nn.GRU, cuDNN) or before "
+                         "it (fluid)")
+    network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
+                         help="initial weights are drawn from U(-x, x); 0: x is each matrix's Glorot range")
+    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0,
+                         help="dropout on the embedding")
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.45,
+                         help="dropout on each GRU layer's output")
+    network.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
+                         help="1: the next click sees the GRU's state with dropout (the official code), 0: without")
+    network.add_argument("--through_time", type=number(int, 0, 1), default=1,
+                         help="1: gradients go back through a session's clicks, 0: they stop at the previous state, as "
+                         "they always do with sessions side by side (the official code)")
+
+
+def _add_step_flags(training):
+    training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
+                          help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's "
+                          "way)")
+    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step and process")
+    training.add_argument("--pass_num", type=number(int, 1, COUNT), default=10, help="epochs")
+    training.add_argument("--base_lr", type=number(float, 0, FLOAT32), default=0.1, help="learning rate")
+    training.add_argument("--lr_end", type=number(float, 0, FLOAT32), default=0.1,
+                          help="share of the learning rate that is left at the end; it changes linearly")
+    for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
+        training.add_argument(f"--{name}_lr_x", type=number(float, 0, FLOAT32), default=1.0,
+                              help=f"learning-rate multiplier of {what}")
+    training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.05,
+                          help="share of each target that is spread over all scored items")
+    training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
+                          help="1: sessions in random order, 0: in the order of the files, with the newest last")
+    training.add_argument("--group_batches", type=number(int, 1, COUNT), default=1,
+                          help="neighbouring batches whose sessions are sorted by length together; 1: no sorting, the "
+                          "best results; 20: as in the old example, faster")
+    training.add_argument("--amp", choices=["bf16"],
+                          help="bf16: a GPU multiplies matrices in bfloat16; weights and losses stay float32")
+    training.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
+    training.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
+
+
+def _add_validation_flags(epochs):
+    """Add the flags that say how epochs are judged, and which are kept."""
+    epochs.add_argument("--valid_dir", default="",
+                        help="directory of validation session files (or one file); empty: none")
+    epochs.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.0,
+                        help="share of the training sessions to validate with instead, the newest (the last)")
+    epochs.add_argument("--watch", choices=WATCHED,
+                        help="validation figure that decides which epoch is the best; default: recall@20")
+    epochs.add_argument("--patience", type=number(int, 0, COUNT), default=0,
+                        help="stop training after this many epochs without a better one; 0: never")
+    epochs.add_argument("--keep", type=number(int, 0, COUNT), default=0,
+                        help="how many of the newest epochs to keep; the best one stays too; 0: all")
+
+
+def _add_record_flags(records):
+    """Add the flags that say what the trainers write on the way."""
+    records.add_argument("--save_seconds", type=number(float, 0, SECONDS), default=600.0,
+                         help="seconds between two checkpoints within an epoch, to resume from; 0: only when stopped")
+    records.add_argument("--tensorboard", type=number(int, 0, 1), default=0,
+                         help="1: write the figures of the epochs for TensorBoard too, to tensorboard/ in --model_dir")
+    records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, to visualdl/")
+
+
+def check_training_flags(options):
+    """Refuse combinations of flags that can't work, and fill in values that depend on other flags."""
+    refuse_sessions(options.model_dir, "--model_dir")
+    if options.resume and options.overwrite:
+        raise InputError("--resume: found 1 with --overwrite 1, expected one of them")
+    if options.valid_dir and options.valid_fraction:
+        raise InputError(f"--valid_fraction: found {options.valid_fraction:g} with --valid_dir, expected one of them")
+    if (options.patience or options.watch) and not (options.valid_dir or options.valid_fraction):
+        raise InputError("--patience, --watch: found one of them without validation, "
+                         "expected --valid_dir or --valid_fraction too")
+    options.watch = options.watch or WATCHED[0]
+    if options.embedding == "none" and options.emb_size:
+        raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; there is none")
+    if options.embedding == "none" and options.emb_lr_x != 1:
+        raise InputError(f"--emb_lr_x: found {options.emb_lr_x:g} with --embedding none, expected 1; "
+                         "--gru_lr_x is that of the gates")
+    if options.embedding == "shared" and options.fc_lr_x != 1:
+        raise InputError(f"--fc_lr_x: found {options.fc_lr_x:g} with --embedding shared, expected 1; "
+                         "--emb_lr_x is that of the shared matrix")
+    if options.batching == "parallel":
+        if options.shuffle or options.group_batches > 1:
+            raise InputError("--shuffle, --group_batches: found another order with --batching parallel, "
+                             "expected 0 and 1; sessions side by side are taken in order")
+        options.through_time = 0
+    if options.carry_dropped and options.through_time:
+        raise InputError("--carry_dropped: found 1 with --through_time 1, expected 0 or --through_time 0; "
+                         "scaled up from click to click, the gradients would explode")
+    options.emb_size = options.emb_size or options.hid_size[-1]
+    if options.embedding == "shared" and options.emb_size != options.hid_size[-1]:
+        raise InputError(f"--emb_size: found {options.emb_size} with {options.hid_size[-1]} units in the last layer, "
+                         "expected the same for a shared matrix; add --embedding separate for two matrices")
+    return options
+
+
+def training_run(options):
+    """What the trainers' flags ask for, as keyword arguments of `training.loop.run_training`."""
+    from utils.model.layout import NetworkSettings
+    from utils.training.settings import Data, Output, Schedule  # slow to import, so only once the flags are checked
+    steps = options.step_num if getattr(options, "enable_ce", False) else None
+    event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
+    same_names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "init_range",
+                  "emb_lr_x", "gru_lr_x", "fc_lr_x"]
+    return {
+        "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
+                     options.valid_fraction),
+        "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
+                             options.patience),
+        "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
+                         options.save_seconds, options.print_batch, event_files),
+        "network_settings": NetworkSettings(
+            reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
+            through_time=bool(options.through_time), **{name: getattr(options, name) for name in same_names}),
+        "flags": vars(options), "splits_items": bool(options.split_items),
+        "exchange_steps": options.exchange_steps,
+    }
+
+
+def batching(options):
+    """The batches.Batching that the trainers' flags ask for."""
+    from utils.data.batches import Batching
+    return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches)
