@@ -16,7 +16,7 @@ from utils import device
 from utils.launch import processes_to_start, watch
 from utils.options import COUNT, Parser, number
 from utils.process import run
-from utils.training.flags import add_training_flags, batching, check_training_flags, training_run
+from utils.training.flags import add_training_flags, batching, parse_training_flags, training_run
 
 
 def parse_arguments(arguments=None):
@@ -25,7 +25,7 @@ def parse_arguments(arguments=None):
     parser.add_argument("--step_num", type=number(int, 1, COUNT), default=1000, help="with --enable_ce: steps an epoch")
     parser.add_argument("--enable_ce", action="store_true",
                         help="stop every epoch after --step_num steps, for a quick check")
-    return check_training_flags(parser.parse_with_config(arguments))
+    return parse_training_flags(parser, arguments)
 
 
 def make_trainer(options, network, sessions):

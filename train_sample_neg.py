@@ -21,7 +21,7 @@ from utils.files import InputError
 from utils.launch import processes_to_start, watch
 from utils.options import COUNT, FLOAT32, Parser, number
 from utils.process import run
-from utils.training.flags import add_training_flags, batching, check_training_flags, training_run
+from utils.training.flags import add_training_flags, batching, parse_training_flags, training_run
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
 
@@ -59,12 +59,12 @@ def parse_arguments(arguments=None):
                          help="of official and adagrad")
     sampled.add_argument("--grad_cap", type=number(float, 0, FLOAT32), default=0.0,
                          help="largest norm of all gradients together; 0: no limit")
-    given = parser.parse_with_config(arguments)
+    given = parse_training_flags(parser, arguments)
     if given.in_batch is None:
         given.in_batch = int(given.negatives == "shared" and (given.batching == "parallel" or given.neg_size == 0))
     if given.logq is None:
         given.logq = float(given.loss == "ce" and given.negatives == "shared")
-    return check(check_training_flags(given))
+    return check(given)
 
 
 def check(options):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from utils.training import sampling
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 
-SUPPORT = np.array([100, 50, 10, 1, 0])
+SUPPORT = np.array([0, 100, 50, 0, 10, 1, 0])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -17,8 +17,9 @@ def test_items_are_drawn_by_their_support_to_the_power_of_alpha(kernels_or_none,
     sampler = PopularitySampler(SUPPORT, alpha, 1000, np.random.default_rng(1), kernels_or_none)
     drawn = np.concatenate([sampler.draw() for _ in range(300)])
     expected = SUPPORT.astype(float) ** alpha / (SUPPORT.astype(float) ** alpha).sum()
-    found = np.bincount(drawn, minlength=5) / len(drawn)
+    found = np.bincount(drawn, minlength=len(SUPPORT)) / len(drawn)
     assert np.abs(found - expected).max() < 4 * np.sqrt(0.25 / len(drawn))
+    assert alpha == 0 or not found[SUPPORT == 0].any()
 
 
 def test_draws_follow_the_seed_and_the_store_is_filled_again(monkeypatch, kernels_or_none):

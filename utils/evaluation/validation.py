@@ -16,10 +16,11 @@ LARGER_IS_BETTER = {"recall@20": True, "mrr@20": True, "valid_loss": False, "tra
 BATCH_SIZE = 1024  # sessions at once; changes no figure
 
 
-def split_sessions(sessions, item_count, vocab_sha256, valid_dir, valid_fraction):
+def split_sessions(sessions, item_count, vocab_sha256, valid_dir, valid_fraction, is_known=None):
     """The sessions to train on, and those to validate with or None, as the flags with these names say.
 
-    Validation clicks on items that no training session holds are left out, as test clicks are.
+    Validation clicks on items that no training session holds are left out, as test clicks are; but those stay that a
+    model knew before, bool array `is_known` [items].
 
     Returns
     -------
@@ -37,7 +38,7 @@ def split_sessions(sessions, item_count, vocab_sha256, valid_dir, valid_fraction
         training, validation = choose(sessions, np.arange(first)), choose(sessions, np.arange(first, count))
     else:
         return sessions, None, 0
-    validation, left_out = without_unknown(validation, training, item_count)
+    validation, left_out = without_unknown(validation, training, item_count, is_known)
     if not validation.predictions:
         flag = f"--valid_dir {valid_dir}" if valid_dir else f"--valid_fraction {valid_fraction:g}"
         raise InputError(f"{flag}: found no validation session of two clicks on items of the training, "
@@ -45,9 +46,10 @@ def split_sessions(sessions, item_count, vocab_sha256, valid_dir, valid_fraction
     return training, validation, left_out
 
 
-def without_unknown(sessions, training, item_count):
-    """`sessions` without clicks on items that don't occur in `training`, and how many these clicks are."""
-    known = np.bincount(training.items, minlength=item_count)[sessions.items] > 0
+def without_unknown(sessions, training, item_count, is_known=None):
+    """`sessions` without clicks on items that neither occur in `training` nor `is_known`; and how many these are."""
+    known = np.bincount(training.items, minlength=item_count) > 0
+    known = (known if is_known is None else known | is_known)[sessions.items]
     offsets = np.concatenate([[0], np.cumsum(known)])[sessions.offsets]
     return Sessions(sessions.items[known], offsets), int(len(known) - known.sum())
 

@@ -1,9 +1,12 @@
 """The trainers' flags: what both of them have, and what of it goes together. Nothing here loads Paddle."""
 
+import os
+
 from utils.data.session_files import refuse_sessions
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
 
+SHAPE = "hid_size", "embedding", "emb_size", "reset_gate"  # of a network; a model keeps it
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 
 
@@ -31,6 +34,9 @@ def _add_data_flags(data):
     data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
     data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one per line, in the order of their indices")
     data.add_argument("--model_dir", default="model_recall20", help="directory to write")
+    data.add_argument("--init_from", default="",
+                      help="model directory to go on from, with new sessions and a vocabulary that may have grown; "
+                      "empty: begin with drawn weights")
     data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
                       help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
@@ -111,9 +117,37 @@ def _add_record_flags(records):
     records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, to visualdl/")
 
 
+def parse_training_flags(parser, arguments=None):
+    """The checked options of a trainer's command line; with --init_from, those of the network come from that model."""
+    options = parser.parse_with_config(arguments)
+    if options.init_from:
+        inherited = _network_flags(options.init_from)
+        parser.set_defaults(**inherited)
+        options = parser.parse_with_config(arguments)
+        for name in SHAPE:
+            found, expected = (of_run[name] or of_run["hid_size"][-1] for of_run in (vars(options), inherited))
+            if found != expected:
+                shown = [",".join(map(str, value)) if type(value) is list else value for value in (found, expected)]
+                raise InputError(f"--{name}: found {shown[0]} with --init_from {options.init_from}, expected {shown[1]}"
+                                 " as that model has")
+    return check_training_flags(options)
+
+
+def _network_flags(model_dir):
+    """The flags that the network of a model was made by, those of SHAPE, and its dropout, as a dict."""
+    from utils.training.initial import network_of  # slow to import, and only needed here
+    settings = network_of(model_dir)
+    return {"hid_size": settings.hid_size, "embedding": settings.embedding,
+            "emb_size": 0 if settings.embedding == "none" else settings.emb_size,
+            "reset_gate": "after" if settings.reset_after else "before",
+            "emb_dropout": settings.emb_dropout, "hid_dropout": settings.hid_dropout}
+
+
 def check_training_flags(options):
     """Refuse combinations of flags that can't work, and fill in values that depend on other flags."""
     refuse_sessions(options.model_dir, "--model_dir")
+    if options.init_from and os.path.realpath(options.init_from) == os.path.realpath(options.model_dir):
+        raise InputError(f"--init_from: found {options.init_from}, which is --model_dir, expected another directory")
     if options.resume and options.overwrite:
         raise InputError("--resume: found 1 with --overwrite 1, expected one of them")
     if options.valid_dir and options.valid_fraction:
@@ -155,7 +189,7 @@ def training_run(options):
                   "emb_lr_x", "gru_lr_x", "fc_lr_x"]
     return {
         "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
-                     options.valid_fraction),
+                     options.valid_fraction, options.init_from),
         "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
                              options.patience),
         "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,

@@ -17,6 +17,7 @@ from utils.model import checkpoint
 from utils.process import STOPPED
 from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
+from utils.training.initial import load_initial
 from utils.training.preparation import prepare, require_possible, versions
 from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
 from utils.training.settings import flag_to_blame
@@ -58,11 +59,12 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     processes = device.processes
     require_possible(data, processes, splits_items, exchange_steps)
     rows = own_rows(processes) if splits_items else slice(None)
-    trainer, validation, popular, config = processes.in_turn(
+    trainer, validation, initial_model, popular, config = processes.in_turn(
         lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
     trainer.join(processes, splits_items, exchange_steps)
+    initial = load_initial(initial_model, trainer) if initial_model else ({}, {})
     event_files = import_event_writers(output.event_files) if processes.is_first else []
     model_dir = Path(output.model_dir)
 
@@ -79,7 +81,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         event_writers = [open_events(model_dir) for open_events in event_files]
         run = _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags))
         run.choose_threads(device)
-        run.train(start_from)
+        run.train(start_from, *initial)
 
 
 class _Run:
@@ -96,9 +98,12 @@ class _Run:
         self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
         self.processes, self.exchange, self.has_said_bytes = trainer.exchange.processes, trainer.exchange, False
 
-    def train(self, start_from=None):
-        """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`."""
-        progress, arrays = self._begin(start_from)
+    def train(self, start_from, weights, arrays):
+        """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`.
+
+        Where that is None, begin with `weights` and the optimiser's state `arrays`, as load_initial returns them.
+        """
+        progress, arrays = self._begin(start_from, weights, arrays)
         with HeldSignals() as self.signals:
             while progress.epoch <= self.schedule.epochs and not self._is_patience_over(progress):
                 figures = self._train_epoch(progress, arrays)
@@ -108,10 +113,10 @@ class _Run:
             log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
         log("finish training")
 
-    def _begin(self, start_from):
+    def _begin(self, start_from, weights, arrays):
         """The Progress of the run, and what the trainer restores later, on all processes as process 0 has it."""
         loaded = self.processes.first_does(lambda: self._load(start_from) if start_from else None)
-        progress, weights, arrays = loaded or (Progress(processes=self.processes.count), {}, {})
+        progress, weights, arrays = loaded or (Progress(processes=self.processes.count), weights, arrays)
         progress, arrays = self.processes.from_first(progress.as_dict(), arrays)
         self.trainer.put_weights(self.processes.from_first(None, weights)[1])
         return Progress(**progress), arrays

@@ -16,6 +16,7 @@ from utils.files import InputError
 from utils.model.directory import net_checksum
 from utils.model.popular import count_popular
 from utils.runlog import log, warn
+from utils.training.initial import find_initial
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
 from utils.training.resume import commit
@@ -42,24 +43,28 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     trainer.Trainer
     Sessions or None
         To validate with.
+    initial.InitialModel or None
     dict
         For popular.json.
     dict
         For config.json.
     """
-    item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
-    training, validation, description, popular = _read_sessions(data, item_count, vocab_sha256)
+    item_ids, item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
+    initial_model = find_initial(data.init_from, item_ids) if data.init_from else None
+    is_known = initial_model and initial_model.is_known
+    training, validation, description, popular = _read_sessions(data, item_count, vocab_sha256, is_known)
     require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
     require_memory_for_steps(training, network_settings.hid_size, flags)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
     # Before an older run is deleted: the network may be too large for the memory.
     network = Network(item_count, network_settings, schedule.seed, rows)
     trainer = make_trainer(network, training)
-    is_known = _prove(trainer, kernels, rows != slice(None))
-    return trainer, validation, popular, {
-        "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": is_known,
+    network_is_known = _prove(trainer, kernels, rows != slice(None))
+    return trainer, validation, initial_model, popular, {
+        "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": network_is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
-        "data": description, "versions": versions(), "options": flags}
+        "data": description, "versions": versions(), "options": flags,
+        **({"init_from": initial_model.as_dict()} if initial_model else {})}
 
 
 def _prove(trainer, kernels, splits_items):
@@ -77,12 +82,15 @@ def _prove(trainer, kernels, splits_items):
     return proof.agrees("scorer")
 
 
-def _read_sessions(data, item_count, vocab_sha256):
-    """The sessions to train on, those to validate with or None, and what config.json and popular.json say of them."""
+def _read_sessions(data, item_count, vocab_sha256, is_known):
+    """The sessions to train on, those to validate with or None, and what config.json and popular.json say of them.
+
+    `is_known`, bool [items] or None, are items that a model to begin with knows.
+    """
     read_conversion(data.train_dir, vocab_sha256, "--train_dir")
     whole = read_sessions(data.train_dir, item_count, "--train_dir")
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
-                                                    data.valid_fraction)
+                                                    data.valid_fraction, is_known)
     training, cut = cut_windows(training, data.max_length)
     if not training.predictions:
         raise InputError(f"--train_dir: found no session of two clicks in {data.train_dir}, expected at least one")
@@ -106,9 +114,12 @@ def versions():
 
 
 def _read_vocabulary(path):
-    """The number of items and the file's checksum; a file that holds only the number is accepted, with a warning."""
+    """The item ids, their number and the file's checksum.
+
+    A file that holds only the number is accepted, with a warning; the ids are None then.
+    """
     item_ids, item_count = read_vocabulary(path)
     if item_ids is None:
         warn(f"{path} holds only the number of items: this model can be evaluated, but its indices can't be turned "
              "into item ids")
-    return item_count, checksum(path)
+    return item_ids, item_count, checksum(path)

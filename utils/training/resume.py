@@ -21,9 +21,9 @@ except ImportError:  # Windows
 
 # Flags that may differ when a run is resumed: where files are (the data's checksums are compared), what is shown, and
 # what is kept.
-FREE = {"model_dir", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume", "save_seconds", "keep",
-        "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel", "num_devices",
-        "split_items"}
+FREE = {"model_dir", "init_from", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume",
+        "save_seconds", "keep", "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel",
+        "num_devices", "split_items"}
 LATER = {"exchange_steps": 1, "amp": None}  # flags that came later, and what runs from before did
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
@@ -203,8 +203,9 @@ def differences(then, now):
     options = [LATER | run["options"] for run in (then, now)]
     compared = [{f"--{name}": value for name, value in of_run.items() if name not in FREE | DEVICE}
                 for of_run in options]
+    models = ({"--init_from": (run.get("init_from") or {}).get("weights_sha256")} for run in (then, now))
     networks = ({"net.py": "as it comes" if run.get("network_is_known", True) else "edited"} for run in (then, now))
-    return _changed(*networks) + _changed(*compared) + _changed(then["data"], now["data"])
+    return _changed(*networks) + _changed(*models) + _changed(*compared) + _changed(then["data"], now["data"])
 
 
 def _changed(then, now):

@@ -27,6 +27,7 @@ class Data:
     max_length : int, predictions of a session at most; longer ones are cut
     valid_dir : str, sessions to validate with; empty: none
     valid_fraction : float, the share of the training sessions to validate with instead, the newest; 0: none
+    init_from : str, directory of a model to begin with; empty: none
     """
 
     train_dir: str
@@ -34,6 +35,7 @@ class Data:
     max_length: int = 1000
     valid_dir: str = ""
     valid_fraction: float = 0.0
+    init_from: str = ""
 
 
 @dataclass

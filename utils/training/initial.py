@@ -1,0 +1,134 @@
+"""What a run begins with that goes on from another model (--init_from): what that one learnt of the items it knows."""
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.files import InputError
+from utils.model import checkpoint
+from utils.model.directory import choose_epoch, other_net, read_items, read_settings
+from utils.model.layout import ITEM_MATRIX
+from utils.runlog import log, warn
+
+GONE_NAMED = 5  # items that the log names
+
+
+@dataclass
+class InitialModel:
+    """A model to begin with, beside the vocabulary of the new run.
+
+    epoch_dir : Path
+    items : int, that it knows
+    row_of : int64 [items of the new run], where in its matrices each of them is; -1 for new items
+    gone : list of str, the items that the new run doesn't have
+    weights_sha256 : str
+    """
+
+    epoch_dir: Path
+    items: int
+    row_of: np.ndarray
+    gone: list
+    weights_sha256: str
+
+    @property
+    def is_known(self):
+        """Which items of the new run the model knows, bool [items]."""
+        return self.row_of >= 0
+
+    def as_dict(self):
+        """What config.json says of it."""
+        known = int(self.is_known.sum())
+        return {"epoch_dir": str(self.epoch_dir), "weights_sha256": self.weights_sha256, "known_items": known,
+                "new_items": len(self.row_of) - known, "gone_items": len(self.gone)}
+
+
+def network_of(model_dir):
+    """The layout.NetworkSettings of the model that --init_from names; InputError where there is none."""
+    with _naming_the_flag():
+        return read_settings(model_dir, checkpoint.read_config(model_dir))
+
+
+def find_initial(model_dir, item_ids):
+    """The InitialModel of a model directory: its best epoch by validation, or its last one.
+
+    `item_ids`, a list of str or None, are those of the new run by index.
+    """
+    model_dir = Path(os.path.realpath(model_dir))  # a link may be switched meanwhile
+    with _naming_the_flag():
+        config = checkpoint.read_config(model_dir)
+        epoch_dir = checkpoint.epoch_directory(model_dir, choose_epoch(model_dir))
+        known_ids, count = read_items(model_dir, config)
+        state = checkpoint.read_state(epoch_dir)
+    if known_ids is None or item_ids is None:
+        where = "--vocab_path" if item_ids is None else f"the vocab.txt of {model_dir}"
+        raise InputError(f"--init_from: found nothing but the number of items in {where}, expected item ids")
+    if another := other_net(model_dir, config):
+        warn(another)
+    row_of = {item_id: row for row, item_id in enumerate(known_ids)}
+    rows = np.array([row_of.pop(item_id, -1) for item_id in item_ids], np.int64)
+    if not (rows >= 0).any():
+        raise InputError(f"--init_from: found none of the items of --vocab_path in {model_dir}, expected some")
+    return InitialModel(epoch_dir, count, rows, list(row_of), state.get("files", {}).get(checkpoint.MODEL, {})
+                        .get("sha256"))
+
+
+def load_initial(model, trainer):
+    """The weights and the optimiser's state that a run begins with, two dicts of arrays, on process 0; else empty ones.
+
+    Items that the InitialModel `model` knows have its rows, and new ones rows as drawn. The optimiser has seen nothing
+    of these.
+    """
+    drawn, processes = trainer.weights(), trainer.exchange.processes
+    return processes.first_does(lambda: _put_together(model, trainer, drawn)) or ({}, {})
+
+
+def _put_together(model, trainer, drawn):
+    shapes = trainer.shapes()
+    by_item = {ITEM_MATRIX, trainer.input_matrix}
+    shapes_then = {name: [model.items, *shape[1:]] if name in by_item else shape for name, shape in shapes.items()}
+    with _naming_the_flag():
+        weights, arrays, _ = checkpoint.load_checkpoint(model.epoch_dir, shapes_then)
+        checkpoint.require_optimizer_of(model.epoch_dir, arrays, shapes_then)
+    if weights.checksum != model.weights_sha256:
+        raise InputError(f"--init_from: found {model.epoch_dir} changed while it was read, expected a finished model")
+    known, rows = model.is_known, model.row_of[model.is_known]
+
+    def of_this_run(name, values, others):
+        """A weight, or what is kept of it, with the rows of the items of this run; new ones have those of `others`."""
+        if name not in by_item:
+            return values
+        others[known] = values[rows]
+        return others
+
+    state, kinds = {}, trainer.optimizer.kinds
+    kept = {name for name in shapes if any(f"{name}.{kind}" in arrays for kind in kinds)}
+    for name in kept:
+        for kind in kinds:
+            zeros = np.zeros(shapes[name], np.float32)
+            values = arrays.get(f"{name}.{kind}")
+            state[f"{name}.{kind}"] = zeros if values is None else of_this_run(name, values, zeros)
+    if kept:
+        state |= {key: values for key, values in arrays.items() if "." not in key}
+    _say(model, bool(kept))
+    return {name: of_this_run(name, values, drawn[name]) for name, values in weights.items()}, state
+
+
+def _say(model, has_state):
+    figures = model.as_dict()
+    log(f"init_from:{model.epoch_dir} known_items:{figures['known_items']} new_items:{figures['new_items']} "
+        f"gone_items:{figures['gone_items']} optimizer_state:{'kept' if has_state else 'new'}")
+    if model.gone:
+        some = ", ".join(model.gone[:GONE_NAMED]) + ", ..." * (len(model.gone) > GONE_NAMED)
+        log(f"items that --vocab_path lacks are left out: {some} (text2paddle.py --extend keeps them)")
+
+
+@contextmanager
+def _naming_the_flag():
+    """Within the block, an InputError that blames --model_dir blames --init_from."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"--init_from: {str(error).removeprefix('--model_dir: ')}") from None
