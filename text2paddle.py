@@ -20,10 +20,13 @@ from pathlib import Path
 
 from utils.data.conversion import COUNTS, open_target, outdated_files, vocabulary_order, write_conversion
 from utils.data.session_files import session_files
+from utils.data.vocabulary import read_vocabulary
 from utils.files import InputError, require_different
-from utils.options import Parser
+from utils.memory import read_bytes
+from utils.options import Parser, number
 from utils.process import run
 
+PLACES = "raw_train_dir", "raw_test_dir", "train_dir", "test_dir", "vocab_path"
 LINES_WRITTEN = 10_000  # at a time
 
 
@@ -34,8 +37,16 @@ def parse_arguments():
     parser.add_argument("train_dir", help="directory to write the training sessions to, as indices")
     parser.add_argument("test_dir", help="directory to write the test sessions to, as indices")
     parser.add_argument("vocab_path", help="vocab.txt to write")
+    parser.add_argument("--extend", metavar="VOCAB", default="",
+                        help="vocab.txt of the model to go on from (--init_from of the trainers): its items keep their "
+                        "indices, and new ones follow, the most frequent first")
+    parser.add_argument("--drop_gone", type=number(int, 0, 1), default=0,
+                        help="with --extend: 1: items without a click in the training files lose their lines, and the "
+                        "others close up, 0: they keep them")
     options = parser.parse_args()
-    places = {name: Path(os.path.realpath(path)) for name, path in vars(options).items()}
+    if options.drop_gone and not options.extend:
+        raise InputError("--drop_gone: found 1 without --extend, expected both")
+    places = {name: Path(os.path.realpath(getattr(options, name))) for name in PLACES}
     if len(set(places.values())) < 5:
         raise InputError("raw_train_dir, raw_test_dir, train_dir, test_dir, vocab_path: found the same path twice, "
                          "expected five")
@@ -53,11 +64,14 @@ def main():
     sources = [("raw_train_dir", file) for file in train_files] + [("raw_test_dir", file) for file in test_files]
     outputs = [(name.removeprefix("raw_"), file.name) for name, file in sources]
     outputs = [(name, Path(getattr(options, name), file)) for name, file in outputs]
-    require_different(sources, [*outputs, ("vocab_path", options.vocab_path)])
+    extended = [("--extend", options.extend)] if options.extend else []
+    require_different(sources + extended, [*outputs, ("vocab_path", options.vocab_path)])
     train_names, test_names = ({file.name for file in files} for files in (train_files, test_files))
     outdated = outdated_files(options.train_dir, train_names, "train_dir")
     outdated += outdated_files(options.test_dir, test_names, "test_dir")
-    item_ids = vocabulary_order(count_items(train_files))
+    support = count_items(train_files)
+    earlier = earlier_items(options, support)
+    item_ids = earlier + vocabulary_order({item: support[item] for item in support.keys() - set(earlier)})
     if len(item_ids) < 2:
         raise InputError(f"raw_train_dir: found {len(item_ids)} items in {options.raw_train_dir}, expected at least 2 "
                          "to choose from")
@@ -71,10 +85,22 @@ def main():
                           (test, texts(test_files, index, 2, test_counts), test_counts)], options.vocab_path, item_ids)
 
     print(f"vocab size: {len(item_ids)}")
+    if earlier:
+        print(f"{options.extend}: items:{len(earlier)} without_clicks:{sum(item not in support for item in earlier)}")
     for path in outdated:
         print(f"{path}: removed, an earlier conversion wrote it")
     for directory, counts in [(options.train_dir, train_counts), (options.test_dir, test_counts)]:
         print(f"{directory}: " + " ".join(f"{name}:{counts[name]}" for name in COUNTS))
+
+
+def earlier_items(options, support):
+    """The items of --extend as they stand there, by index: a list of str. With --drop_gone, only those with support."""
+    if not options.extend:
+        return []
+    if read_vocabulary(options.extend, "--extend")[0] is None:
+        raise InputError(f"--extend: found only the number of items in {options.extend}, expected one item id a line")
+    items = read_bytes(options.extend, "--extend").decode().split()
+    return [item for item in items if item in support] if options.drop_gone else items
 
 
 def read_item_ids(file):

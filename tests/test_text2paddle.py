@@ -300,3 +300,52 @@ def test_what_no_conversion_wrote_is_refused_by_every_script(raw, convert, run_h
                         ("plot.py", [tiny_model, *test])]:
         assert_one_line_error(run_here(name, *flags), f"{name}: --t", "_data", found)
     assert (files_below(tiny_model), files_below(raw)) == before
+
+
+# --extend
+
+EARLIER = "d\ngone\nb\nz\n"
+
+
+@pytest.fixture
+def extend(raw, run_here, monkeypatch):
+    """text2paddle.py with more flags, where earlier.txt is a vocabulary of before."""
+    monkeypatch.chdir(raw)
+    (raw / "earlier.txt").write_text(EARLIER)
+    return lambda *more, **paths: run_here("text2paddle.py", *(PATHS | paths).values(), *more)
+
+
+def test_an_extended_vocabulary_keeps_its_indices_and_new_items_follow_by_support(raw, extend):
+    (raw / "raw_test/sessions.txt").write_text("gone b c\nunknown d\n")
+    process = assert_worked(extend("--extend", "earlier.txt"))
+    assert (raw / "vocab.txt").read_text() == EARLIER + "c\na\n"  # c four times, a once
+    assert (raw / "train_data/sessions.txt").read_text() == "2 4 5\n4 2\n4 4 0\n"
+    assert (raw / "test_data/sessions.txt").read_text() == "1 2 4\n", "items without clicks are still known"
+    assert process.stdout.splitlines()[:2] == ["vocab size: 6", "earlier.txt: items:4 without_clicks:2"]
+
+
+def test_items_without_clicks_go_on_request(raw, extend):
+    process = assert_worked(extend("--extend", "earlier.txt", "--drop_gone", 1))
+    assert (raw / "vocab.txt").read_text() == "d\nb\nc\na\n"
+    assert "earlier.txt: items:2 without_clicks:0" in process.stdout
+
+
+def test_extending_by_nothing_new_keeps_the_vocabulary_as_it_is(raw, extend):
+    (raw / "earlier.txt").write_text("a\nd\nc\nb\n")
+    assert_worked(extend("--extend", "earlier.txt"))
+    assert (raw / "vocab.txt").read_text() == "a\nd\nc\nb\n"
+
+
+@pytest.mark.parametrize("more, paths, fragments", [
+    (["--extend", "nowhere.txt"], {}, ["--extend: ", "nowhere.txt"]),
+    (["--extend", "count.txt"], {}, ["--extend: found only the number of items in count.txt"]),
+    (["--extend", "earlier.txt"], {"vocab": "earlier.txt"}, ["vocab_path: found earlier.txt", "--extend"]),
+    (["--drop_gone", 1], {}, ["--drop_gone: found 1 without --extend"]),
+    (["--extend", "twice.txt"], {}, ["twice.txt:3: found 'a' again"]),
+])
+def test_what_can_not_be_extended_ends_in_one_line_and_changes_nothing(raw, extend, more, paths, fragments):
+    (raw / "count.txt").write_text("4\n")
+    (raw / "twice.txt").write_text("a\nb\na\n")
+    before = files_below(raw)
+    assert_one_line_error(extend(*more, **paths), *fragments)
+    assert files_below(raw) == before
