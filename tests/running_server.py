@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -66,6 +67,35 @@ class Server:
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
+
+
+class Load:
+    """Asks all the time, by several connections, while the block runs; the responses, and the models that gave them."""
+
+    def __init__(self, server):
+        self.server, self.stopped, self.responses, self.failures = server, threading.Event(), [], []
+
+    def __enter__(self):
+        self.threads = [threading.Thread(target=self.ask) for _ in range(4)]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def ask(self):
+        with httpx.Client(base_url=self.server.url, timeout=30) as client:
+            while not self.stopped.is_set():
+                try:
+                    self.responses.append(client.post("/v1/recommend", json={"sessions": [["item_1", "item_2"]]}))
+                except httpx.HTTPError as error:
+                    self.failures.append(error)
+
+    def __exit__(self, *error):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+    def models(self):
+        return {response.json()["model"]["name"] for response in self.responses}
 
 
 def draw_sessions(count, seed=0, unknown=5):

@@ -8,46 +8,16 @@ import random
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import write_random_model
-from running_server import ITEMS, Server
+from running_server import ITEMS, Load, Server
 
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
-
-
-class Load:
-    """Asks all the time, by several connections, while the block runs; the responses, and the models that gave them."""
-
-    def __init__(self, server):
-        self.server, self.stopped, self.responses, self.failures = server, threading.Event(), [], []
-
-    def __enter__(self):
-        self.threads = [threading.Thread(target=self.ask) for _ in range(4)]
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def ask(self):
-        with httpx.Client(base_url=self.server.url, timeout=30) as client:
-            while not self.stopped.is_set():
-                try:
-                    self.responses.append(client.post("/v1/recommend", json={"sessions": [["item_1", "item_2"]]}))
-                except httpx.HTTPError as error:
-                    self.failures.append(error)
-
-    def __exit__(self, *error):
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join()
-
-    def models(self):
-        return {response.json()["model"]["name"] for response in self.responses}
 
 
 def test_a_new_model_without_a_lost_request_and_a_broken_one_refused(own_server):
