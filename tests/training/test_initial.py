@@ -15,9 +15,10 @@ from small_runs import ITEMS, NETWORKS, make_network, make_trainer, shared, trai
 from stopped_runs import flags, result, stopping_after
 
 from utils.data.batches import Batching
+from utils.data.sessions import Sessions
 from utils.model import checkpoint
 from utils.model.layout import ITEM_MATRIX
-from utils.training.initial import InitialModel, find_initial, load_initial
+from utils.training.initial import InitialModel, find_initial, load_initial, pairs_with_known, put_means
 from utils.training.optimizers import Adagrad, Adam
 
 OPTIMIZERS = {"Adagrad": lambda: Adagrad(0.1), "momentum": lambda: Adagrad(0.1, 0.3), "Adam": lambda: Adam(0.01)}
@@ -50,6 +51,7 @@ def test_items_keep_their_rows_and_state_wherever_they_are_now(tmp_path, network
     row_of = np.random.default_rng(2).permutation(ITEMS)
     row_of[[3, 8]] = -1
     trainer = trainer_of(NETWORKS[network], optimizer)
+    trainer.sessions = Sessions(np.array([3, 8, 5], np.int32), np.array([0, 2, 3]))  # 3 and 8 have no known neighbour
     drawn = weights_of(trainer.network)
     weights, state = load_initial(initial(saved(before, tmp_path), ITEMS, row_of), trainer)
     known, by_item = row_of >= 0, {ITEM_MATRIX, trainer.input_matrix}
@@ -63,7 +65,43 @@ def test_items_keep_their_rows_and_state_wherever_they_are_now(tmp_path, network
         np.testing.assert_array_equal(state[key], values[row_of] * known[:, None] if is_by_item else values, key)
     trainer.put_weights(weights)
     trainer.optimizer.restore(state)
+    trainer.sessions = before.sessions
     assert np.isfinite(train_epoch(trainer)).all()
+
+
+@pytest.mark.parametrize("network", ["shared", "separate", "none"])
+def test_new_items_begin_as_the_mean_of_their_known_neighbours(tmp_path, network):
+    before, trainer = trainer_of(NETWORKS[network]), trainer_of(NETWORKS[network])
+    trainer.sessions = Sessions(np.array([5, 3, 9, 8, 8, 3, 5, 7], np.int32), np.array([0, 3, 3, 7, 8]))
+    row_of = np.arange(ITEMS)
+    row_of[[3, 8]] = -1
+    weights, state = load_initial(initial(saved(before, tmp_path), ITEMS, row_of), trainer)
+    for name in {ITEM_MATRIX, trainer.input_matrix}:
+        rows = before.weights()[name]
+        np.testing.assert_allclose(weights[name][3], (rows[5] + rows[9] + rows[5]) / 3, rtol=1e-6)
+        np.testing.assert_array_equal(weights[name][8], weights_of(trainer.network)[name][8], "no known neighbour")
+        np.testing.assert_array_equal(weights[name][[5, 7, 9]], rows[[5, 7, 9]])
+    assert not state
+
+
+@given(sessions=st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=8), known=st.sets(
+    st.integers(0, 9)), at_once=st.sampled_from([1, 3, 100]))
+def test_pairs_and_means_are_those_of_a_loop(sessions, known, at_once):
+    items = [item for session in sessions for item in session]
+    flat = Sessions(np.array(items, np.int32), np.cumsum([0, *map(len, sessions)]))
+    is_known = np.isin(np.arange(10), list(known))
+    rows = np.random.default_rng(0).random((10, 2)).astype(np.float32)
+    expected, beside = rows.copy(), {}
+    for session in sessions:
+        for first, second in [*zip(session, session[1:]), *zip(session[1:], session)]:
+            if first not in known and second in known:
+                beside.setdefault(first, []).append(second)
+    for item, neighbours in beside.items():
+        expected[item] = rows[neighbours].mean(axis=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("utils.training.initial.PAIRS_AT_ONCE", at_once)
+        put_means(rows, *pairs_with_known(flat, is_known))
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("then, now, kept", [("Adagrad", "momentum", True), ("momentum", "Adagrad", True),

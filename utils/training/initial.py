@@ -14,6 +14,7 @@ from utils.model.layout import ITEM_MATRIX
 from utils.runlog import log, warn
 
 GONE_NAMED = 5  # items that the log names
+PAIRS_AT_ONCE = 1 << 16  # of a new item and a known one, whose rows are added up
 
 
 @dataclass
@@ -78,8 +79,9 @@ def find_initial(model_dir, item_ids):
 def load_initial(model, trainer):
     """The weights and the optimiser's state that a run begins with, two dicts of arrays, on process 0; else empty ones.
 
-    Items that the InitialModel `model` knows have its rows, and new ones rows as drawn. The optimiser has seen nothing
-    of these.
+    Items that the InitialModel `model` knows have its rows. New ones begin with the mean of the rows of the known items
+    that are clicked right before or after them, or, where there are none, as drawn; the optimiser has seen nothing of
+    them.
     """
     drawn, processes = trainer.weights(), trainer.exchange.processes
     return processes.first_does(lambda: _put_together(model, trainer, drawn)) or ({}, {})
@@ -113,7 +115,50 @@ def _put_together(model, trainer, drawn):
     if kept:
         state |= {key: values for key, values in arrays.items() if "." not in key}
     _say(model, bool(kept))
-    return {name: of_this_run(name, values, drawn[name]) for name, values in weights.items()}, state
+    begun = {name: of_this_run(name, values, drawn[name]) for name, values in weights.items()}
+    new, neighbours = pairs_with_known(trainer.sessions, known)
+    for name in by_item:
+        put_means(begun[name], new, neighbours)
+    return begun, state
+
+
+def pairs_with_known(sessions, is_known):
+    """Each click on a new item that has a known one right before or after it in its session.
+
+    Parameters
+    ----------
+    sessions : sessions.Sessions
+    is_known : bool [items]
+
+    Returns
+    -------
+    int32 [pairs], int32 [pairs]
+        The new items, and the known ones beside them.
+    """
+    begins = np.zeros(len(sessions.items) + 1, bool)
+    begins[sessions.offsets] = True
+    follows = ~begins[1:-1]
+    first, second = sessions.items[:-1][follows], sessions.items[1:][follows]
+    new, neighbours = np.concatenate([first, second]), np.concatenate([second, first])
+    wanted = ~is_known[new] & is_known[neighbours]
+    return new[wanted], neighbours[wanted]
+
+
+def put_means(rows, new, neighbours):
+    """Replace each row of an item in `new` by the mean of the rows of its `neighbours`, in place.
+
+    Parameters
+    ----------
+    rows : float32 [items, ...]
+    new, neighbours : int [pairs]
+        No item is in both.
+    """
+    items, place, counts = np.unique(new, return_inverse=True, return_counts=True)
+    sums = np.zeros([len(items), rows.shape[1]], np.float64)
+    for start in range(0, len(new), PAIRS_AT_ONCE):
+        some = slice(start, start + PAIRS_AT_ONCE)
+        np.add.at(sums, place[some], rows[neighbours[some]])
+    rows[items] = sums / counts[:, None]
 
 
 def _say(model, has_state):
