@@ -1,0 +1,271 @@
+"""What a model is worth from day to day: updated every day (--init_from), trained anew every day, and left alone.
+
+    python benchmarks/daily.py --clicks train.tsv.gz --days 21 --out_dir daily
+    python benchmarks/daily.py --clicks train.tsv.gz test.tsv.gz --parts 26 --days 7 --out_dir daily_parts
+
+A session belongs to the day (UTC) of its last click; with --parts, to one of so many parts of all sessions in the order
+of their ends, which take the place of days where times are not real. Before a day, each model has learnt from the
+sessions of the days before: the first one trains on all of them (`alone` stays so); `retrained` does that every day;
+`updated` goes on from itself with the last --window days. Then each is asked for every click after the first of each
+session of the day, among the items that it knows. What it doesn't know counts as missed.
+
+Prints the days, and tables by week and of costs; writes daily.svg. --skip_last leaves out the newest days: settings are
+chosen on earlier ones. What is in --out_dir already is taken from there, so a run that was stopped goes on.
+"""
+
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+from pyarrow import csv
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils.files import InputError, require_file, write_atomically  # noqa: E402
+from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
+from utils.runlog import log, read_records  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = "retrained", "updated", "alone"
+COLOURS = {"retrained": "#0072b2", "updated": "#d55e00", "alone": "#8a8a8a"}
+WEEK = 7
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("--clicks", nargs="+", required=True,
+                        help="TSV or CSV files of SessionId, ItemId, Time; sessions of a later one are later")
+    parser.add_argument("--parts", type=number(int, 0, COUNT), default=0,
+                        help="parts to cut all sessions into, in place of days; 0: days")
+    parser.add_argument("--days", type=number(int, 2, COUNT), default=21, help="days (or parts) to report, the last")
+    parser.add_argument("--skip_last", type=number(int, 0, COUNT), default=0, help="days to leave out at the end")
+    parser.add_argument("--models", default=",".join(MODELS), help="which to evaluate, separated by commas")
+    parser.add_argument("--window", type=number(int, 1, COUNT), default=1,
+                        help="days that an update trains on, the newest")
+    parser.add_argument("--update", default="", help="flags of the trainer for an update")
+    parser.add_argument("--train", default="", help="flags of the trainer for a training on all sessions")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the trainings")
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the trainings and evaluations")
+    parser.add_argument("--out_dir", required=True, help="directory for models and figures")
+    options = parser.parse_args()
+    options.models = options.models.split(",")
+    if unknown := set(options.models) - set(MODELS):
+        raise InputError(f"--models: found {', '.join(sorted(unknown))}, expected some of {', '.join(MODELS)}")
+    return options
+
+
+def read_sessions(path):
+    """The sessions of a table in the order of their ends: a list of (seconds of the last and first click, line)."""
+    table = csv.read_csv(require_file(path, "--clicks"), parse_options=csv.ParseOptions(delimiter="\t"))
+    clicks = {}
+    for session, item, second in zip(*(table[name].to_pylist() for name in ("SessionId", "ItemId", "Time"))):
+        clicks.setdefault(session, []).append((second, item))
+    for session in clicks.values():
+        session.sort(key=itemgetter(0))
+    lines = [(clicks[session][-1][0], clicks[session][0][0], " ".join(str(item) for _, item in clicks[session]) + "\n")
+             for session in sorted(clicks)]
+    return sorted(lines, key=itemgetter(0))
+
+
+def write_days(options, directory):
+    """Write the session text of each day to a file of its name in `directory`; the names, ascending."""
+    sessions, days = [session for path in options.clicks for session in read_sessions(path)], {}
+    for place, (end, start, line) in enumerate(sessions):
+        if options.parts:
+            name = f"part_{place * options.parts // len(sessions) + 1:0{len(str(options.parts))}}"
+        else:
+            name = str(datetime.fromtimestamp(end, UTC).date())
+        days.setdefault(name, []).append((start, line))
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, lines in days.items():
+        with write_atomically(directory / f"{name}.txt") as file:
+            file.writelines(line for _, line in sorted(lines, key=itemgetter(0)))
+    return sorted(days)
+
+
+class Shop:
+    """The days of a shop, and the commands that train and ask models of them.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    """
+
+    def __init__(self, options):
+        self.options, self.directory = options, Path(options.out_dir)
+        self.days = write_days(options, self.directory / "days")
+        self.days = self.days[:len(self.days) - options.skip_last]
+        if len(self.days) <= options.days:
+            raise InputError(f"--days: found {options.days}, expected fewer than there are, {len(self.days)}")
+        self.record_path = self.directory / "figures.jsonl"
+
+    def file(self, day):
+        return self.directory / "days" / f"{day}.txt"
+
+    def work_directory(self, model, day):
+        """Where a model's files of a day are; `alone` has the ones of the first day."""
+        return self.directory / f"{model}_{day}"
+
+    def call(self, script, *arguments):
+        """Run a script of the repository; the seconds of processor time that it took."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        process = subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True,
+                                 text=True)
+        if process.returncode:
+            raise InputError(f"{script}: {process.stderr.strip()}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def convert(self, place, days, test_day, *more):
+        """text2paddle.py for some days, to `place`; processor seconds."""
+        shutil.rmtree(place, ignore_errors=True)
+        for name, chosen in (("raw_train", days), ("raw_test", [test_day])):
+            (place / name).mkdir(parents=True)
+            for day in chosen:
+                os.symlink(self.file(day).resolve(), place / name / f"{day}.txt")
+        return self.call("text2paddle.py", place / "raw_train", place / "raw_test", place / "train", place / "test",
+                         place / "vocab.txt", *more)
+
+    def train(self, place, flags, *more):
+        """A training on what was converted to `place`; processor seconds."""
+        return self.call("train_sample_neg.py", "--train_dir", place / "train", "--vocab_path", place / "vocab.txt",
+                         "--model_dir", place / "model", "--threads", self.options.threads, "--keep", 1, "--seed",
+                         self.options.seed, *shlex.split(flags), *more)
+
+    def ask(self, place, model_dir):
+        """What infer_sample_neg.py records of the newest epoch, for the day converted to `place`: a dict."""
+        epoch = max(int(path.name.removeprefix("epoch_")) for path in model_dir.glob("epoch_*"))
+        self.call("infer_sample_neg.py", "--test_dir", place / "test", "--model_dir", model_dir, "--start_index", epoch,
+                  "--last_index", epoch, "--threads", self.options.threads)
+        return [record for record in read_records(model_dir) if record["event"] == "test"][-1]
+
+    def measure(self, model, place_in_days):
+        """Prepare a model for a day and ask it; what goes to figures.jsonl, a dict."""
+        day, first = self.days[place_in_days], len(self.days) - self.options.days
+        place, before = self.work_directory(model, day), self.days[:place_in_days]
+        model_dir = place / "model"
+        if model == "alone" or place_in_days == first and model == "updated":
+            model_dir = self.work_directory("retrained", self.days[first]) / "model"
+            seconds = self.convert(place, self.days[:first], day)
+        elif model == "retrained":
+            seconds = self.convert(place, before, day) + self.train(place, self.options.train)
+        else:
+            last = self.last_updated(place_in_days - 1)
+            seconds = self.convert(place, before[-self.options.window:], day, "--extend", last / "vocab.txt")
+            seconds += self.train(place, self.options.update, "--init_from", last)
+        found = self.ask(place, model_dir)
+        return {"model": model, "day": day, "hits": found["recall@20"] * found["predictions"],
+                "reciprocal_ranks": found["mrr@20"] * found["predictions"], "processor_seconds": seconds}
+
+    def last_updated(self, place_in_days):
+        """The model directory of `updated` for a day."""
+        first = len(self.days) - self.options.days
+        model = "retrained" if place_in_days == first else "updated"
+        return self.work_directory(model, self.days[place_in_days]) / "model"
+
+    def figures(self):
+        """The records of all models and days; those that are missing are measured first, day by day."""
+        found = {}
+        if self.record_path.exists():
+            found = {(record["model"], record["day"]): record
+                     for record in map(json.loads, self.record_path.read_text(encoding="utf-8").splitlines())}
+        first = len(self.days) - self.options.days
+        todo = [(model, place) for place in range(first, len(self.days)) for model in MODELS
+                if model in self.options.models or (model, place) == ("retrained", first)]
+        for model, place in todo:
+            day = self.days[place]
+            if (model, day) not in found:
+                record = found[model, day] = self.measure(model, place)
+                with open(self.record_path, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                self.clean_up(model, place)
+        return found
+
+    def clean_up(self, model, place_in_days):
+        """Remove what no later day needs."""
+        place, first = self.work_directory(model, self.days[place_in_days]), len(self.days) - self.options.days
+        for name in ("raw_train", "raw_test", "train", "test"):
+            shutil.rmtree(place / name)
+        if model == "retrained" and place_in_days > first:
+            shutil.rmtree(place)
+        if model == "updated" and place_in_days > first + 1:
+            shutil.rmtree(self.work_directory(model, self.days[place_in_days - 1]))
+
+    def targets(self, place_in_days):
+        """Of a day: the targets, how many are items of no day before, and of no day before the first reported one."""
+        first = len(self.days) - self.options.days
+        ids = lambda days: {word for day in days for word in self.file(day).read_text(encoding="utf-8").split()}
+        before = ids(self.days[:first])
+        yesterday = before | ids(self.days[first:place_in_days])
+        lines = self.file(self.days[place_in_days]).read_text(encoding="utf-8").splitlines()
+        targets = [item for line in lines for item in line.split()[1:]]
+        return np.array([len(targets), sum(item not in yesterday for item in targets),
+                         sum(item not in before for item in targets)])
+
+
+def row(name, targets, records, options):
+    """A line of the table: the sums of some days."""
+    shares = [f"{100 * count / targets[0]:.1f} %" for count in targets[1:]]
+    recalls = [f"{sum(record[model]['hits'] for record in records) / targets[0]:.4f}" for model in options.models]
+    return f"| {name} | {targets[0]} | {' | '.join(shares + recalls)} |"
+
+
+def print_tables(shop, targets, records, options):
+    """By day and by week what each model reaches, and what a day costs."""
+    days = shop.days[-options.days:]
+    log(f"| | targets | new that day | new since the first | {' | '.join(options.models)} |")
+    log("|-" * (4 + len(options.models)) + "|")
+    for day, counts, record in zip(days, targets, records):
+        log(row(day, counts, [record], options))
+    for start in range(0, len(days), WEEK):
+        week = slice(start, start + WEEK)
+        name = f"week {start // WEEK + 1}, {days[week][0]} to {days[week][-1]}"
+        log(row(name, sum(targets[week]), records[week], options))
+    log(row("all", sum(targets), records, options))
+    for model in options.models:
+        mean = np.mean([record[model]["processor_seconds"] for record in records[1:]])
+        reciprocal = sum(record[model]["reciprocal_ranks"] for record in records) / sum(targets)[0]
+        seconds = f", {mean:.2f} s of processor time a day for conversion and training" * (model != "alone")
+        log(f"{model}: MRR@20 {reciprocal:.4f}{seconds}")
+
+
+def draw(shop, targets, records, options):
+    """daily.svg: recall@20 by day, and as a line through each week's mean."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "daily", "font.size": 9})
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axis, days = figure.subplots(), np.arange(1, options.days + 1)
+    counts = np.array([count[0] for count in targets])
+    for model in options.models:
+        hits = np.array([record[model]["hits"] for record in records])
+        axis.plot(days, hits / counts, ".-", color=COLOURS[model], linewidth=1, label=model)
+    axis.set(xlabel="part" if options.parts else "day", ylabel="recall@20", xlim=(0.5, options.days + 0.5))
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    with write_atomically(shop.directory / "daily.svg", "wb") as file:
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def main():
+    options = parse_arguments()
+    shop = Shop(options)
+    found = shop.figures()
+    places = range(len(shop.days) - options.days, len(shop.days))
+    targets = [shop.targets(place) for place in places]
+    records = [{model: found[model, shop.days[place]] for model in options.models} for place in places]
+    print_tables(shop, targets, records, options)
+    draw(shop, targets, records, options)
+
+
+if __name__ == "__main__":
+    run(main)
