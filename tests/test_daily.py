@@ -22,7 +22,8 @@ def clicks(tmp_path):
         for _ in range(25):
             session += 1
             second = (16_000 + day) * DAY + int(random.integers(DAY - 60))
-            for place, item in enumerate([*random.integers(20, size=random.integers(2, 5)), 900 + day - random.integers(2)]):
+            items = [*random.integers(20, size=random.integers(2, 5)), 900 + day - random.integers(2)]
+            for place, item in enumerate(items):
                 lines.append(f"{session}\t{item}\t{second + 60 * place}")
     path = tmp_path / "clicks.tsv.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))

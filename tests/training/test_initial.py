@@ -1,5 +1,6 @@
 """utils/training/initial.py and --init_from: a run that goes on from another model, with other items and sessions."""
 
+import importlib
 import json
 import os
 import shutil
@@ -203,6 +204,18 @@ def test_what_is_kept_and_what_is_new_is_logged_and_recorded(tiny_model, tomorro
         "weights_sha256": checkpoint.read_state(tiny_model / "epoch_2")["files"][checkpoint.MODEL]["sha256"]}
     then = json.loads((tiny_model / "config.json").read_text())["network"]
     assert [config["network"][name] for name in ("hid_size", "hid_dropout")] == [[8], then["hid_dropout"]]
+
+
+@pytest.mark.parametrize("script", ["train.py", "train_sample_neg.py"])
+def test_an_update_has_defaults_of_its_own_and_flags_win_over_them(tiny_model, script, tmp_path):
+    parse = importlib.import_module(script.removesuffix(".py")).parse_arguments
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"base_lr": 0.3}))
+    trained, given = parse([]), ["--init_from", str(tiny_model), "--config", str(config), "--hid_dropout", "0.3"]
+    update = parse(given)
+    assert (update.pass_num, update.base_lr, update.lr_end, update.hid_dropout) == (1, 0.3, 1.0, 0.3)
+    assert (update.hid_size, update.emb_size, update.batch_size) == ([8], 8, trained.batch_size)
+    assert parse([]) == trained, "nothing of it stays"
 
 
 @pytest.mark.parametrize("script, more", [("train.py", []), ("train_sample_neg.py", ["--neg_size", 16])])

@@ -6,6 +6,7 @@ from utils.data.session_files import refuse_sessions
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
 
+UPDATE = {"pass_num": 1, "base_lr": 0.1, "lr_end": 1.0}  # defaults of a run that goes on from a model
 SHAPE = "hid_size", "embedding", "emb_size", "reset_gate"  # of a network; a model keeps it
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 
@@ -36,6 +37,7 @@ def _add_data_flags(data):
     data.add_argument("--model_dir", default="model_recall20", help="directory to write")
     data.add_argument("--init_from", default="",
                       help="model directory to go on from, with new sessions and a vocabulary that may have grown; "
+                      "its network and dropout, --pass_num 1, --base_lr 0.1 and --lr_end 1 are the defaults then; "
                       "empty: begin with drawn weights")
     data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
@@ -122,7 +124,7 @@ def parse_training_flags(parser, arguments=None):
     options = parser.parse_with_config(arguments)
     if options.init_from:
         inherited = _network_flags(options.init_from)
-        parser.set_defaults(**inherited)
+        parser.set_defaults(**UPDATE, **inherited)
         options = parser.parse_with_config(arguments)
         for name in SHAPE:
             found, expected = (of_run[name] or of_run["hid_size"][-1] for of_run in (vars(options), inherited))
