@@ -6,7 +6,8 @@
 A session belongs to the day (UTC) of its last click; with --parts, to one of so many parts of all sessions in the order
 of their ends, which take the place of days where times are not real. Before a day, each model has learnt from the
 sessions of the days before: the first one trains on all of them (`alone` stays so); `retrained` does that every day;
-`updated` goes on from itself with the last --window days. Then each is asked for every click after the first of each
+`updated` goes on from itself with the sessions of the last --window days, --copies of each, and every --older-th one of
+the days before, in random order. Then each is asked for every click after the first of each
 session of the day, among the items that it knows. What it doesn't know counts as missed.
 
 Prints the days, and tables by week and of costs; writes daily.svg. --skip_last leaves out the newest days: settings are
@@ -14,7 +15,6 @@ chosen on earlier ones. What is in --out_dir already is taken from there, so a r
 """
 
 import json
-import os
 import resource
 import shlex
 import shutil
@@ -49,8 +49,11 @@ def parse_arguments():
     parser.add_argument("--days", type=number(int, 2, COUNT), default=21, help="days (or parts) to report, the last")
     parser.add_argument("--skip_last", type=number(int, 0, COUNT), default=0, help="days to leave out at the end")
     parser.add_argument("--models", default=",".join(MODELS), help="which to evaluate, separated by commas")
-    parser.add_argument("--window", type=number(int, 1, COUNT), default=1,
+    parser.add_argument("--window", type=number(int, 1, COUNT), default=7,
                         help="days that an update trains on, the newest")
+    parser.add_argument("--copies", type=number(int, 1, COUNT), default=2, help="of their sessions in an update")
+    parser.add_argument("--older", type=number(int, 0, COUNT), default=10,
+                        help="one of so many older sessions is in an update, too; 0: none")
     parser.add_argument("--update", default="", help="flags of the trainer for an update")
     parser.add_argument("--train", default="", help="flags of the trainer for a training on all sessions")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the trainings")
@@ -125,13 +128,24 @@ class Shop:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    def convert(self, place, days, test_day, *more):
-        """text2paddle.py for some days, to `place`; processor seconds."""
+    def lines(self, days):
+        """The session text of some days, a list of lines."""
+        return [line for day in days for line in self.file(day).read_text(encoding="utf-8").splitlines(keepends=True)]
+
+    def update_lines(self, days):
+        """What an update trains on after some days, a list of lines in random order."""
+        options, older = self.options, self.lines(days[:-self.options.window])
+        lines = self.lines(days[-options.window:]) * options.copies
+        lines += older[len(days) % options.older::options.older] if options.older else []
+        np.random.default_rng([options.seed, len(days)]).shuffle(lines)
+        return lines
+
+    def convert(self, place, lines, test_day, *more):
+        """text2paddle.py for lines of session text, to `place`; processor seconds."""
         shutil.rmtree(place, ignore_errors=True)
-        for name, chosen in (("raw_train", days), ("raw_test", [test_day])):
+        for name, text in (("raw_train", lines), ("raw_test", self.lines([test_day]))):
             (place / name).mkdir(parents=True)
-            for day in chosen:
-                os.symlink(self.file(day).resolve(), place / name / f"{day}.txt")
+            (place / name / "sessions.txt").write_text("".join(text), encoding="utf-8")
         return self.call("text2paddle.py", place / "raw_train", place / "raw_test", place / "train", place / "test",
                          place / "vocab.txt", *more)
 
@@ -155,12 +169,12 @@ class Shop:
         model_dir = place / "model"
         if model == "alone" or place_in_days == first and model == "updated":
             model_dir = self.work_directory("retrained", self.days[first]) / "model"
-            seconds = self.convert(place, self.days[:first], day)
+            seconds = self.convert(place, self.lines(self.days[:first]), day)
         elif model == "retrained":
-            seconds = self.convert(place, before, day) + self.train(place, self.options.train)
+            seconds = self.convert(place, self.lines(before), day) + self.train(place, self.options.train)
         else:
             last = self.last_updated(place_in_days - 1)
-            seconds = self.convert(place, before[-self.options.window:], day, "--extend", last / "vocab.txt")
+            seconds = self.convert(place, self.update_lines(before), day, "--extend", last / "vocab.txt")
             seconds += self.train(place, self.options.update, "--init_from", last)
         found = self.ask(place, model_dir)
         return {"model": model, "day": day, "hits": found["recall@20"] * found["predictions"],
@@ -203,11 +217,10 @@ class Shop:
     def targets(self, place_in_days):
         """Of a day: the targets, how many are items of no day before, and of no day before the first reported one."""
         first = len(self.days) - self.options.days
-        ids = lambda days: {word for day in days for word in self.file(day).read_text(encoding="utf-8").split()}
+        ids = lambda days: {item for line in self.lines(days) for item in line.split()}
         before = ids(self.days[:first])
         yesterday = before | ids(self.days[first:place_in_days])
-        lines = self.file(self.days[place_in_days]).read_text(encoding="utf-8").splitlines()
-        targets = [item for line in lines for item in line.split()[1:]]
+        targets = [item for line in self.lines([self.days[place_in_days]]) for item in line.split()[1:]]
         return np.array([len(targets), sum(item not in yesterday for item in targets),
                          sum(item not in before for item in targets)])
 

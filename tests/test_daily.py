@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,11 @@ def daily(monkeypatch, run_here):
     def here(command, **_):
         run.calls.append([Path(command[1]).name, *command[2:]])
         if "--extend" in command:
-            run.windows.append(sorted(path.stem for path in Path(command[2]).iterdir()))
+            run.updates.append(Path(command[2], "sessions.txt").read_text().splitlines())
         return run_here(Path(command[1]).name, *command[2:])
 
     def run(*flags):
-        run.calls, run.windows = [], []
+        run.calls, run.updates = [], []
         monkeypatch.setattr(sys, "argv", ["daily.py", *map(str, flags)])
         daily.main()
 
@@ -53,8 +54,8 @@ def daily(monkeypatch, run_here):
 
 def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, clicks, tmp_path, capsys):
     out_dir = tmp_path / "out"
-    flags = ["--clicks", clicks, "--days", 2, "--window", 2, "--train", QUICK, "--update", "--neg_size 8", "--out_dir",
-             out_dir]
+    flags = ["--clicks", clicks, "--days", 2, "--window", 2, "--copies", 3, "--older", 4, "--train", QUICK, "--update",
+             "--neg_size 8", "--out_dir", out_dir]
     daily(*flags)
     lines = capsys.readouterr().out.splitlines()
     days = ["2013-10-26", "2013-10-27"]
@@ -71,7 +72,11 @@ def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, c
     assert [line.split(":")[0] for line in lines[6:]] == ["retrained", "updated", "alone"]
     updates = [call for call in daily.calls if "--init_from" in call]
     assert len(updates) == 1 and [call for call in daily.calls if call[0] == "train_sample_neg.py"] != updates
-    assert daily.windows == [["2013-10-25", "2013-10-26"]]
+    [update], earlier = daily.updates, [path.read_text().splitlines() for path in sorted((out_dir / "days").iterdir())]
+    recent, older = sum(earlier[-3:-1], []), sum(earlier[:-3], [])
+    counts = Counter(update)
+    assert all(counts[line] >= 3 for line in recent) and set(counts) <= {*recent, *older}
+    assert len(update) == 3 * len(recent) + len(older[5 % 4::4]) and update != sorted(update)
     assert (out_dir / "daily.svg").read_text().count("updated") >= 1
     records = (out_dir / "figures.jsonl").read_text()
     assert len(records.splitlines()) == 6 and all(json.loads(line)["hits"] >= 0 for line in records.splitlines())
