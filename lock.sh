@@ -20,6 +20,8 @@ both=$(mktemp)
 trap 'rm -f "$both"' EXIT
 sed '/^numpy==/,/[^\\]$/d' requirements.txt requirements-2.6.2.txt > "$both"
 beside="--universal --constraint $both --no-emit-package numpy"
-lock requirements-export.txt "$beside" $'onnx\nml-dtypes<0.6'
-testing=$'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnx\nonnxruntime\nml-dtypes<0.6\npandas<3\n'
-lock requirements-dev.txt "$beside" "$testing$serving"
+exporting=$'onnx\nml-dtypes<0.6\n'
+testing=$'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnxruntime\npandas<3\noptuna\n'
+lock requirements-dev.txt "$beside" "$testing$exporting$serving"
+lock requirements-export.txt "$beside --constraint requirements-dev.txt" "$exporting"
+lock requirements-tune.txt "$beside --constraint requirements-dev.txt" optuna
