@@ -22,12 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from session_text import write_sessions  # noqa: E402
 
 import train_sample_neg  # noqa: E402
 from utils import device  # noqa: E402
 from utils.data.session_files import read_conversion  # noqa: E402
-from utils.data.sessions import Sessions, read_sessions  # noqa: E402
+from utils.data.sessions import Sessions, read_sessions, write_sessions  # noqa: E402
 from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint  # noqa: E402

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from machine import gemm_rate, numpy_threads
-from session_text import RSC15_ITEMS, random_sessions, write_sessions
+from session_text import RSC15_ITEMS, random_sessions
 from speed_parts import EvaluationPart, ProductsPart, TrainingPart, time_of_a_step
 
 import train
 import train_sample_neg
 from utils import device
-from utils.data.sessions import read_sessions
+from utils.data.sessions import read_sessions, write_sessions
 from utils.data.vocabulary import read_vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -73,7 +73,7 @@ def watch(count, use_cuda):
             streams = {"stdin": subprocess.DEVNULL, "stdout": outputs[rank - 1], "stderr": outputs[rank - 1]}
             # A session of its own: a terminal's Ctrl-C comes to this process alone, which passes it on once.
             children.append(subprocess.Popen([sys.executable, *sys.argv], env=_environment(rank, endpoints, use_cuda),
-                                             start_new_session=True, preexec_fn=_end_with_parent,
+                                             start_new_session=True, preexec_fn=end_with_parent,
                                              **streams if rank else {}))
         failed = _wait(children)
         said = [_text(output) for output in outputs]
@@ -150,7 +150,7 @@ def _free_ports(count):
     return ports
 
 
-def _end_with_parent():
+def end_with_parent():
     """In a child before it starts: have Linux send it a SIGTERM when this process is gone, so that it saves itself."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGTERM, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Sessions in memory: read from session text, selected, and cut into windows or blocks."""
+"""Sessions in memory: read from session text, selected, cut into windows or blocks, and written."""
 
 import hashlib
 import re
@@ -8,11 +8,12 @@ import numpy as np
 
 from utils.data import text_cache
 from utils.data.session_files import recorded_checksums, require_checksum, session_files
-from utils.files import InputError, open_file
+from utils.files import InputError, open_file, write_atomically
 from utils.memory import readable, require_memory
 
 CHUNK_BYTES = 64 << 20
 ITEM_BYTES = 4
+SESSIONS_AT_ONCE = 100_000
 NEWLINE, BLANKS, ZERO, NINE = ord("\n"), (ord(" "), ord("\t"), ord("\r")), ord("0"), ord("9")
 
 
@@ -170,3 +171,14 @@ def cut_blocks(sessions, predictions):
         offsets = sessions.offsets[first:last + 1]
         yield first, Sessions(sessions.items[offsets[0]:offsets[-1]], offsets - offsets[0])
         first = last
+
+
+def write_sessions(path, sessions):
+    """Write a sessions.Sessions to the file `path`, one session a line. Sessions without clicks are left out."""
+    offsets = np.unique(sessions.offsets)
+    with write_atomically(path) as file:
+        for start in range(0, len(offsets) - 1, SESSIONS_AT_ONCE):
+            part = offsets[start:start + SESSIONS_AT_ONCE + 1]
+            items = sessions.items[part[0]:part[-1]].tolist()
+            ends = (part - part[0]).tolist()
+            file.write("".join(" ".join(map(str, items[begin:end])) + "\n" for begin, end in zip(ends, ends[1:])))

@@ -54,7 +54,7 @@ def curves(runs, topk, theme):
     axes = figure.subplots(2, len(titles), sharey="col")
     for row, (across, label) in enumerate((("epoch", "epoch"), ("seconds", "seconds of training"))):
         for axis, title in zip(axes[row], titles):
-            _dress(axis, theme, label, title if row == 0 else "")
+            dress(axis, theme, label, title if row == 0 else "")
             if across == "epoch":
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         for number, run in enumerate(runs):
@@ -107,7 +107,7 @@ def breakdown(groups, names, topk, theme):
     figure = Figure(figsize=(12, 4.2), facecolor=theme.paper, layout="constrained")
     axes = figure.subplots(1, len(groups), sharey=True)
     for axis, (title, of_runs) in zip(axes, groups.items()):
-        _dress(axis, theme, title, "")
+        dress(axis, theme, title, "")
         for number, of_run in enumerate(of_runs):
             shift = (number - (len(of_runs) - 1) / 2) * 0.12  # so that intervals don't hide each other
             axis.errorbar([place + shift for place in range(len(of_run))], [group.recall for group in of_run],
@@ -186,7 +186,8 @@ def _text(value):
     return html.escape(str(value))
 
 
-def _dress(axis, theme, label, title):
+def dress(axis, theme, label, title):
+    """Give an axis the colours of a Theme, a grid, a label below and a title."""
     axis.set_facecolor(theme.paper)
     axis.set_xlabel(label, color=theme.text)
     axis.set_title(title, color=theme.text, fontsize=11)

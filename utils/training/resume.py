@@ -92,16 +92,16 @@ def read_progress(directory):
 
 
 @contextmanager
-def hold_directory(model_dir):
+def hold_directory(model_dir, flag="--model_dir"):
     """Create the directory if it is missing, and keep other runs out of it until the block or the process ends.
 
     The system locks the directory itself, so no lock file is left behind, not even after a crash. A directory that was
     created here goes again where the block raises before anything of use was saved in it.
     """
     if os.path.lexists(model_dir) and not model_dir.is_dir():
-        raise InputError(f"--model_dir: found the file {model_dir}, expected a directory or nothing")
+        raise InputError(f"{flag}: found the file {model_dir}, expected a directory or nothing")
     is_new = not model_dir.exists()
-    descriptor = _locked(model_dir)
+    descriptor = _locked(model_dir, flag)
     try:
         yield
     except BaseException:
@@ -114,7 +114,7 @@ def hold_directory(model_dir):
             os.close(descriptor)
 
 
-def _locked(model_dir):
+def _locked(model_dir, flag):
     """A descriptor that locks the directory, which is created where it is missing; None where there are no locks."""
     model_dir.mkdir(parents=True, exist_ok=True)
     if not fcntl:
@@ -125,7 +125,7 @@ def _locked(model_dir):
         is_same = model_dir.exists() and os.path.samestat(os.fstat(descriptor), model_dir.stat())
     except BlockingIOError:
         os.close(descriptor)
-        raise InputError(f"--model_dir: found another run at work in {model_dir}, expected none; wait for it or name "
+        raise InputError(f"{flag}: found another run at work in {model_dir}, expected none; wait for it or name "
                          "another directory") from None
     except OSError as error:  # some network file systems have no locks
         warn(f"{model_dir}: can't be locked ({error.strerror}); make sure yourself that no other run writes there")
@@ -133,7 +133,7 @@ def _locked(model_dir):
     if is_same:
         return descriptor
     os.close(descriptor)  # of a directory that another run removed as it ended
-    return _locked(model_dir)
+    return _locked(model_dir, flag)
 
 
 class HeldSignals:
