@@ -36,14 +36,7 @@ from utils.runlog import log
 from utils.training.resume import hold_directory
 from utils.tuning.folds import write_folds
 from utils.tuning.space import all_parameters, drawn_for, read_space
-from utils.tuning.trainer_flags import (
-    ROOT,
-    TRAINERS,
-    most_epochs,
-    parse,
-    read_settings,
-    require_possible,
-)
+from utils.tuning.trainer_flags import ROOT, TRAINERS, most_epochs, parse, read_settings, require_possible
 
 WATCHED = "recall@20", "mrr@20", "valid_loss"
 PRUNERS = "median", "hyperband", "none"
@@ -64,8 +57,8 @@ def parse_arguments():
     parser.add_argument("--workers", type=number(int, 1, 1024), default=1,
                         help="trainings at once, each with its share of --threads")
     parser.add_argument("--pruner", choices=PRUNERS, default="median",
-                        help="what stops trials early, after each epoch: the median of the trials before, Hyperband, or "
-                        "nothing")
+                        help="what stops trials early, after each epoch: the median of the trials before, Hyperband, "
+                        "or nothing")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1,
                         help="seed of what is drawn, and of every training; with one worker, it makes the same trials")
     parser.add_argument("--keep_models", type=number(int, 0, 1), default=0,
@@ -78,8 +71,8 @@ def parse_arguments():
     data.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.1,
                       help="share of the training sessions that validates, the newest; with --folds, of each slice")
     data.add_argument("--folds", type=number(int, 1, 100), default=1,
-                      help="slices of the newest training sessions that validate in turn; each model is trained on what "
-                      "is older than its slice, and their mean counts")
+                      help="slices of the newest training sessions that validate in turn; each model is trained on "
+                      "what is older than its slice, and their mean counts")
     data.add_argument("--watch", choices=WATCHED, default=WATCHED[0],
                       help="validation figure to search for; each model counts with its best epoch")
     add_device_flags(parser)

@@ -3,6 +3,7 @@
 import math
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from utils.plotting.pictures import dress
 
@@ -25,6 +26,7 @@ def history(watched, trials, running_best, theme):
     figure = Figure(figsize=(8, 4.5), facecolor=theme.paper, layout="constrained")
     axis = figure.subplots()
     dress(axis, theme, "trial", watched)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for (name, points), marker, colour in zip(trials.items(), "ox", theme.runs):
         if points:
             axis.plot(*zip(*points), marker, color=colour, markersize=5, label=name)

@@ -40,8 +40,8 @@ def write_folds(directory, sessions, count, fraction):
     ends = slice_ends(len(sessions.lengths), count, fraction)
     starts = [0, *ends[:-1]]
     if ends[0] < 1:
-        raise InputError(f"--folds, --valid_fraction: found {count} slices of {fraction:g} of the sessions, which leave "
-                         "none to train on; expected fewer or smaller ones")
+        raise InputError(f"--folds, --valid_fraction: found {count} slices of {fraction:g} of the sessions, which "
+                         "leave none to train on; expected fewer or smaller ones")
     slices = [directory / "slices" / f"{number:03}.txt" for number in range(count + 1)]
     for number, (start, end) in enumerate(zip(starts, ends)):
         offsets = sessions.offsets[start:end + 1]

@@ -21,7 +21,7 @@ from utils.runlog import log, progress, read_records
 from utils.training.resume import HeldSignals, hold_directory
 from utils.tuning import study as studies
 from utils.tuning.space import flags_of
-from utils.tuning.trainer_flags import ROOT, whole_settings, words
+from utils.tuning.trainer_flags import ROOT, parse, whole_settings, words
 
 LOOK = 0.1  # seconds between two looks at the trainings
 PATIENCE = 60  # seconds that a training has to save itself once it was asked to end
@@ -167,12 +167,16 @@ class RunningTrial:
         self.log_file = self.directory / "log.txt"
         self.figures, self.values, self.epochs, self.reason, self.is_pruned = {}, [], [], None, False
         self.is_better = min if studies.DIRECTIONS[plan.watched] == "minimize" else max
-        self.flags = self._flags()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.process, self.asked_at = None, None
+        self.process, self.asked_at, self.flags = None, None, self._flags()
         self.figures |= study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        self.is_pruned = bool(self.figures) and trial.should_prune()
+        try:
+            self.last_epoch = parse(plan.script, self.flags).pass_num
+        except InputError as error:
+            self.reason = str(error)
+            return
+        self.is_pruned = bool(self.figures) and self._is_bad(max(self.figures))
         if not self.is_pruned:
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._start()
 
     def _flags(self):
@@ -233,10 +237,14 @@ class RunningTrial:
             if epoch not in self.figures:
                 self.figures[epoch] = figure
                 self.trial.report(figure, epoch)
-                if self.trial.should_prune():
+                if self._is_bad(epoch):
                     self.is_pruned = True
                     self.ask_to_end()
                     return
+
+    def _is_bad(self, epoch):
+        """Whether the study wants the trial to be stopped after an epoch that isn't its last."""
+        return epoch < self.last_epoch and self.trial.should_prune()
 
     def _end_fold(self, status):
         """Take what the training of a fold that has ended brought."""

@@ -74,7 +74,7 @@ class Parameter:
         if self.kind == "choice":
             return next(value for value in self.values if text_of(value) == drawn)
         if self.kind == "randint":
-            return drawn
+            return int(drawn)
         value = drawn
         if "normal" in self.kind:
             value = NormalDist(*self.values[:2]).inv_cdf(drawn)
@@ -99,8 +99,7 @@ class Parameter:
                 return None
             drawn = NormalDist(*self.values[:2]).cdf(math.log(value) if "log" in self.kind else value)
         low, high = self.ends()
-        if not low <= drawn <= high or self.kind == "randint" and type(value) is not int:
-            return None
+        drawn = min(max(drawn, low), high)  # one that was rounded may lie a little outside
         return drawn if math.isclose(self.value_of(drawn), value, rel_tol=1e-5, abs_tol=1e-12) else None
 
 

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINERS = "train_sample_neg.py", "train.py"
 # What tune.py says itself, or what doesn't belong to a settings file: where the data are, how epochs are judged and
 # kept, what is shown, and on what it runs.
-OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "valid_dir", "valid_fraction", "watch",
-          "init_from", "patience", "keep", "save_seconds", "print_batch", "tensorboard", "visualdl", "seed", "use_cuda", "threads",
-          "tune_cpu", "parallel", "num_devices", "split_items", "exchange_steps", "is_local", "enable_ce", "step_num",
-          "amp"}
+OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "init_from", "valid_dir",
+          "valid_fraction", "watch", "patience", "keep", "save_seconds", "print_batch", "tensorboard", "visualdl",
+          "seed", "use_cuda", "threads", "tune_cpu", "parallel", "num_devices", "split_items", "exchange_steps",
+          "is_local", "enable_ce", "step_num", "amp"}
 LARGEST = 1 << 20  # bytes of a settings file
 COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes them
 

@@ -1,0 +1,171 @@
+"""Searches, with a trainer that takes no time: what is tried, stopped, kept and gone on with."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import assert_one_line_error, assert_worked
+from searches import epochs, flags, place_quick_trainer, trials
+
+import train_sample_neg
+
+pytest.importorskip("optuna")
+
+
+@pytest.fixture
+def trainers(tmp_path):
+    return place_quick_trainer(tmp_path / "trainers")
+
+
+@pytest.fixture
+def tune(run_here, trainers, monkeypatch, tiny_data):
+    """Run tune.py in this process with the quick trainer and without pictures; its flags as keyword arguments."""
+    from utils.tuning import report, search, trainer_flags
+    monkeypatch.setattr(search, "ROOT", trainers)
+    monkeypatch.setattr(search, "LOOK", 0.01)
+    monkeypatch.setattr(trainer_flags, "COMBINATIONS", 5)
+    monkeypatch.setattr(report, "write_pictures", lambda *_: [])
+    return lambda study_dir, space=None, **more: run_here("tune.py", *flags(tiny_data, study_dir, space, **more))
+
+
+@pytest.fixture
+def start(trainers, tiny_data):
+    """Start tune.py as a process with the quick trainer."""
+    started = []
+
+    def begin(study_dir, **more):
+        command = [sys.executable, str(Path(__file__).with_name("searches.py")), str(trainers)]
+        environment = {**os.environ, "PYTHONPATH": str(Path(train_sample_neg.__file__).parent)}
+        started.append(subprocess.Popen(command + flags(tiny_data, study_dir, **more), env=environment, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return started[-1]
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(study_dir, number, epoch):
+    """Wait until a trial has recorded an epoch."""
+    path = study_dir / f"trials/{number:04}/model_1/metrics.jsonl"
+    until = time.monotonic() + 60
+    while not (path.exists() and path.read_text().count("\n") >= epoch):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_killed_again_and_again_it_makes_the_same_trials_once(tune, start, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for number, epoch in ((1, 3), (7, 1)):
+        process = start(killed)
+        wait_for(killed, number, epoch)
+        process.kill()
+        process.communicate()
+    assert "best: trial" in assert_worked(tune(killed)).stdout
+    assert_worked(tune(whole))
+    assert trials(killed) == trials(whole) and len(trials(whole)) == 10
+    assert {state for state, _, _ in trials(whole)} == {"COMPLETE", "PRUNED"}
+    for found, expected in zip(epochs(killed), epochs(whole), strict=True):
+        assert found == list(range(1, len(found) + 1))
+        assert found == expected or len(expected) < 8  # one that was stopped early may have done another epoch by then
+    assert (killed / "best.json").read_text() == (whole / "best.json").read_text()
+
+
+def test_another_seed_makes_other_trials(tune, tmp_path):
+    for seed in (1, 2):
+        assert_worked(tune(tmp_path / f"study_{seed}", seed=seed, trials=4))
+    first, second = trials(tmp_path / "study_1"), trials(tmp_path / "study_2")
+    assert first[:2] == second[:2] and first[2:] != second[2:]  # the known settings come first
+
+
+def test_what_is_known_comes_first_as_it_is(tune, tmp_path):
+    process = assert_worked(tune(tmp_path / "study", trials=2))
+    assert "first come: the defaults of train_sample_neg.py, official_xe.json\n" in process.stdout
+    (_, defaults, _), (_, official, _) = trials(tmp_path / "study")
+    assert defaults == {"base_lr": 0.15, "loss": "ce"}  # 100 units aren't in the space
+    assert official == {"base_lr": 0.2, "loss": "ce"}
+    best = json.loads((tmp_path / "study/best.json").read_text())
+    assert best["hid_size"] == "100" and best["momentum"] == 0
+    assert train_sample_neg.parse_arguments(["--config", str(tmp_path / "study/best.json")]).hid_size == [100]
+
+
+@pytest.mark.parametrize("pruner, count", [("median", 9), ("hyperband", 9), ("none", 7)])
+def test_bad_trials_are_stopped_early(tune, tmp_path, pruner, count):
+    output = assert_worked(tune(tmp_path / "study", pruner=pruner, trials=count, first=[])).stdout
+    found = trials(tmp_path / "study")
+    assert ("PRUNED" in [state for state, _, _ in found]) == (pruner != "none")
+    stopped = re.findall(r"trial (\d+): stopped after epoch (\d), recall@20:([\d.]+) base_lr", output)
+    assert [int(number) for number, _, _ in stopped] == [
+        number for number, (state, _, _) in enumerate(found) if state == "PRUNED"]
+    best = max(value for state, _, value in found if state == "COMPLETE")
+    assert all(int(epoch) < 8 and float(figure) < best for _, epoch, figure in stopped)
+
+
+def test_weights_are_kept_of_the_best_alone(tune, tmp_path):
+    study_dir = tmp_path / "study"
+    output = assert_worked(tune(study_dir, trials=4)).stdout
+    best = int(output.rpartition("best: trial ")[2].partition(",")[0])
+    assert {path.relative_to(study_dir).parts[1] for path in study_dir.rglob("model.safetensors")} == {f"{best:04}"}
+    assert_worked(tune(tmp_path / "all", trials=2, keep_models=1))
+    assert len({path.parent.parent for path in (tmp_path / "all").rglob("model.safetensors")}) == 2
+
+
+def test_a_training_that_fails_is_recorded_and_the_others_go_on(tune, tmp_path):
+    space = {"base_lr": {"_type": "choice", "_value": [0.1, 0.2, 9]}}
+    output = assert_worked(tune(tmp_path / "study", space, trials=7)).stdout
+    failed = [params for state, params, _ in trials(tmp_path / "study") if state == "FAIL"]
+    assert failed and all(params == {"base_lr": "9"} for params in failed)
+    reason = "failed: train_sample_neg.py: --base_lr: found a loss of nan\n"
+    assert output.count(reason) == len(failed) and len(trials(tmp_path / "study")) == 7
+
+
+def test_where_the_first_all_fail_the_search_ends(tune, tmp_path):
+    (tmp_path / "base.json").write_text('{"base_lr": 9}')
+    space = {"hid_size": {"_type": "choice", "_value": [8, 16]}}
+    process = tune(tmp_path / "study", space, base=tmp_path / "base.json", first=[])
+    assert_one_line_error(process, "the first 3 trainings failed", "log.txt", "found a loss of nan")
+    assert [state for state, _, _ in trials(tmp_path / "study")] == ["FAIL"] * 3
+
+
+def test_several_workers(tune, tmp_path):
+    output = assert_worked(tune(tmp_path / "study", workers=3, threads=6, trials=5)).stdout
+    assert "workers:3 threads:2 " in output and len(trials(tmp_path / "study")) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_in_order(start, tune, tmp_path, number):
+    process = start(tmp_path / "study", workers=2, threads=2, trials=6)
+    wait_for(tmp_path / "study", 3, 2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and errors.count("\n") == 1
+    assert "2 are saved where they are; the same command goes on from there" in output
+    running = [place for place, (state, _, _) in enumerate(trials(tmp_path / "study")) if state == "RUNNING"]
+    assert len(running) == 2
+    before = epochs(tmp_path / "study")
+    time.sleep(0.2)
+    assert epochs(tmp_path / "study") == before  # nothing works on
+    assert_worked(tune(tmp_path / "study", workers=2, threads=2, trials=6))
+    assert len(trials(tmp_path / "study")) == 6 and all(
+        found == list(range(1, len(found) + 1)) for found in epochs(tmp_path / "study"))
+
+
+def test_another_search_in_the_same_directory_is_refused(tune, tmp_path):
+    assert_worked(tune(tmp_path / "study", trials=1))
+    for more, named in [({"seed": 2}, "--seed"), ({"watch": "mrr@20"}, "--watch"), ({"folds": 2}, "--folds"),
+                        ({"space": {"lr_end": {"_type": "uniform", "_value": [0, 1]}}}, "--space")]:
+        assert_one_line_error(tune(tmp_path / "study", **more), "another search", named)
+    assert_worked(tune(tmp_path / "study", trials=2, workers=2, threads=2))
+    assert len(trials(tmp_path / "study")) == 2
+
+
+def test_folds_train_a_model_each_and_their_mean_counts(tune, tmp_path):
+    assert_worked(tune(tmp_path / "study", trials=1, folds=3, first=[]))
+    assert len(list((tmp_path / "study/trials/0000").glob("model_*"))) == 3
+    assert trials(tmp_path / "study")[0][2] == pytest.approx(0.9 - 0.1 / 8 + 0.01)
