@@ -24,12 +24,13 @@ def place_quick_trainer(directory):
 
 
 def flags(data, study_dir, space=None, **more):
-    """The flags of a search on `data`; those in `more` win."""
-    study_dir.parent.mkdir(exist_ok=True, parents=True)
-    path = study_dir.with_suffix(".json")
+    """The flags of a search on `data` with trials of four epochs; flags in `more` win."""
+    path, base = study_dir.with_suffix(".json"), study_dir.with_name("base.json")
     path.write_text(json.dumps(space or SPACE), encoding="utf-8")
+    if not base.exists():
+        base.write_text('{"pass_num": 4}', encoding="utf-8")
     usual = {"space": path, "study_dir": study_dir, "train_dir": data / "train_data", "vocab_path": data / "vocab.txt",
-             "trials": 10, "threads": 1, "first": [ROOT / "settings/official_xe.json"]}
+             "trials": 10, "threads": 1, "base": base, "first": []}
     command = []
     for name, value in (usual | more).items():
         command += [f"--{name}", *(value if isinstance(value, list) else [value])]

@@ -10,12 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import assert_one_line_error, assert_worked
+from conftest import ROOT, assert_one_line_error, assert_worked
 from searches import epochs, flags, place_quick_trainer, trials
 
 import train_sample_neg
-
-pytest.importorskip("optuna")
 
 
 @pytest.fixture
@@ -62,7 +60,7 @@ def wait_for(study_dir, number, epoch):
 
 def test_killed_again_and_again_it_makes_the_same_trials_once(tune, start, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for number, epoch in ((1, 3), (7, 1)):
+    for number, epoch in ((1, 2), (7, 1)):
         process = start(killed)
         wait_for(killed, number, epoch)
         process.kill()
@@ -73,20 +71,21 @@ def test_killed_again_and_again_it_makes_the_same_trials_once(tune, start, tmp_p
     assert {state for state, _, _ in trials(whole)} == {"COMPLETE", "PRUNED"}
     for found, expected in zip(epochs(killed), epochs(whole), strict=True):
         assert found == list(range(1, len(found) + 1))
-        assert found == expected or len(expected) < 8  # one that was stopped early may have done another epoch by then
+        assert found == expected or len(expected) < 4  # one that was stopped early may have done another epoch by then
     assert (killed / "best.json").read_text() == (whole / "best.json").read_text()
 
 
 def test_another_seed_makes_other_trials(tune, tmp_path):
     for seed in (1, 2):
-        assert_worked(tune(tmp_path / f"study_{seed}", seed=seed, trials=4))
+        assert_worked(tune(tmp_path / f"study_{seed}", seed=seed, trials=2))
     first, second = trials(tmp_path / "study_1"), trials(tmp_path / "study_2")
-    assert first[:2] == second[:2] and first[2:] != second[2:]  # the known settings come first
+    assert first[0] == second[0] and first[1] != second[1]  # the known settings come first
 
 
 def test_what_is_known_comes_first_as_it_is(tune, tmp_path):
-    process = assert_worked(tune(tmp_path / "study", trials=2))
-    assert "first come: the defaults of train_sample_neg.py, official_xe.json\n" in process.stdout
+    (tmp_path / "base.json").write_text("{}")
+    process = assert_worked(tune(tmp_path / "study", trials=2, first=[ROOT / "settings/official_xe.json"]))
+    assert f"first come: --base {tmp_path / 'base.json'}, official_xe.json\n" in process.stdout
     (_, defaults, _), (_, official, _) = trials(tmp_path / "study")
     assert defaults == {"base_lr": 0.15, "loss": "ce"}  # 100 units aren't in the space
     assert official == {"base_lr": 0.2, "loss": "ce"}
@@ -95,21 +94,20 @@ def test_what_is_known_comes_first_as_it_is(tune, tmp_path):
     assert train_sample_neg.parse_arguments(["--config", str(tmp_path / "study/best.json")]).hid_size == [100]
 
 
-@pytest.mark.parametrize("pruner, count", [("median", 9), ("hyperband", 9), ("none", 7)])
+@pytest.mark.parametrize("pruner, count", [("median", 8), ("hyperband", 8)])
 def test_bad_trials_are_stopped_early(tune, tmp_path, pruner, count):
-    output = assert_worked(tune(tmp_path / "study", pruner=pruner, trials=count, first=[])).stdout
+    output = assert_worked(tune(tmp_path / "study", pruner=pruner, trials=count)).stdout
     found = trials(tmp_path / "study")
-    assert ("PRUNED" in [state for state, _, _ in found]) == (pruner != "none")
     stopped = re.findall(r"trial (\d+): stopped after epoch (\d), recall@20:([\d.]+) base_lr", output)
     assert [int(number) for number, _, _ in stopped] == [
         number for number, (state, _, _) in enumerate(found) if state == "PRUNED"]
     best = max(value for state, _, value in found if state == "COMPLETE")
-    assert all(int(epoch) < 8 and float(figure) < best for _, epoch, figure in stopped)
+    assert stopped and all(int(epoch) < 4 and float(figure) < best for _, epoch, figure in stopped)
 
 
 def test_weights_are_kept_of_the_best_alone(tune, tmp_path):
     study_dir = tmp_path / "study"
-    output = assert_worked(tune(study_dir, trials=4)).stdout
+    output = assert_worked(tune(study_dir, trials=3)).stdout
     best = int(output.rpartition("best: trial ")[2].partition(",")[0])
     assert {path.relative_to(study_dir).parts[1] for path in study_dir.rglob("model.safetensors")} == {f"{best:04}"}
     assert_worked(tune(tmp_path / "all", trials=2, keep_models=1))
@@ -118,42 +116,38 @@ def test_weights_are_kept_of_the_best_alone(tune, tmp_path):
 
 def test_a_training_that_fails_is_recorded_and_the_others_go_on(tune, tmp_path):
     space = {"base_lr": {"_type": "choice", "_value": [0.1, 0.2, 9]}}
-    output = assert_worked(tune(tmp_path / "study", space, trials=7)).stdout
+    output = assert_worked(tune(tmp_path / "study", space, trials=6, pruner="none")).stdout
     failed = [params for state, params, _ in trials(tmp_path / "study") if state == "FAIL"]
     assert failed and all(params == {"base_lr": "9"} for params in failed)
     reason = "failed: train_sample_neg.py: --base_lr: found a loss of nan\n"
-    assert output.count(reason) == len(failed) and len(trials(tmp_path / "study")) == 7
+    assert output.count(reason) == len(failed) and len(trials(tmp_path / "study")) == 6
 
 
 def test_where_the_first_all_fail_the_search_ends(tune, tmp_path):
     (tmp_path / "base.json").write_text('{"base_lr": 9}')
     space = {"hid_size": {"_type": "choice", "_value": [8, 16]}}
-    process = tune(tmp_path / "study", space, base=tmp_path / "base.json", first=[])
+    process = tune(tmp_path / "study", space)
     assert_one_line_error(process, "the first 3 trainings failed", "log.txt", "found a loss of nan")
     assert [state for state, _, _ in trials(tmp_path / "study")] == ["FAIL"] * 3
 
 
-def test_several_workers(tune, tmp_path):
-    output = assert_worked(tune(tmp_path / "study", workers=3, threads=6, trials=5)).stdout
-    assert "workers:3 threads:2 " in output and len(trials(tmp_path / "study")) == 5
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_in_order(start, tune, tmp_path, number):
-    process = start(tmp_path / "study", workers=2, threads=2, trials=6)
-    wait_for(tmp_path / "study", 3, 2)
-    process.send_signal(number)
+def test_ctrl_c_ends_all_workers_in_order(start, tune, tmp_path):
+    study_dir, both = tmp_path / "study", {"workers": 2, "threads": 5, "trials": 3}
+    (tmp_path / "base.json").write_text('{"pass_num": 50}')
+    process = start(study_dir, **both)
+    wait_for(study_dir, 0, 2)
+    process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and errors.count("\n") == 1
-    assert "2 are saved where they are; the same command goes on from there" in output
-    running = [place for place, (state, _, _) in enumerate(trials(tmp_path / "study")) if state == "RUNNING"]
-    assert len(running) == 2
-    before = epochs(tmp_path / "study")
-    time.sleep(0.2)
-    assert epochs(tmp_path / "study") == before  # nothing works on
-    assert_worked(tune(tmp_path / "study", workers=2, threads=2, trials=6))
-    assert len(trials(tmp_path / "study")) == 6 and all(
-        found == list(range(1, len(found) + 1)) for found in epochs(tmp_path / "study"))
+    assert process.returncode == 130 and errors == "tune.py: interrupted\n"
+    assert "workers:2 threads:2 " in output
+    assert "stopped: 0 of 3 trials are done, 2 are saved where they are; the same command goes on" in output
+    assert [state for state, _, _ in trials(study_dir)] == ["RUNNING"] * 2
+    before = epochs(study_dir)
+    time.sleep(0.1)
+    assert epochs(study_dir) == before  # nothing works on
+    assert_worked(tune(study_dir, **both))
+    assert [state for state, _, _ in trials(study_dir)] == ["COMPLETE"] * 3
+    assert epochs(study_dir) == [list(range(1, 51))] * 3
 
 
 def test_another_search_in_the_same_directory_is_refused(tune, tmp_path):
@@ -166,6 +160,6 @@ def test_another_search_in_the_same_directory_is_refused(tune, tmp_path):
 
 
 def test_folds_train_a_model_each_and_their_mean_counts(tune, tmp_path):
-    assert_worked(tune(tmp_path / "study", trials=1, folds=3, first=[]))
+    assert_worked(tune(tmp_path / "study", trials=1, folds=3))
     assert len(list((tmp_path / "study/trials/0000").glob("model_*"))) == 3
-    assert trials(tmp_path / "study")[0][2] == pytest.approx(0.9 - 0.1 / 8 + 0.01)
+    assert trials(tmp_path / "study")[0][2] == pytest.approx(0.9 - 0.1 / 4 + 0.01)

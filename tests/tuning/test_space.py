@@ -92,9 +92,10 @@ def test_values(kind, values, drawn, expected):
 
 
 def test_what_is_not_in_the_space_is_not_drawn():
-    for of, outside in [(parameter("uniform", 0, 1), [1.01, "ce", None, [1, 2]]), (parameter("randint", 1, 5), [5, 1.5]),
-                        (parameter("quniform", 0, 1, 0.25), [0.3]), (parameter("normal", 0, 1), [4]),
-                        (parameter("lognormal", 0, 1), [0, -1]), (parameter("choice", "a", 100), ["b", [100, 100]])]:
+    for of, outside in [(parameter("uniform", 0, 1), [1.01, "ce", None, [1, 2]]),
+                        (parameter("randint", 1, 5), [5, 1.5]), (parameter("quniform", 0, 1, 0.25), [0.3]),
+                        (parameter("normal", 0, 1), [4]), (parameter("lognormal", 0, 1), [0, -1]),
+                        (parameter("choice", "a", 100), ["b", [100, 100]])]:
         assert [of.drawn_for(value) for value in outside] == [None] * len(outside)
     assert parameter("choice", 64, 100).drawn_for([100]) == "100" and text_of([100.0, 50]) == "100,50"
 
@@ -121,9 +122,11 @@ def test_flags_in_a_choice_are_drawn_only_with_it(read):
         "loss", "ce/logq", "bpr-max/bpreg", "bpr-max/optimizer", "official/momentum", "hid_size"]
     seen = set()
     for seed in range(200):
-        flags = flags_of(space, lambda of, trial=Draws(seed): of.suggest(trial))
+        trial = Draws(seed)
+        flags = flags_of(space, lambda of: of.suggest(trial))
+        known = drawn_for(space, flags)
         seen.add((flags["loss"], flags.get("optimizer"), frozenset(flags)))
-        assert flags_of(space, lambda of, known=drawn_for(space, flags): known[of.key]) == flags
+        assert flags_of(space, lambda of: known[of.key]) == flags
     expected = {("ce", None, ("logq",)), ("bpr-max", "adam", ("bpreg", "optimizer")), ("top1", None, ()),
                 ("bpr-max", "official", ("bpreg", "optimizer", "momentum"))}
     assert seen == {(loss, optimizer, frozenset({"loss", "hid_size", *more})) for loss, optimizer, more in expected}

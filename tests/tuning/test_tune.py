@@ -1,4 +1,4 @@
-"""tune.py as a user runs it: a true search, and every wrong input, which ends in one line before anything is trained."""
+"""tune.py as a user runs it: a true search, and every wrong input, which ends in one line before any training."""
 
 import json
 import sys
@@ -7,15 +7,12 @@ import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags
 from searches import flags
 
-pytest.importorskip("optuna")
-
 SPACE = {"base_lr": {"_type": "loguniform", "_value": [0.05, 0.4]}, "hid_size": {"_type": "choice", "_value": [6, 8]}}
 
 
-def test_a_search_finds_settings_that_its_trainer_takes(tiny_data, tmp_path):
+def test_a_search_finds_settings_that_its_trainer_takes(tiny_data, tmp_path, run_here):
     (tmp_path / "base.json").write_text('{"pass_num": 2, "batch_size": 20}', encoding="utf-8")
-    command = flags(tiny_data, tmp_path / "study", SPACE, trials=2, first=[], base=tmp_path / "base.json",
-                    valid_fraction=0.2)
+    command = flags(tiny_data, tmp_path / "study", SPACE, trials=2, valid_fraction=0.2)
     process = assert_worked(run_script("tune.py", *command))
     assert [line.partition(": recall@20:")[0] for line in process.stdout.splitlines()[2:4]] == ["trial 0", "trial 1"]
     for name in "history.png", "importance.png", "parallel_coordinates.png":
@@ -30,7 +27,7 @@ def test_a_search_finds_settings_that_its_trainer_takes(tiny_data, tmp_path):
                                                                                                           abs=1e-4)
     assert list((tmp_path / f"study/trials/000{number}").glob("model_1/epoch_*/model.safetensors"))
     before = files_below(tmp_path / "study/trials")
-    assert_worked(run_script("tune.py", *command))  # it is finished: nothing is done again
+    assert_worked(run_here("tune.py", *command))  # it is finished: nothing is done again
     assert files_below(tmp_path / "study/trials") == before
 
 
@@ -50,7 +47,7 @@ def in_space(name, kind, *values):
      ["--label_smoothing: found 0.2 with --loss bpr", "that was with --loss=bpr --label_smoothing=0.2"]),
     ("{", ["--space", "no JSON object"])])
 def test_a_space_that_the_trainer_refuses(tiny_data, tmp_path, run_here, space, fragments):
-    command = flags(tiny_data, tmp_path / "study", first=[])
+    command = flags(tiny_data, tmp_path / "study")
     (tmp_path / "study.json").write_text(space if isinstance(space, str) else json.dumps(space), encoding="utf-8")
     assert_one_line_error(run_here("tune.py", *command), "study.json", *fragments)
     assert not (tmp_path / "study").exists()
@@ -82,7 +79,7 @@ def test_other_wrong_inputs(tiny_data, tmp_path, run_here, monkeypatch, more, fr
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     before = files_below(tmp_path)
-    usual = flags(tiny_data, tmp_path / "study")[:-2]  # without --first, which takes several
+    usual = flags(tiny_data, tmp_path / "study")[:-1]  # without --first, which takes several
     process = run_here("tune.py", *with_flags(usual, more))
     assert_one_line_error(process, *fragments)
     changed = files_below(tmp_path)
