@@ -1,4 +1,4 @@
-"""Write a synthetic yoochoose-clicks.dat: real form and size, made-up clicks.
+"""Write a synthetic yoochoose-clicks.dat, or the same clicks as Parquet: real form and size, made-up clicks.
 
 The YOOCHOOSE clicks may not be passed on. This file has their proportions (clicks a session, sessions of one click,
 items, half a year), so that the speed of preparing data can be measured anywhere. Popularity follows Zipf's law. The
@@ -6,6 +6,7 @@ clicks of a session stand together. Sessions are in the order neither of their t
 a click stands before an earlier one.
 
     python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat
+    python benchmarks/make_clicks.py --clicks 330000000 --output clicks.parquet
 """
 
 import sys
@@ -20,11 +21,14 @@ from utils.process import run  # noqa: E402
 FIRST_DAY, DAYS = "2014-04-01", 183
 DAY = 86_400_000  # milliseconds
 SESSIONS_A_BLOCK = 250_000  # written at a time, which limits the memory
+CATEGORIES = ["0"] * 12 + [str(category) for category in range(1, 13)] + ["S"] * 8
 
 
 def main():
     parser = Parser("Write a synthetic yoochoose-clicks.dat (no header; SessionId,Timestamp,ItemId,Category).")
-    parser.add_argument("--output", default="yoochoose-clicks.dat", help="the file to write")
+    parser.add_argument("--output", default="yoochoose-clicks.dat",
+                        help="the file to write; Parquet with the columns SessionId, Time, ItemId, Category if its "
+                        "name ends with .parquet")
     parser.add_argument("--clicks", type=number(int, 1, COUNT), default=33_000_000, help="how many clicks")
     parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="the same seed gives the same file")
@@ -36,23 +40,26 @@ def main():
     blocks = np.arange(0, len(lengths), SESSIONS_A_BLOCK)
     random.shuffle(blocks)
     draw_item = item_sampler(random, flags.items)
+    write = write_parquet if flags.output.endswith(".parquet") else write_text
     with write_atomically(flags.output, "wb") as file:
-        for first in blocks:
-            write_sessions(file, random, first + 1, lengths[first:first + SESSIONS_A_BLOCK], draw_item)
+        write(file, (draw_clicks(random, first + 1, lengths[first:first + SESSIONS_A_BLOCK].astype(int), draw_item)
+                     for first in blocks))
     print(f"{flags.output}: {flags.clicks:,} clicks, {len(lengths):,} sessions, seed {flags.seed}")
 
 
 def session_lengths(random, clicks):
-    """Clicks of each session, int64 [sessions], whose sum is `clicks`.
+    """Clicks of each session, uint8 [sessions], whose sum is `clicks`.
 
     As in YOOCHOOSE, the mean is 3.6, and one session in seven has a single click.
     """
     import numpy as np
 
-    lengths = 1 + random.negative_binomial(4, 0.609, size=clicks // 3 + 10)
-    sessions = 1 + int(np.searchsorted(np.cumsum(lengths), clicks))
+    sizes = [min(SESSIONS_A_BLOCK, clicks // 3 + 10 - first) for first in range(0, clicks // 3 + 10, SESSIONS_A_BLOCK)]
+    lengths = np.concatenate([1 + random.negative_binomial(4, 0.609, size=size).astype(np.uint8) for size in sizes])
+    ends = np.cumsum(lengths, dtype=np.uint32)
+    sessions = 1 + int(np.searchsorted(ends, clicks))
     lengths = lengths[:sessions]
-    lengths[-1] -= lengths.sum() - clicks
+    lengths[-1] -= ends[sessions - 1] - clicks
     return lengths
 
 
@@ -70,11 +77,15 @@ def item_sampler(random, items):
     return lambda count: ids[np.searchsorted(cumulative, random.random(count) * cumulative[-1])]
 
 
-def write_sessions(file, random, first_id, lengths, draw_item):
-    """Write sessions of these `lengths`, with the ids `first_id`, `first_id` + 1 ..., to the binary `file`."""
+def draw_clicks(random, first_id, lengths, draw_item):
+    """The clicks of sessions of these `lengths`, with the ids `first_id`, `first_id` + 1 ...
+
+    Returns
+    -------
+    sessions, times, items, categories : int64 arrays [clicks]
+        Times are milliseconds since FIRST_DAY, categories positions in CATEGORIES.
+    """
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     clicks, ends = lengths.sum(), np.cumsum(lengths)
     pauses = random.exponential(180_000, clicks).astype(np.int64)  # milliseconds between clicks
@@ -84,19 +95,43 @@ def write_sessions(file, random, first_id, lengths, draw_item):
     times = np.minimum(times, DAYS * DAY - 1)
     swapped = ends[(lengths > 1) & (random.random(len(lengths)) < 1 / 64)] - 1
     times[swapped], times[swapped - 1] = times[swapped - 1], times[swapped]
-
-    days, times_of_day = np.divmod(times, DAY)
     sessions = np.repeat(np.arange(first_id, first_id + len(lengths)), lengths)
+    return sessions, times, draw_item(clicks), random.integers(0, len(CATEGORIES), clicks)
+
+
+def write_text(file, blocks):
+    """Write blocks of clicks as lines of a yoochoose-clicks.dat to the binary `file`."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     dates = pa.array(np.arange(np.datetime64(FIRST_DAY), np.datetime64(FIRST_DAY) + DAYS).astype(str))
     clock = pa.array([f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}" for second in range(86_400)])
     fractions = pa.array([f".{thousandth:03}Z," for thousandth in range(1_000)])
-    categories = pa.array([",0\n"] * 12 + [f",{category}\n" for category in range(1, 13)] + [",S\n"] * 8)
-    text = pc.binary_join_element_wise(
-        pc.cast(pa.array(sessions), pa.string()), ",",
-        dates.take(pa.array(days)), "T", clock.take(pa.array(times_of_day // 1000)),
-        fractions.take(pa.array(times_of_day % 1000)), pc.cast(pa.array(draw_item(clicks)), pa.string()),
-        categories.take(pa.array(random.integers(0, len(categories), clicks))), "")
-    file.write(text.buffers()[2])
+    line_ends = pa.array([f",{category}\n" for category in CATEGORIES])
+    for sessions, times, items, categories in blocks:
+        days, times_of_day = np.divmod(times, DAY)
+        text = pc.binary_join_element_wise(
+            pc.cast(pa.array(sessions), pa.string()), ",",
+            dates.take(pa.array(days)), "T", clock.take(pa.array(times_of_day // 1000)),
+            fractions.take(pa.array(times_of_day % 1000)), pc.cast(pa.array(items), pa.string()),
+            line_ends.take(pa.array(categories)), "")
+        file.write(text.buffers()[2])
+
+
+def write_parquet(file, blocks):
+    """Write blocks of clicks as row groups of a Parquet file to the binary `file`."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    first = np.datetime64(FIRST_DAY, "ms").astype(int)
+    schema = pa.schema({"SessionId": pa.int64(), "Time": pa.timestamp("ms", "UTC"), "ItemId": pa.int64(),
+                        "Category": pa.string()})
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for sessions, times, items, categories in blocks:
+            writer.write_table(pa.table([sessions, pa.array(times + first).cast(schema.types[1]), items,
+                                         pa.array(CATEGORIES).take(pa.array(categories))], schema))
 
 
 if __name__ == "__main__":
