@@ -172,6 +172,8 @@ def parse_flags():
         raise InputError(f"--fetch 1: found {len(flags.input)} files in --input, expected one to download to")
     if bool(flags.event_column) != bool(flags.events):
         raise InputError("--event_column, --events: found one without the other, expected both")
+    if "to_text" in parser.given and not flags.to_text:
+        raise InputError("--to_text: found an empty name, expected a directory to write to")
     unused = parser.given & {"out_dir", "prefix"}
     if flags.to_text and unused:
         raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
@@ -202,7 +204,8 @@ def read(flags, bad_rows):
     columns.encoding, columns.event, columns.events = flags.encoding, flags.event_column, flags.events
     left_out = LeftOut(flags.skip_bad, "--skip_bad")
     with ExitStack() as archives:
-        paths = [archives.enter_context(unpacked(Path(path), flags.to_text or flags.out_dir, say))
+        paths = [path if Path(path).is_dir() else
+                 archives.enter_context(unpacked(Path(path), flags.to_text or flags.out_dir, say))
                  for path in flags.input]
         clicks = read_clicks(paths, columns, "--input", left_out)
     say("read {}: {:,} sessions, {:,} clicks, {:,} items", " ".join(flags.input), *clicks.sizes())

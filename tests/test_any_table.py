@@ -6,8 +6,10 @@ import json
 import random
 
 import pytest
-from conftest import assert_one_line_error, assert_worked, files_below
+from conftest import assert_one_line_error, assert_worked, files_below, with_flags
 from running_server import Server
+
+from utils.data.item_ids import escape
 
 ITEMS = ["red shoes, size 41", "żółw", 'the "best" mug', "C:\\images\\7", "0042", "蓝色 帽子", " padded ", "\\{20}",
          "p-8", "p-9", "=1+1", "line\nbreak"]
@@ -72,6 +74,10 @@ def test_a_shops_table_leads_to_recommendations_and_a_server_by_three_commands(s
     table = list(csv.reader(process.stdout.splitlines(keepends=True), delimiter="\t"))
     assert [row[2] for row in table] == answer
 
+    (directory / "sessions.txt").write_text(" ".join(map(escape, ITEMS)) + "\n", encoding="utf-8")
+    of_file = run_here("recommend.py", "--model_dir", "model", "--sessions", "sessions.txt")
+    assert assert_worked(of_file).stdout == process.stdout
+
     server = Server(directory)
     try:
         assert server.recommend([ITEMS], k=20)[0]["items"] == answer
@@ -109,3 +115,31 @@ def test_without_skip_bad_the_first_bad_row_is_named_and_the_others_are_counted(
     process = run_here("preprocess.py", *flags, "--skip_bad", bad - 1)
     assert_one_line_error(process, f"--skip_bad {bad - 1}: found {bad} bad rows, expected at most {bad - 1}; the first")
     assert files_below(tmp_path) == {}
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--input", "clicks.csv", "clicks.csv"], "--input: found the same path twice"),
+    (["--input", "clicks.csv", "--input", "./clicks.csv"], "--input: found the same path twice"),
+    (["--input", ""], "--input: found an empty name"),
+    (["--input", "empty"], "--input: found no files in the directory"),
+    (["--input", "."], "--to_text: found a place to write to within the directory --input ."),
+    (["--input", "a", "b", "--fetch", 1], "--fetch 1: found 2 files in --input"),
+    (["--input", "mac.csv"], "mac.csv line 1: found a carriage return within the line"),
+    (["--input", "bad.csv", "--skip_bad", 9], "bad.csv: found nothing but bad rows, 1 of them"),
+    (["--to_text", ""], "--to_text: found an empty name"), (["--events", "view"], "found one without the other"),
+    (["--event_column", "type"], "found one without the other"),
+    (["--event_column", "ItemId", "--events", "view"], "--event_column: found 'ItemId', which --item_column names"),
+    (["--encoding", "klingon"], "--encoding: found 'klingon', expected an encoding"),
+    (["--encoding", "rot13"], "--encoding: found 'rot13', expected an encoding"),
+    (["--skip_bad", -1], "--skip_bad: found '-1'"),
+])
+def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, run_here, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for name, text in [("clicks", "1,a,5\n"), ("mac", "1,a,5\r"), ("bad", "1,,5\n")]:
+        header = "SessionId,ItemId,Time" + text[-1]
+        (tmp_path / f"{name}.csv").write_bytes((header + text).encode())
+    before = files_below(tmp_path)
+    process = run_here("preprocess.py", *with_flags(["--input", "clicks.csv", "--to_text", "shop"], flags))
+    assert_one_line_error(process, message)
+    assert files_below(tmp_path) == before

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils import memory
+from utils.data.item_ids import escape
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
 
@@ -16,17 +17,22 @@ def written(directory, contents):
     return path
 
 
-@given(ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda id: id.split() == [id]),
-                    min_size=2, unique=True))
+@given(ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=2, unique=True))
 def test_what_was_written_is_read(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
-    path.write_text("".join(f"{item_id}\n" for item_id in ids), encoding="utf-8", newline="")
+    path.write_text("".join(f"{escape(item_id)}\n" for item_id in ids), encoding="utf-8", newline="")
     assert read_vocabulary(path) == (ids, len(ids))
 
 
 @pytest.mark.parametrize("contents", [b"b\na\n", b"b\na", b"b\r\na\r\n"])
 def test_the_line_number_is_the_index_however_lines_end(tmp_path, contents):
     assert read_vocabulary(written(tmp_path, contents)) == (["b", "a"], 2)
+
+
+def test_backslashes_of_before_that_escape_nothing_stay(tmp_path):
+    assert read_vocabulary(written(tmp_path, b"a\\b\n\\{xyz}\n\\\n")) == (["a\\b", "\\{xyz}", "\\"], 3)
+    with pytest.raises(InputError, match=r":2: found 'a\\\\b' again .first in line 1."):
+        read_vocabulary(written(tmp_path, b"a\\b\na\\\\b\n"))
 
 
 @pytest.mark.parametrize("contents", [b"37\n", b"37", b" 37 \r\n"])

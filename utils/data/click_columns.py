@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from utils.data.clicks import SECOND
+from utils.files import InputError
 
 # The year 2255: larger seconds must be milliseconds, and up to there a float holds microseconds exactly.
 LATEST = 9 * 10**9 * SECOND
@@ -46,10 +47,16 @@ class Columns:
     events: tuple = ()
 
     def wanted(self):
-        """The names of the columns to read, and the flags that give them."""
+        """The names of the columns to read, by the flags that give them; InputError if two name the same."""
         flags = {"--session_column": self.session, "--item_column": self.item, "--time_column": self.time,
                  "--event_column": self.event}
-        return {flag: name for flag, name in flags.items() if name}
+        flags = {flag: name for flag, name in flags.items() if name or flag != "--event_column"}
+        taken = {}
+        for flag, name in flags.items():
+            if name in taken:
+                raise InputError(f"{flag}: found {name!r}, which {taken[name]} names, too; expected another column")
+            taken[name] = flag
+        return flags
 
 
 class Part(NamedTuple):

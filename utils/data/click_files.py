@@ -188,6 +188,9 @@ def good_parts(parts, columns, left_out, source):
     if left_out.other_events:
         raise InputError(f"{source}: found {left_out.other_events:,} rows, none with the event "
                          f"{' or '.join(columns.events)!r} (--events), expected some")
+    if left_out.bad:
+        raise InputError(f"{source}: found nothing but bad rows, {left_out.bad:,} of them, expected clicks; the first: "
+                         f"{left_out.first}")
     raise InputError(f"{source}: found no line of clicks, expected some after the header")
 
 

@@ -21,7 +21,7 @@ SEPARATORS = "\t,;|"
 YOOCHOOSE = re.compile(r"[^,\s]+,\d{4}-\d\d-\d\dT[\d:.]+Z?,[^,\s]+(,|\s|$)")
 BYTES_FOR_UNIT = 1 << 16  # that are looked at to tell numbers from dates
 SURROGATE = re.compile("[\ud800-\udfff]")
-QUOTE, NEWLINE = ord('"'), ord("\n")
+QUOTE, NEWLINE, RETURN = map(ord, '"\n\r')
 
 
 @dataclass
@@ -68,6 +68,9 @@ def find_form(file, path, columns):
     if "\0" in text:
         raise InputError(f"{path}: found binary data, expected a table of clicks as Parquet, or as text in UTF-8, such "
                          "as TSV or CSV")
+    if "\r" in text:
+        raise InputError(f"{path} line 1: found a carriage return within the line, expected lines that end with a line "
+                         "feed")
     if YOOCHOOSE.match(text):
         others = [f"column {position}" for position in range(4, text.count(",") + 2)]
         return Form(["SessionId", "Timestamp", "ItemId", *others], [0, 2, 1], ",", False, columns), first_line
@@ -180,7 +183,8 @@ def parsed_ahead(blocks, form, most_faults):
 def unit_of_block(block, form):
     """The unit of the times in a block, from the first of them."""
     place = form.wanted[2]
-    rows = [fields_of(record, form) for record in records_of(block[:BYTES_FOR_UNIT], form)[1]]
+    _, starts, ends = records_of(block[:BYTES_FOR_UNIT], form)
+    rows = [fields_of(block[start:end], form) for start, end in zip(starts.tolist(), ends.tolist())]
     times = [row[place].encode(errors="replace").decode() for row in rows if len(row) > place]
     return unit_of_times(pa.chunked_array([pa.array(times, pa.string())]), form.columns.time_unit)
 
@@ -234,7 +238,8 @@ def parse_by_record(block, form):
     faults : list of (line, reason)
     """
     rows, lines, faults = [], [], []
-    for line, record in zip(*records_of(block, form)):
+    for line, start, end in zip(*map(np.ndarray.tolist, records_of(block, form))):
+        record = block[start:end]
         fields = fields_of(record, form)
         shown = repr(record.decode(errors="replace").rstrip("\r\n")[:80])
         if len(fields) != len(form.names):
@@ -251,10 +256,17 @@ def parse_by_record(block, form):
 
 
 def records_of(block, form):
-    """The records of a block that are not empty: the numbers of their lines, from 0, and their bytes, two lists."""
-    ends, _ = record_ends(block if block.endswith(b"\n") else block + b"\n", form.separator)
-    line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == NEWLINE) + 1
+    """The records of a block that are not empty: the numbers of their lines, from 0, and where they begin and end.
+
+    Returns
+    -------
+    lines, starts, ends : int64 arrays [records]
+    """
+    if not block.endswith(b"\n"):
+        block += b"\n"
+    text = np.frombuffer(block, np.uint8)
+    ends, _ = record_ends(block, form.separator)
     starts = np.append(0, ends[:-1])
-    lines = np.searchsorted(line_ends, starts, side="right")
-    found = [(line, block[start:end]) for line, start, end in zip(*map(np.ndarray.tolist, (lines, starts, ends)))]
-    return tuple(zip(*((line, record) for line, record in found if record.strip(b"\r\n")))) or ((), ())
+    lines = np.searchsorted(np.flatnonzero(text == NEWLINE), starts)
+    is_empty = (ends - starts == 1) | (ends - starts == 2) & (text[starts] == RETURN)
+    return lines[~is_empty], starts[~is_empty], ends[~is_empty]
