@@ -36,9 +36,16 @@ from utils.runlog import log
 from utils.training.resume import hold_directory
 from utils.tuning.folds import write_folds
 from utils.tuning.space import all_parameters, drawn_for, read_space
-from utils.tuning.trainer_flags import ROOT, TRAINERS, most_epochs, parse, read_settings, require_possible
+from utils.tuning.trainer_flags import (
+    DIRECTIONS,
+    ROOT,
+    TRAINERS,
+    most_epochs,
+    parse,
+    read_settings,
+    require_possible,
+)
 
-WATCHED = "recall@20", "mrr@20", "valid_loss"
 PRUNERS = "median", "hyperband", "none"
 
 
@@ -49,8 +56,8 @@ def parse_arguments():
     parser.add_argument("--base", default="",
                         help="settings file of the flags that the space leaves out; empty: the trainer's defaults")
     parser.add_argument("--first", nargs="*", metavar="SETTINGS",
-                        help="settings files to try as they are before anything is drawn; without any: none; default: "
-                        "all in settings/ that the trainer takes. --base is tried before them")
+                        help="settings files to try as they are, after --base and before anything is drawn; without a "
+                        "file: none; default: all in settings/ that the trainer takes")
     parser.add_argument("--study_dir", default="tune_output", help="directory to write, or of the search to go on with")
     parser.add_argument("--trials", type=number(int, 1, COUNT), default=30,
                         help="trials in all, with those of --first; a larger number goes on with a finished search")
@@ -73,7 +80,7 @@ def parse_arguments():
     data.add_argument("--folds", type=number(int, 1, 100), default=1,
                       help="slices of the newest training sessions that validate in turn; each model is trained on "
                       "what is older than its slice, and their mean counts")
-    data.add_argument("--watch", choices=WATCHED, default=WATCHED[0],
+    data.add_argument("--watch", choices=list(DIRECTIONS), default="recall@20",
                       help="validation figure to search for; each model counts with its best epoch")
     add_device_flags(parser)
     return check(parser.parse_args(), parser.given)
@@ -107,7 +114,7 @@ def main():
     base = read_settings(options.base, options.script, "--base") if options.base else {}
     require_possible(parameters, base, options.script, options.space)
     first = known_settings(options, parameters, base)
-    sessions, sums = read_data(options)
+    sums = check_data(options)
     directory = Path(options.study_dir)
     asked = {"--space": space, "--base": base, **sums,
              **{f"--{name}": getattr(options, name)
@@ -116,6 +123,7 @@ def main():
     from utils.tuning.search import Plan, Search
 
     with hold_directory(directory, "--study_dir"), studies.storage_errors(directory / studies.FILE):
+        models = folds(options, directory)
         study = studies.open_study(directory, asked, options.watch, options.pruner,
                                    most_epochs(parameters, base, options.script))
         studies.enqueue(study, first)
@@ -123,8 +131,8 @@ def main():
             f"workers:{options.workers} threads:{options.threads} pruner:{options.pruner} watch:{options.watch}")
         log(f"first come: {', '.join(name for name, _, _ in first)}")
         device = {name: getattr(options, name) for name in ("use_cuda", "threads", "tune_cpu")}
-        Search(Plan(directory, options.script, parameters, base, folds(options, directory, sessions), options.watch,
-                    options.seed, options.trials, options.workers, device, bool(options.keep_models)), study).run()
+        Search(Plan(directory, options.script, parameters, base, models, options.watch, options.seed, options.trials,
+                    options.workers, device, bool(options.keep_models)), study).run()
         report(options, directory, study, parameters)
 
 
@@ -157,22 +165,23 @@ def known_settings(options, parameters, base):
     return first
 
 
-def read_data(options):
-    """The training sessions, once all files are seen to be right, and checksums that tell them from others."""
+def check_data(options):
+    """See that all files are right; checksums that tell them from others, by the flags that name them."""
     sums = {"--vocab_path": checksum(options.vocab_path)}
     item_count = read_vocabulary(options.vocab_path)[1]
-    for flag in ["--valid_dir"] * bool(options.valid_dir) + ["--train_dir"]:
+    for flag in ["--train_dir"] + ["--valid_dir"] * bool(options.valid_dir):
         path = getattr(options, flag[2:])
         read_conversion(path, sums["--vocab_path"], flag)
-        sessions = read_sessions(path, item_count, flag)
+        read_sessions(path, item_count, flag)
         sums[flag] = {file.name: checksum(file) for file in session_files(path, flag)}
-    return sessions, sums
+    return sums
 
 
-def folds(options, directory, sessions):
+def folds(options, directory):
     """The flags of the data of each model that a trial trains: a list of dict."""
     vocabulary = {"vocab_path": options.vocab_path}
     if options.folds > 1:
+        sessions = read_sessions(options.train_dir, read_vocabulary(options.vocab_path)[1], "--train_dir")
         return [{"train_dir": training, "valid_dir": validation} | vocabulary for training, validation
                 in write_folds(directory, sessions, options.folds, options.valid_fraction)]
     validation = {"valid_dir": options.valid_dir} if options.valid_dir else {"valid_fraction": options.valid_fraction}

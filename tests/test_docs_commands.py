@@ -27,6 +27,9 @@ LEFT_OUT = {
     "bash setup.sh .venv-gpu": "downloads 2.8 GB",
     "bash benchmarks/gpu.sh": "needs a GPU; test_gpu_script.py tries it",
     "pip install": "the packages are there",
+    "python tune.py --trials": "takes minutes; tests/tuning/ run it",
+    "python tune.py --train_dir": "takes longer",
+    "python train_sample_neg.py --config tune_output/": "takes what those wrote",
     "python benchmarks/": "takes minutes; test_benchmarks.py and tests/serving/ run them",
     "SERVE_FLAGS=": "gunicorn is not among the packages",
 }

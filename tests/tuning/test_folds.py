@@ -47,3 +47,4 @@ def test_a_slice_without_predictions_is_refused(tmp_path):
     sessions = Sessions(np.zeros(14, np.int32), np.array([0, 2, 4, 6, 8, 9, 10, 12, 14]))
     with pytest.raises(InputError, match="--folds: found no session of two clicks among the sessions 5 to 6"):
         write_folds(tmp_path, sessions, 2, 0.25)
+    assert not list(tmp_path.iterdir())

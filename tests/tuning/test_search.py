@@ -14,6 +14,7 @@ from conftest import ROOT, assert_one_line_error, assert_worked
 from searches import epochs, flags, place_quick_trainer, trials
 
 import train_sample_neg
+from utils.training.resume import hold_directory
 
 
 @pytest.fixture
@@ -155,6 +156,8 @@ def test_another_search_in_the_same_directory_is_refused(tune, tmp_path):
     for more, named in [({"seed": 2}, "--seed"), ({"watch": "mrr@20"}, "--watch"), ({"folds": 2}, "--folds"),
                         ({"space": {"lr_end": {"_type": "uniform", "_value": [0, 1]}}}, "--space")]:
         assert_one_line_error(tune(tmp_path / "study", **more), "another search", named)
+    with hold_directory(tmp_path / "study"):
+        assert_one_line_error(tune(tmp_path / "study"), "--study_dir: found another run at work")
     assert_worked(tune(tmp_path / "study", trials=2, workers=2, threads=2))
     assert len(trials(tmp_path / "study")) == 2
 

@@ -43,13 +43,16 @@ def write_folds(directory, sessions, count, fraction):
         raise InputError(f"--folds, --valid_fraction: found {count} slices of {fraction:g} of the sessions, which "
                          "leave none to train on; expected fewer or smaller ones")
     slices = [directory / "slices" / f"{number:03}.txt" for number in range(count + 1)]
-    for number, (start, end) in enumerate(zip(starts, ends)):
+    parts = []  # all are looked at before the first is written
+    for start, end in zip(starts, ends):
         offsets = sessions.offsets[start:end + 1]
         part = Sessions(sessions.items[offsets[0]:offsets[-1]], offsets - offsets[0])
         if not part.predictions:
             raise InputError(f"--folds: found no session of two clicks among the sessions {start + 1} to {end}, "
                              "expected one in every slice; name fewer folds, or a larger --valid_fraction")
-        write_sessions(slices[number], part)
+        parts.append(part)
+    for path, part in zip(slices, parts):
+        write_sessions(path, part)
     folds = []
     for fold in range(1, count + 1):
         training = directory / f"fold_{fold}"

@@ -9,6 +9,7 @@ from utils.plotting import search as pictures
 from utils.plotting.pictures import as_png
 from utils.tuning import study as studies
 from utils.tuning.space import all_parameters, text_of
+from utils.tuning.trainer_flags import DIRECTIONS
 
 
 def write_pictures(directory, study, parameters, watched):
@@ -22,7 +23,7 @@ def write_pictures(directory, study, parameters, watched):
     parameters : list of space.Parameter
     watched : str
     """
-    larger_is_better = studies.DIRECTIONS[watched] == "maximize"
+    larger_is_better = DIRECTIONS[watched] == "maximize"
     finished = studies.trials_in(study, TrialState.COMPLETE)
     stopped = [trial for trial in studies.trials_in(study, TrialState.PRUNED) if _is_number(trial.value)]
     points = {"finished": [(trial.number, trial.value) for trial in finished],

@@ -21,7 +21,7 @@ from utils.runlog import log, progress, read_records
 from utils.training.resume import HeldSignals, hold_directory
 from utils.tuning import study as studies
 from utils.tuning.space import flags_of
-from utils.tuning.trainer_flags import ROOT, parse, whole_settings, words
+from utils.tuning.trainer_flags import DIRECTIONS, ROOT, parse, whole_settings, words
 
 LOOK = 0.1  # seconds between two looks at the trainings
 PATIENCE = 60  # seconds that a training has to save itself once it was asked to end
@@ -62,7 +62,7 @@ class Search:
 
     def __init__(self, plan, study):
         self.plan, self.study = plan, study
-        self.is_better = min if studies.DIRECTIONS[plan.watched] == "minimize" else max
+        self.is_better = min if DIRECTIONS[plan.watched] == "minimize" else max
         self.waiting, self.running, self.failures = studies.running_again(study), [], 0
 
     def run(self):
@@ -166,7 +166,7 @@ class RunningTrial:
         self.directory = trial_directory(plan, trial.number)
         self.log_file = self.directory / "log.txt"
         self.figures, self.values, self.epochs, self.reason, self.is_pruned = {}, [], [], None, False
-        self.is_better = min if studies.DIRECTIONS[plan.watched] == "minimize" else max
+        self.is_better = min if DIRECTIONS[plan.watched] == "minimize" else max
         self.process, self.asked_at, self.flags = None, None, self._flags()
         self.figures |= study.get_trials(deepcopy=False)[trial.number].intermediate_values
         try:
@@ -254,8 +254,10 @@ class RunningTrial:
         figures = _figures(self._model_dir(), self.plan.watched)
         if status < 0:
             self.reason = f"ended by {signal.Signals(-status).name}"
-        elif status or not figures:
-            self.reason = self._last_line() or f"exit status {status}"
+        elif status:
+            self.reason = self._last_line() or f"ended with status {status}"
+        elif not figures:
+            self.reason = f"recorded no {self.plan.watched} of an epoch"
         else:
             epoch = self.is_better(figures, key=figures.get)
             self.values.append(figures[epoch])

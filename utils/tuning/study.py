@@ -10,13 +10,12 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import DatabaseError
 
 from utils.files import InputError
+from utils.tuning.trainer_flags import DIRECTIONS
 
 FILE = "study.db"
 NAME = "search"  # of the study in the file
 SECONDS = 60  # that a write waits for another program that reads the file
 STARTUP = 5  # trials that the median pruner waits for
-PRUNERS = "median", "hyperband", "none"
-DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "minimize"}  # of what can be searched for
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -43,7 +42,7 @@ def open_study(directory, asked, watched, pruner, epochs):
     watched : str
         The figure of the validation that is searched for.
     pruner : str
-        Of PRUNERS.
+        median, hyperband or none.
     epochs : int
         The most that a trial trains for.
 

@@ -12,6 +12,7 @@ from utils.tuning.space import all_parameters, corners, flags_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TRAINERS = "train_sample_neg.py", "train.py"
+DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "minimize"}  # of --watch, in a search
 # What tune.py says itself, or what doesn't belong to a settings file: where the data are, how epochs are judged and
 # kept, what is shown, and on what it runs.
 OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "init_from", "valid_dir",
