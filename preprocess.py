@@ -26,16 +26,20 @@ import os
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from utils.data.archives import CLICKS_FILE, fetch, unpacked
 from utils.data.conversion import open_targets, text_paths
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, finish, require_different, require_file, write_atomically
+from utils.memory import available
 from utils.options import COUNT, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
+GIGABYTE = 1e9
+SHARE = 0.75  # of the memory that there is
 SECONDS, DAYS = 1e10, 1e5  # more than there are from 1970 to the last time that can be read
 URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
@@ -52,7 +56,8 @@ def main():
     with ExitStack() as outputs:
         write = outputs.enter_context((text_writer if flags.to_text else split_writer)(flags))
         bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
-        write(*split(filter_clicks(read(flags, bad_rows), flags), flags, "train_full", "test", flags.newest_fraction))
+        clicks = filter_clicks(read(flags, bad_rows, outputs), flags)
+        write(*split(clicks, flags, "train_full", "test", flags.newest_fraction))
     say("done")
 
 
@@ -160,6 +165,9 @@ def parse_flags():
     parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
                         help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
                         "train_tr and train_valid are split from these")
+    parser.add_argument("--memory", type=number(float, 0, 1e6), default=0,
+                        help="GB; clicks that take more are prepared through temporary files beside the output, as "
+                        "many as there are room for on the disk; 0: three quarters of what the system has left")
     parser.add_argument("--fetch", type=switch, default=0, help="1: download --url to --input if there is no such file")
     parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
     parser.add_argument("--sha256", default="",
@@ -195,19 +203,30 @@ def say(text, *values, **named):
     print(f"{time.perf_counter() - STARTED:7.1f} s  " + text.format(*values, **named), flush=True)
 
 
-def read(flags, bad_rows):
-    """The clicks of `--input`; bad rows are listed in the text file `bad_rows` if it isn't None."""
-    from utils.data.click_files import read_clicks
+def read(flags, bad_rows, temporary):
+    """The clicks of `--input`, in memory or, if they take more than --memory, in files.
+
+    Bad rows are listed in the text file `bad_rows` if it isn't None. The ExitStack `temporary` removes the files.
+    """
+    from utils.data.click_files import click_parts
     from utils.data.left_out import LeftOut
+    from utils.data.stored_clicks import gather
+
+    folder = flags.to_text or flags.out_dir
+    memory = flags.memory * GIGABYTE or SHARE * (available() or 4 * GIGABYTE)
+
+    def new_folder():
+        new = temporary.enter_context(TemporaryDirectory(prefix=".clicks_", dir=folder))
+        say("the clicks take more than {:.1f} GB of memory: preparing them in {}", memory / GIGABYTE, new)
+        return new
 
     columns = table_columns(flags)
     columns.encoding, columns.event, columns.events = flags.encoding, flags.event_column, flags.events
     left_out = LeftOut(flags.skip_bad, "--skip_bad")
     with ExitStack() as archives:
-        paths = [path if Path(path).is_dir() else
-                 archives.enter_context(unpacked(Path(path), flags.to_text or flags.out_dir, say))
+        paths = [path if Path(path).is_dir() else archives.enter_context(unpacked(Path(path), folder, say))
                  for path in flags.input]
-        clicks = read_clicks(paths, columns, "--input", left_out)
+        clicks = gather(click_parts(paths, columns, "--input", left_out), int(memory), new_folder)
     say("read {}: {:,} sessions, {:,} clicks, {:,} items", " ".join(flags.input), *clicks.sizes())
     if flags.events:
         say("--events {}: left out {:,} rows", ",".join(flags.events), left_out.other_events)
@@ -223,7 +242,7 @@ def filter_clicks(clicks, flags):
 
     if flags.session_gap:
         clicks = cut_at_gaps(clicks, round(flags.session_gap * SECOND))
-        say("--session_gap {:g}: {:,} sessions", flags.session_gap, len(clicks.sessions))
+        say("--session_gap {:g}: {:,} sessions", flags.session_gap, clicks.sizes()[0])
     if flags.drop_repeats:
         clicks = report("--drop_repeats 1", clicks, drop_repeats(clicks))
 
@@ -246,8 +265,7 @@ def report(what, before, after):
     """Print what a filter removed and return what it left; InputError if that is nothing."""
     removed = [old - new for old, new in zip(before.sizes(), after.sizes())]
     if not len(after):
-        raise InputError(f"{what}: left none of {len(before.sessions):,} sessions, {len(before):,} clicks; "
-                         "expected some")
+        raise InputError(f"{what}: left none of {before.sizes()[0]:,} sessions, {len(before):,} clicks; expected some")
     say("{}: removed {:,} sessions, {:,} clicks, {:,} items", what, *removed)
     return after
 
@@ -261,6 +279,7 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
     """
     from utils.data.clicks import (
         DAY,
+        Clicks,
         drop_short_sessions,
         keep_items_of,
         newest_sessions,
@@ -273,11 +292,11 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
     if not by_end:
         training = drop_short_sessions(training, flags.min_session_length)
     if not len(training):
-        days = (clicks.times.max() - clicks.times.min()) / DAY
-        raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of {days:.3g} days of "
-                         "clicks; expected less")
+        first, last = clicks.time_range()
+        raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of "
+                         f"{(last - first) / DAY:.3g} days of clicks; expected less")
     if newest_fraction < 1:
-        newest = newest_sessions(training, newest_fraction, training.ends() if by_end else training.starts())
+        newest = newest_sessions(training, newest_fraction, Clicks.ends if by_end else Clicks.starts)
         training = report(f"--newest_fraction {newest_fraction:g}", training, newest)
     if by_end:
         known = drop_short_sessions(keep_items_of(test, training), flags.min_session_length)

@@ -323,8 +323,8 @@ def test_splitting_by_start_cuts_what_training_could_not_know():
 
 def test_newest_sessions_round_up_and_break_ties_by_id():
     table = table_of([(1, 0, 5), (2, 0, 9), (3, 0, 5), (4, 0, 1)])
-    assert clicks.newest_sessions(table, 0.3, table.ends()).sessions.tolist() == [2, 3]
-    assert clicks.newest_sessions(table, 0.25, table.ends()).sessions.tolist() == [2]
+    assert clicks.newest_sessions(table, 0.3, clicks.Clicks.ends).sessions.tolist() == [2, 3]
+    assert clicks.newest_sessions(table, 0.25, clicks.Clicks.ends).sessions.tolist() == [2]
 
 
 def test_decimals_are_the_fewest_that_hold_every_time():

@@ -1,4 +1,4 @@
-"""The arrays in a safetensors file, read from its bytes: nothing is copied, and nothing but those bytes counts.
+"""Arrays in a safetensors file, read from its bytes and written to it: nothing is copied, and only those bytes count.
 
 The library itself would copy them, and other threads would have to wait: several seconds for gigabytes, in which a
 server that loads a new model could not answer. It would also open the file once more, which may be another one by then.
@@ -52,6 +52,22 @@ def arrays_in(data):
     if first + end != len(data):
         raise ValueError(f"{len(data)} bytes, of which {first + end} are used")
     return arrays, metadata
+
+
+def write_arrays(file, arrays, metadata):
+    """Write a safetensors file of a dict of `arrays` and a dict of str to the binary `file`.
+
+    So that no number lies across its own size, the arrays with the largest numbers come first in the dict.
+    """
+    header, end = {"__metadata__": metadata}, 0
+    for name, array in arrays.items():
+        dtype = {"i": "I", "u": "U", "f": "F"}[array.dtype.kind] + str(8 * array.dtype.itemsize)
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [end, end := end + array.nbytes]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % LENGTH)
+    file.write(len(text).to_bytes(LENGTH, "little") + text)
+    for array in arrays.values():
+        file.write(np.ascontiguousarray(array))
 
 
 def _header(text):

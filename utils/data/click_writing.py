@@ -22,8 +22,15 @@ def write_table(clicks, file):
     line end are quoted as in CSV.
     """
     file.write(b"SessionId\tItemId\tTime\n")
-    sessions, items = pa.array(clicks.sessions), quoted(clicks.item_names)
-    names = clicks.session_names
+    items = quoted(clicks.item_names)
+    for block in clicks.blocks():
+        for text in rows_of_text(block, items):
+            file.write(text)
+
+
+def rows_of_text(clicks, items):
+    """Yield the rows of `write_table`, with these fields for the items, in memoryviews of many rows."""
+    sessions, names = pa.array(clicks.sessions), clicks.session_names
     sessions = pc.cast(sessions, pa.string()) if names is None else quoted(names).take(sessions)
     fraction = SECOND // 10**clicks.decimals  # microseconds
     line_ends = ["\n"]
@@ -39,7 +46,7 @@ def write_table(clicks, file):
                    pc.cast(pa.array(seconds), pa.string())]
         text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
                                            line_ends.take(pa.array(rest // fraction)), "")
-        file.write(characters(text))
+        yield characters(text)
 
 
 def quoted(names):
@@ -64,39 +71,58 @@ def as_words(names):
 
 def write_sessions(clicks, file):
     """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
-    for text in session_text(replace(clicks, item_names=as_words(clicks.item_names)), order_of_starts(clicks)):
+    for text in session_text(clicks, as_words(clicks.item_names), id_reader(clicks)):
         file.write(text)
 
 
-def session_text(clicks, order):
-    """Yield the sessions `order` (int64, positions) as lines of text, in memoryviews of many lines.
+def session_text(clicks, words, numbers_of):
+    """Yield sessions as lines of text in the order in which they start, in memoryviews of many lines.
 
-    The names of the items must be words.
+    Parameters
+    ----------
+    clicks : Clicks or StoredClicks
+    words : pyarrow.StringArray [len(clicks.item_names)]
+        What is written for each item.
+    numbers_of : function
+        As of `id_reader`.
     """
-    words = pa.concat_arrays([pc.binary_join_element_wise(clicks.item_names, end, "") for end in (" ", "\n")])
-    lengths = clicks.lengths()[order]
-    ends = np.cumsum(lengths)
-    first = 0
-    while first < len(order):
-        last = max(first + 1, int(np.searchsorted(ends, ends[first] + CLICKS_WRITTEN)))
-        sessions = slice(first, last)
-        items = clicks.items[joined_ranges(clicks.offsets[order[sessions]], lengths[sessions])]
-        items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # a session's last: the word with a newline
-        yield characters(words.take(pa.array(items)))
-        first = last
+    words = pa.concat_arrays([pc.binary_join_element_wise(words, end, "") for end in (" ", "\n")])
+    for block, order in clicks.in_order_of_starts(numbers_of):
+        lengths = block.lengths()[order]
+        ends = np.cumsum(lengths)
+        first = 0
+        while first < len(order):
+            last = max(first + 1, int(np.searchsorted(ends, ends[first] + CLICKS_WRITTEN)))
+            sessions = slice(first, last)
+            items = block.items[joined_ranges(block.offsets[order[sessions]], lengths[sessions])]
+            items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # a session's last: with a newline
+            yield characters(words.take(pa.array(items)))
+            first = last
 
 
-def order_of_starts(clicks):
-    """The sessions in the order in which they start, and those of one time in the order of their ids: int64 [sessions].
+def id_reader(clicks):
+    """A function of a block that returns numbers in the order of the sessions' ids: int64 [sessions].
 
     Ids that are all integers are in the order of these, even where the whole table has other ids as well, so that the
     text is the same whether the clicks are a part of a table or a table of their own.
     """
-    if clicks.session_names is not None:
-        numbers = as_integers(clicks.session_names.take(pa.array(clicks.sessions)))
-        if numbers is not None:
-            return np.lexsort((numbers, clicks.starts()))
-    return np.argsort(clicks.starts(), kind="stable")
+    if all(integer_ids(block) is not None for block in clicks.blocks()):
+        return integer_ids
+    before = 0
+
+    def count(block):
+        nonlocal before
+        before += len(block.sessions)
+        return np.arange(before - len(block.sessions), before)
+
+    return count
+
+
+def integer_ids(block):
+    """The ids of the sessions as int64, or None if not all are integers."""
+    if block.session_names is None:
+        return block.sessions
+    return as_integers(block.session_names.take(pa.array(block.sessions)))
 
 
 def characters(text):
@@ -130,25 +156,26 @@ def write_indexed(training, test, targets, directory):
     -------
     list of two dict, the numbers conversion.COUNTS of training and test, and the number of items
     """
-    support = np.bincount(training.items, minlength=len(training.item_names)).tolist()
+    support = training.support()
     item_words = as_words(training.item_names).to_pylist()
-    words = vocabulary_order({word: clicks for word, clicks in zip(item_words, support) if clicks})
-    if len(words) < 2:
-        raise InputError(f"found {len(words)} item in the training sessions, expected at least 2 to choose from")
-    index = {word: number for number, word in enumerate(words)}
-    indices = np.array([index.get(word, -1) for word in item_words], np.int32)
-    known = keep_items_of(test, training)
+    vocabulary = vocabulary_order({word: clicks for word, clicks in zip(item_words, support.tolist()) if clicks})
+    if len(vocabulary) < 2:
+        raise InputError(f"found {len(vocabulary)} item in the training sessions, expected at least 2 to choose from")
+    index = {word: str(number) for number, word in enumerate(vocabulary)}
+    numbers = pa.array([index.get(word, "") for word in item_words])  # other items are left out
+    known = keep_items_of(test.each(with_starts_as_times), training)
     kept = drop_short_sessions(known, 2)
-    in_order = test.sessions[order_of_starts(test)]  # by the first click, even where that is left out
-    orders = order_of_starts(training), np.searchsorted(kept.sessions, in_order[np.isin(in_order, kept.sessions)])
-    counts = [dict(zip(COUNTS, (len(training.sessions), len(training), 0, 0))),
-              dict(zip(COUNTS, (len(kept.sessions), len(kept), len(test.sessions) - len(kept.sessions),
-                                len(test) - len(known))))]
-    numbers = pa.array(map(str, range(len(words))), pa.string())
-    parts = []
+    (sessions, clicks, _), (test_sessions, test_clicks, _), (kept_sessions, kept_clicks, _) = (
+        table.sizes() for table in (training, test, kept))
+    counts = [dict(zip(COUNTS, (sessions, clicks, 0, 0))),
+              dict(zip(COUNTS, (kept_sessions, kept_clicks, test_sessions - kept_sessions, test_clicks - len(known))))]
+    texts = session_text(training, numbers, id_reader(training)), session_text(kept, numbers, id_reader(test))
     *paths, vocab_path = text_paths(directory)
-    for target, path, clicks, order, count in zip(targets, paths, (training, kept), orders, counts):
-        clicks = replace(clicks, items=indices[clicks.items], item_names=numbers)
-        parts.append((target, {path.name: session_text(clicks, order)}, count))
-    write_conversion(parts, vocab_path, words)
-    return *counts, len(words)
+    parts = [(target, {path.name: text}, count) for target, path, text, count in zip(targets, paths, texts, counts)]
+    write_conversion(parts, vocab_path, vocabulary)
+    return *counts, len(vocabulary)
+
+
+def with_starts_as_times(block):
+    """The block with each click at the time at which its session starts, even where its first click is left out."""
+    return replace(block, times=np.repeat(block.starts(), block.lengths()))

@@ -2,6 +2,9 @@
 
 Filters and splits don't change the table they are given. Sessions stay in the order of their ids, the clicks of a
 session in the order of their times, and clicks at the same time in the order of the file.
+
+They take `Clicks`, or `stored_clicks.StoredClicks`, which are many of these in files. So each rule is a function of one
+block of whole sessions, and of numbers that are counted over all blocks before.
 """
 
 from dataclasses import dataclass, replace
@@ -55,15 +58,32 @@ class Clicks:
         """Time of each session's last click: int64 [sessions]."""
         return self.times[self.offsets[1:] - 1]
 
-    def clicked_items(self):
-        """Which items occur: bool [len(item_names)]."""
-        clicked = np.zeros(len(self.item_names), bool)
-        clicked[self.items] = True
-        return clicked
+    def support(self):
+        """Clicks on each item: int64 [len(item_names)]."""
+        return np.bincount(self.items, minlength=len(self.item_names))
 
     def sizes(self):
         """The number of sessions, of clicks, and of items that occur."""
-        return len(self.sessions), len(self), int(self.clicked_items().sum())
+        return len(self.sessions), len(self), np.count_nonzero(self.support())
+
+    def time_range(self):
+        """The times of the first and of the last click of all."""
+        return int(self.times.min()), int(self.times.max())
+
+    def blocks(self):
+        """Yield the clicks in blocks of whole sessions, here in one."""
+        yield self
+
+    def each(self, change):
+        """What the function `change` makes of each block, which it gets in order."""
+        return change(self)
+
+    def in_order_of_starts(self, numbers_of):
+        """Yield blocks, here one, and the order in which their sessions start, int64 [sessions].
+
+        For a block, the function `numbers_of` returns int64 [sessions], the order of those that start at once.
+        """
+        yield self, np.lexsort((numbers_of(self), self.starts()))
 
 
 def group_by_session(sessions, items, times, item_names, session_names=None):
@@ -138,20 +158,23 @@ def keep_sessions(clicks, keep):
 
 def drop_short_sessions(clicks, min_length):
     """Drop the sessions with fewer than `min_length` clicks."""
-    return keep_sessions(clicks, clicks.lengths() >= min_length)
+    return clicks.each(lambda block: keep_sessions(block, block.lengths() >= min_length))
 
 
 def drop_rare_items(clicks, min_support):
     """Drop the items that were clicked fewer than `min_support` times."""
-    support = np.bincount(clicks.items, minlength=len(clicks.item_names))
-    return keep_clicks(clicks, (support >= min_support)[clicks.items])
+    frequent = clicks.support() >= min_support
+    return clicks.each(lambda block: keep_clicks(block, frequent[block.items]))
 
 
 def drop_repeats(clicks):
     """Of several clicks in a row on the same item, keep only the first: i, i, j, i becomes i, j, i."""
-    new = np.diff(clicks.items, prepend=-1) != 0
-    new[clicks.offsets[:-1]] = True
-    return keep_clicks(clicks, new)
+    def drop(block):
+        new = np.diff(block.items, prepend=-1) != 0
+        new[block.offsets[:-1]] = True
+        return keep_clicks(block, new)
+
+    return clicks.each(drop)
 
 
 def cut_at_gaps(clicks, gap):
@@ -159,9 +182,17 @@ def cut_at_gaps(clicks, gap):
 
     The pieces are numbered from 1 in the order of the ids and times.
     """
-    cuts = np.flatnonzero(np.diff(clicks.times) > gap) + 1
-    offsets = np.union1d(clicks.offsets, cuts)
-    return replace(clicks, sessions=np.arange(1, len(offsets)), offsets=offsets, session_names=None)
+    first = 1
+
+    def cut(block):
+        nonlocal first
+        cuts = np.flatnonzero(np.diff(block.times) > gap) + 1
+        offsets = np.union1d(block.offsets, cuts)
+        sessions = np.arange(first, first + len(offsets) - 1)
+        first += len(sessions)
+        return replace(block, sessions=sessions, offsets=offsets, session_names=None)
+
+    return clicks.each(cut)
 
 
 def split_by_end(clicks, test_time):
@@ -169,8 +200,9 @@ def split_by_end(clicks, test_time):
 
     The test sessions are those that end at most `test_time` (microseconds) before the last click of all.
     """
-    late = clicks.ends() >= clicks.times.max() - test_time
-    return keep_sessions(clicks, ~late), keep_sessions(clicks, late)
+    split_time = clicks.time_range()[1] - test_time
+    return (clicks.each(lambda block: keep_sessions(block, block.ends() < split_time)),
+            clicks.each(lambda block: keep_sessions(block, block.ends() >= split_time)))
 
 
 def split_by_start(clicks, test_time):
@@ -180,21 +212,35 @@ def split_by_start(clicks, test_time):
     sessions lose their clicks within that time, so that training knows nothing about it. This is the split of Hidasi
     and Czapp, "The effect of third party implementations on reproducibility" (RecSys 2023).
     """
-    split_time = clicks.times.max() - test_time
-    return keep_clicks(clicks, clicks.times < split_time), keep_sessions(clicks, clicks.starts() >= split_time)
+    split_time = clicks.time_range()[1] - test_time
+    return (clicks.each(lambda block: keep_clicks(block, block.times < split_time)),
+            clicks.each(lambda block: keep_sessions(block, block.starts() >= split_time)))
 
 
-def newest_sessions(clicks, fraction, times):
-    """Keep the newest `fraction` of the sessions, rounded up, by their `times` (int64 [sessions]).
+def newest_sessions(clicks, fraction, times_of):
+    """Keep the newest `fraction` of the sessions, rounded up; of equally old ones those with higher ids.
 
-    Of equally old sessions those with higher ids are kept.
+    `times_of` is `Clicks.starts` or `Clicks.ends`.
     """
-    count = int(np.ceil(fraction * len(clicks.sessions)))
-    keep = np.zeros(len(clicks.sessions), bool)
-    keep[np.argsort(times, kind="stable")[len(keep) - count:]] = True
-    return keep_sessions(clicks, keep)
+    times = np.concatenate([times_of(block) for block in clicks.blocks()])
+    older = len(times) - int(np.ceil(fraction * len(times)))
+    times.partition(older)
+    oldest = times[older]  # the time of the oldest one to keep
+    to_skip = np.count_nonzero(times[:older] == oldest)
+
+    def keep(block):
+        nonlocal to_skip
+        block_times = times_of(block)
+        newest = block_times > oldest
+        equally_old = np.flatnonzero(block_times == oldest)
+        newest[equally_old[to_skip:]] = True
+        to_skip -= min(to_skip, len(equally_old))
+        return keep_sessions(block, newest)
+
+    return clicks.each(keep)
 
 
 def keep_items_of(clicks, training):
     """Keep the clicks on items that occur in `training`, a table with the same `item_names`."""
-    return keep_clicks(clicks, training.clicked_items()[clicks.items])
+    known = training.support() > 0
+    return clicks.each(lambda block: keep_clicks(block, known[block.items]))

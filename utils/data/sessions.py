@@ -11,7 +11,7 @@ from utils.data.session_files import recorded_checksums, require_checksum, sessi
 from utils.files import InputError, open_file, write_atomically
 from utils.memory import readable, require_memory
 
-CHUNK_BYTES = 64 << 20
+CHUNK_BYTES = 16 << 20
 ITEM_BYTES = 4
 SESSIONS_AT_ONCE = 100_000
 NEWLINE, BLANKS, ZERO, NINE = ord("\n"), (ord(" "), ord("\t"), ord("\r")), ord("0"), ord("9")
@@ -70,7 +70,8 @@ def read_sessions(path, item_count, flag):
         return Sessions(*kept)
     size = sum(file.stat().st_size for file in files)
     require_memory(ITEM_BYTES * size // (len(str(item_count)) + 1), f"{flag}: found {readable(size)} of session text")
-    items, lengths = [], []
+    # Room for all digits: what is not used of it takes no memory, and nothing has to be joined at the end.
+    items, lengths, clicks = np.empty(size // 2 + len(files), np.int32), [], 0
     for file in files:
         first_line, digest = 1, hashlib.sha256()
         with open_file(file, flag) as stream:
@@ -78,7 +79,11 @@ def read_sessions(path, item_count, flag):
                 chunk += stream.readline()
                 digest.update(chunk)
                 chunk_items, chunk_lengths = _parse_chunk(chunk, file, first_line, item_count)
-                items.append(chunk_items)
+                if clicks + len(chunk_items) > len(items):
+                    raise InputError(f"{flag}: found {file} larger than before while it was read, expected a file that "
+                                     "nothing writes to")
+                items[clicks:clicks + len(chunk_items)] = chunk_items
+                clicks += len(chunk_items)
                 lengths.append(chunk_lengths)
                 first_line += chunk.count(b"\n")
         require_checksum(file, digest.hexdigest(), checksums, flag)
@@ -86,9 +91,10 @@ def read_sessions(path, item_count, flag):
     lengths = lengths[lengths > 0]  # an empty line is no session
     if not len(lengths):
         raise InputError(f"{flag}: found no session in {path}, expected lines of item indices")
-    sessions = Sessions(np.concatenate(items), np.concatenate([[0], np.cumsum(lengths)]))
+    sessions = Sessions(items[:clicks], np.concatenate([[0], np.cumsum(lengths)]))
     text_cache.store(files, checksums, description, *sessions)
-    return sessions
+    kept = text_cache.load(files, description, item_count)  # mapped, so that the memory is free again
+    return Sessions(*kept) if kept else sessions
 
 
 def _parse_chunk(chunk, file, first_line, item_count):

@@ -3,6 +3,9 @@
 The copy is a hidden file in the sessions' directory. It holds the names, sizes and times of the files it was made from;
 if one of them differs, the text is read again. So it is where the copy isn't whole: its items are indices, which C++
 looks up without another check. The copy may be deleted at any time, and it is skipped where it can't be written.
+
+It is mapped, not read: the system keeps in memory what is used of it, for all processes once, and takes that back when
+memory runs short.
 """
 
 import json
@@ -11,9 +14,8 @@ import zlib
 from contextlib import suppress
 
 import numpy as np
-from safetensors.numpy import save
 
-from utils.data.arrays import arrays_in
+from utils.data.arrays import arrays_in, write_arrays
 from utils.files import InputError, open_file, write_atomically
 
 NAME = ".sessions.safetensors"
@@ -29,13 +31,13 @@ def describe(files, checksums):
 
 
 def load(files, description, item_count):
-    """The copy: items and offsets as in Sessions.
+    """The copy: items and offsets as in Sessions, which can't be changed.
 
     None unless it was made from files that match the description, is as it was written, and has no item but those from
     0 to `item_count` - 1.
     """
     try:
-        arrays, metadata = arrays_in(_read(files, description))
+        arrays, metadata = arrays_in(_map(files, description))
         items, offsets = arrays["items"], arrays["offsets"]
         if metadata["files"] != description or metadata["crc32"] != _checksum(items, offsets):
             return None
@@ -59,19 +61,16 @@ def store(files, checksums, description, items, offsets):
         return
     metadata = {"files": description, "crc32": _checksum(items, offsets)}
     with suppress(OSError, InputError), write_atomically(files[0].parent / NAME, "wb") as copy:
-        copy.write(save({"items": items, "offsets": offsets}, metadata))
+        write_arrays(copy, {"offsets": offsets, "items": items}, metadata)
 
 
-def _read(files, description):
-    """The bytes of the copy as an array, which can be changed; ValueError where they can't be those of the files."""
+def _map(files, description):
+    """The bytes of the copy as an array; ValueError where they can't be those of the files."""
     with open_file(files[0].parent / NAME, "--train_dir") as copy:
         size = os.fstat(copy.fileno()).st_size
         if size > HEADER_BYTES + 2 * len(description) + LARGEST_RATIO * sum(file.stat().st_size for file in files):
             raise ValueError("too large")
-        data = np.empty(size, np.uint8)
-        if copy.readinto(data) != size:
-            raise ValueError("truncated meanwhile")
-    return data
+        return np.memmap(copy, np.uint8, "r")
 
 
 def _checksum(items, offsets):
