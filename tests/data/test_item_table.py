@@ -127,6 +127,21 @@ def test_files_that_are_no_table(table, tmp_path, content, fragments):
     assert "\n" not in str(error.value)
 
 
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode),
+       st.sampled_from([b"", b"id,price\n", b"id\tprice\r\n"]))
+def test_whatever_a_file_holds_is_a_table_or_refused(tmp_path_factory, content, header):
+    path = tmp_path_factory.getbasetemp() / "whatever.csv"
+    path.write_bytes(header + content)
+    try:
+        fields = ItemFields(read_item_table(path, "--items"), IDS)
+    except InputError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+    else:
+        for name in fields.columns:
+            assert len(fields.values(name, np.arange(len(IDS)))) == len(IDS)
+            assert fields.select({name: [""]}).items == len(IDS)
+
+
 def test_pipes_and_missing_files(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(InputError, match="--items"):

@@ -247,7 +247,7 @@ def test_whatever_is_asked_is_answered_or_refused(with_client, items):
         loop = asyncio.get_running_loop()
         allowed = {200, 400, 422}
 
-        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=60, suppress_health_check=list(HealthCheck))
         @given(filter=JSON, fields=JSON, exclude_clicked=JSON, text=TEXTS, names=TEXTS)
         def asked(filter, fields, exclude_clicked, text, names):
             body = json.dumps({"sessions": [["item_1"], []], "filter": filter, "fields": fields,

@@ -19,6 +19,7 @@ from utils.model.selection import Selection
 
 SEPARATORS = "\t,;|"
 BOM = b"\xef\xbb\xbf"
+LARGEST = (2 << 30) - 1  # bytes of a file, and of a column of Arrow
 COPIES = 3  # of the file, that are in memory while it is read, to the least
 REMEMBERED = 32  # selections
 
@@ -137,7 +138,7 @@ def read_item_table(path, flag):
     InputError
         The file is missing or no such table, has a column or an item twice, or is too large for the memory.
     """
-    data = read_bytes(path, flag).removeprefix(BOM)
+    data = read_bytes(path, flag, most=LARGEST).removeprefix(BOM)
     require_memory(COPIES * len(data), f"{path}: found {readable(len(data))}")
     header, _, rows = data.partition(b"\n")
     names, separator = _header(header, path)
