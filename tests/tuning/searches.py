@@ -37,11 +37,20 @@ def flags(data, study_dir, space=None, **more):
     return list(map(str, command))
 
 
-def trials(study_dir):
-    """Of each trial that has begun, how it ended, what was drawn and its figure: a list."""
+def _begun(study_dir):
     import optuna
     study = optuna.load_study(study_name="search", storage=f"sqlite:///{study_dir / 'study.db'}")
-    return [(trial.state.name, trial.params, trial.value) for trial in study.trials if trial.state.name != "WAITING"]
+    return [trial for trial in study.trials if trial.state.name != "WAITING"]
+
+
+def trials(study_dir):
+    """Of each trial that has begun, how it ended, what was drawn and its figure: a list."""
+    return [(trial.state.name, trial.params, trial.value) for trial in _begun(study_dir)]
+
+
+def reports(study_dir):
+    """The figures that the study has of each trial's epochs: a list of dict."""
+    return [trial.intermediate_values for trial in _begun(study_dir)]
 
 
 def epochs(study_dir):
