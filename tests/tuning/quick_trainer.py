@@ -25,9 +25,9 @@ if rate > 0.4:
 metrics = model_dir / "metrics.jsonl"
 done = len(metrics.read_text(encoding="utf-8").splitlines()) if metrics.exists() else 0
 for epoch in range(done + 1, int(flags.get("pass_num", 8)) + 1):
-    time.sleep(0.02)
+    time.sleep(0.01)
     if asked:
-        time.sleep(0.3)  # as one that saves itself
+        time.sleep(0.2)  # as one that saves itself
         sys.exit(143)
     figure = 0.9 - 0.3 * abs(math.log(rate / 0.15)) - 0.1 / epoch + 0.01 * ("valid_dir" in flags)
     directory = model_dir / f"epoch_{epoch}"

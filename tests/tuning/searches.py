@@ -30,7 +30,7 @@ def flags(data, study_dir, space=None, **more):
     if not base.exists():
         base.write_text('{"pass_num": 4}', encoding="utf-8")
     usual = {"space": path, "study_dir": study_dir, "train_dir": data / "train_data", "vocab_path": data / "vocab.txt",
-             "trials": 10, "threads": 1, "base": base, "first": []}
+             "trials": 7, "threads": 1, "base": base, "first": []}
     command = []
     for name, value in (usual | more).items():
         command += [f"--{name}", *(value if isinstance(value, list) else [value])]

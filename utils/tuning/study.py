@@ -15,7 +15,7 @@ from utils.tuning.trainer_flags import DIRECTIONS
 FILE = "study.db"
 NAME = "search"  # of the study in the file
 SECONDS = 60  # that a write waits for another program that reads the file
-STARTUP = 5  # trials that the median pruner waits for
+STARTUP, FIRST_EPOCH = 5, 2  # finished trials that the median pruner waits for; the first epoch that it looks at
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -73,7 +73,7 @@ def _pruner(name, epochs):
         return optuna.pruners.NopPruner()
     if name == "hyperband":
         return optuna.pruners.HyperbandPruner(max_resource=epochs)
-    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
+    return optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=FIRST_EPOCH)
 
 
 def sampler_of(seed, number):
