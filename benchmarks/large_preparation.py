@@ -2,10 +2,10 @@
 
     python benchmarks/large_preparation.py --work_dir /tmp/clicks   # 33 and 330 million clicks, 35 GB of disk, an hour
 
-The clicks are those of make_clicks.py. `preprocess.py --to_text` prepares them with --memory; the fewest of them also
-with all the memory, to see that it writes the same. Then `train.py` starts on them twice and makes a few
-steps: first it reads the text, then it maps the copy. Memory is divided in that of the process alone and that of files,
-which the system takes back when it is needed.
+The clicks are those of make_clicks.py. `preprocess.py --to_text` prepares them with --memory; the fewest of them with
+all the memory, and again with half of what they take, to see that it writes the same. Then `train.py` starts on them
+twice and makes a few steps: first it reads the text, then it maps the copy. Memory is divided in that of the process
+alone and that of files, which the system takes back when it is needed.
 """
 
 import datetime
@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from utils.data.stored_clicks import BYTES_A_CLICK  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.options import Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
@@ -55,7 +56,8 @@ def measure_size(folder, clicks, flags, is_compared):
     if is_compared:
         in_memory = folder / f"in_memory-{clicks}"
         measure(clicks, "preprocess.py, all memory", [*prepare, in_memory, "--memory", 1e6])
-    measure(clicks, "preprocess.py", [*prepare, text, "--memory", flags.memory], text)
+    memory = min(flags.memory, BYTES_A_CLICK * clicks / 2e9) if is_compared else flags.memory
+    measure(clicks, f"preprocess.py --memory {memory:.2g}", [*prepare, text, "--memory", memory], text)
     if is_compared:
         for name in FILES:
             if not filecmp.cmp(in_memory / name, text / name, shallow=False):

@@ -11,7 +11,6 @@ from test_clicks import FLAGS, ROWS
 
 import preprocess
 from utils.data import click_writing, spilled_sort, stored_clicks
-from utils.data.click_columns import Part
 from utils.data.clicks import SECOND
 from utils.files import InputError
 
@@ -24,7 +23,7 @@ def parts_of(rows, session_ids, part):
         ids = np.array(ids) if type(ids[0]) is int and all(type(id) is int for id in ids) else pa.chunked_array(
             [pa.array(map(str, ids)).dictionary_encode()])
         items = pa.chunked_array([pa.array([f"p{item}" for item in items]).dictionary_encode()])
-        yield Part(ids, items, np.array(times) * SECOND + 250_000, 0, [], 0)
+        yield ids, items, np.array(times) * SECOND + 250_000
 
 
 def gathered(folder, rows, session_ids, part, memory=0):
@@ -68,8 +67,6 @@ def test_clicks_in_files_are_prepared_as_in_memory(tmp_path_factory, session_ids
         assert type(in_memory) is not type(in_files)
         assert in_files.sizes() == in_memory.sizes() and in_files.time_range() == in_memory.time_range()
         assert prepared(in_files, flags) == prepared(in_memory, flags)
-        del in_files
-        assert not list(folder.iterdir())
 
     check()
 
@@ -80,6 +77,16 @@ def test_a_session_of_more_clicks_than_a_block_stays_whole(tmp_path):
     blocks = list(gathered(tmp_path, rows, int, 3).blocks())
     assert [block.sessions.tolist() for block in blocks] == [[0], [1]]
     assert blocks[1].times.tolist() == [seconds * SECOND + 250_000 for seconds in range(1, 50, 2)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_files_are_removed_when_they_are_not_used_any_more(tmp_path):
+    clicks = gathered(tmp_path, [(session, 0, 0) for session in range(50)], int, 3)
+    files = len(list(tmp_path.iterdir()))
+    assert files > 5
+    for _ in range(4):
+        clicks = clicks.each(lambda block: block)
+    assert len(list(tmp_path.iterdir())) == 2 * files and clicks.sizes() == (50, 50, 1)
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -1,6 +1,5 @@
 """Read tables of clicks: files of Parquet, TSV or CSV, yoochoose-clicks.dat without a header, and DataFrames."""
 
-from collections import deque
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,7 +20,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in names of directories
 
 def read_clicks(paths, columns, flag, left_out=None):
     """The Clicks of tables; parameters and errors are those of `click_parts`."""
-    return joined_clicks(deque(click_parts(paths, columns, flag, left_out or LeftOut())))
+    return joined_clicks(click_parts(paths, columns, flag, left_out or LeftOut()))
 
 
 def click_parts(paths, columns, flag, left_out):
@@ -42,7 +41,8 @@ def click_parts(paths, columns, flag, left_out):
 
     Yields
     ------
-    click_columns.Part
+    sessions, items, times
+        As in click_columns.Part.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def clicks_of(table, columns=None, left_out=None):
                          "expected one type, such as text") from None
     pieces = (table.slice(first, ROWS) for first in range(0, len(table), ROWS))
     parts = parts_of_tables(pieces, columns, left_out.limit + 1, "the table")
-    return joined_clicks(deque(good_parts(parts, columns, left_out, "the table")))
+    return joined_clicks(good_parts(parts, columns, left_out, "the table"))
 
 
 def table_files(path, flag):
@@ -170,7 +170,7 @@ def require_columns(names, columns, source):
 
 
 def good_parts(parts, columns, left_out, source):
-    """Yield each click_columns.Part of `parts` that has clicks, and count in `left_out` what is missing.
+    """Yield the sessions, items and times of all `parts`, and count in `left_out` what is missing.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ def good_parts(parts, columns, left_out, source):
     clicks = 0
     for file, row_name, part in parts:
         clicks += len(part.times)
-        if left_out.add(file, row_name, part) and len(part.times):  # else the rest is only read to count what is bad
-            yield part
+        if left_out.add(file, row_name, part):  # else the rest is only read to count what is bad
+            yield part.sessions, part.items, part.times
     left_out.check()
     if clicks:
         return
@@ -195,14 +195,11 @@ def good_parts(parts, columns, left_out, source):
 
 
 def joined_clicks(parts):
-    """The Clicks of all click_columns.Part in the deque `parts`, which is emptied meanwhile."""
+    """The Clicks of all `parts`, an iterable of sessions, items and times."""
     sessions, items, times = [], [], []
-    while parts:
-        part = parts.popleft()
-        sessions.append(part.sessions)
-        items.append(part.items)
-        times.append(part.times)
-        del part
+    for part in parts:
+        for column, values in zip((sessions, items, times), part):
+            column.append(values)
     sessions, session_names = number_sessions(sessions)
     items, item_names = number_names(items)
     times = concatenate(times)

@@ -25,7 +25,7 @@ CLICK = np.dtype([("item", "<i4"), ("time", "<i8")])  # as they are sorted, a fe
 class StoredClicks:
     """Clicks in files, each of which holds one block of `Clicks`; the sessions go on from block to block in order.
 
-    The files are removed when nothing refers to the object any more.
+    When nothing refers to the object any more, its files are removed as soon as others are written.
 
     Attributes
     ----------
@@ -34,13 +34,17 @@ class StoredClicks:
     decimals : {0, 3, 6}
     memory : int
         Bytes that sorting them may take.
+    unused : list
+        Files of objects that are gone; all that are made of one another share it.
     """
 
-    def __init__(self, folder, item_names, memory, decimals=0):
+    def __init__(self, folder, item_names, memory, decimals=0, unused=None):
         self.folder, self.item_names, self.memory, self.decimals = folder, item_names, memory, decimals
+        self.unused = [] if unused is None else unused
         self._files, self._sessions, self._clicks, self._first, self._last = [], 0, 0, None, None
         self._support = np.zeros(len(item_names), np.int64)
-        weakref.finalize(self, _remove, self._files)
+        # Not removed at once: what Ctrl-C raises while an object is finalized, Python prints and forgets.
+        weakref.finalize(self, self.unused.extend, self._files)
 
     def __len__(self):
         return self._clicks
@@ -60,7 +64,7 @@ class StoredClicks:
             yield _load(path, sessions, clicks, self)
 
     def each(self, change):
-        changed = StoredClicks(self.folder, self.item_names, self.memory, self.decimals)
+        changed = StoredClicks(self.folder, self.item_names, self.memory, self.decimals, self.unused)
         for block in self.blocks():
             changed.add(change(block))
         return changed
@@ -89,6 +93,8 @@ class StoredClicks:
         self.decimals = max(self.decimals, block.decimals)
         path = Path(self.folder, f"{id(self)}_{len(self._files)}")
         self._files.append((path, sessions, clicks))
+        while self.unused:
+            self.unused.pop()[0].unlink()
         _save(block, path)
 
 
@@ -97,7 +103,7 @@ def gather(parts, memory, new_folder):
 
     Parameters
     ----------
-    parts : iterator of click_columns.Part
+    parts : iterator of (sessions, items, times)
         As of `click_files.click_parts`.
     memory : int
         Bytes to take, about.
@@ -107,11 +113,16 @@ def gather(parts, memory, new_folder):
     in_memory, clicks = deque(), 0
     for part in parts:
         in_memory.append(part)
-        clicks += len(part.times)
+        clicks += len(part[2])
         if BYTES_A_CLICK * clicks > memory:
-            taken = (in_memory.popleft() for _ in range(len(in_memory)))
-            return _store(chain(taken, parts), memory, new_folder())
-    return joined_clicks(in_memory)
+            return _store(chain(_taken(in_memory), parts), memory, new_folder())
+    return joined_clicks(_taken(in_memory))
+
+
+def _taken(parts):
+    """Yield what is in the deque `parts`, which doesn't keep it."""
+    while parts:
+        yield parts.popleft()
 
 
 def _store(parts, memory, folder):
@@ -139,12 +150,13 @@ def _pieces(parts, item_numbers):
     """
     first = 0
     for group in _groups(parts):
-        sessions, session_names = number_sessions([part.sessions for part in group])
-        items, names = number_names([part.items for part in group])
+        sessions, items, times = map(list, zip(*group))
+        sessions, session_names = number_sessions(sessions)
+        items, names = number_names(items)
         numbers = [item_numbers.setdefault(name, len(item_numbers)) for name in names.to_pylist()]
         clicks = np.empty(len(items), CLICK)
         clicks["item"] = np.array(numbers, np.int32)[items]
-        clicks["time"] = np.concatenate([part.times for part in group])
+        clicks["time"] = np.concatenate(times)
         pieces = firsts_of_runs(sessions)
         keys = pa.array(sessions[pieces])
         keys = keys if session_names is None else session_names.take(keys)
@@ -157,7 +169,7 @@ def _groups(parts):
     group, clicks = [], 0
     for part in parts:
         group.append(part)
-        clicks += len(part.times)
+        clicks += len(part[2])
         if clicks >= GROUP:
             yield group
             group, clicks = [], 0
@@ -259,8 +271,3 @@ def _open(path):
     except OSError as error:
         error.filename = str(path.parent)
         raise
-
-
-def _remove(files):
-    for path, _, _ in files:
-        path.unlink(missing_ok=True)
