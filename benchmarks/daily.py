@@ -233,26 +233,26 @@ def row(name, targets, records, options):
 
 
 def print_tables(shop, targets, records, options):
-    """By day and by week what each model reaches, and what a day costs."""
+    """By day and by week: the targets, the shares of them that are new items, and what each model reaches."""
     days = shop.days[-options.days:]
-    log(f"| | targets | new that day | new since the first | {' | '.join(options.models)} |")
+    log(f"| recall@20 | targets | new that day | new since the first | {' | '.join(options.models)} |")
     log("|-" * (4 + len(options.models)) + "|")
     for day, counts, record in zip(days, targets, records):
         log(row(day, counts, [record], options))
     for start in range(0, len(days), WEEK):
         week = slice(start, start + WEEK)
-        name = f"week {start // WEEK + 1}, {days[week][0]} to {days[week][-1]}"
-        log(row(name, sum(targets[week]), records[week], options))
-    log(row("all", sum(targets), records, options))
+        log(row(f"{days[week][0]} to {days[week][-1]}", sum(targets[week]), records[week], options))
+    later, targets = records[1:], sum(targets[1:])  # on the first day, all are one model
+    log(row("all but the first", targets, later, options))
     for model in options.models:
-        mean = np.mean([record[model]["processor_seconds"] for record in records[1:]])
-        reciprocal = sum(record[model]["reciprocal_ranks"] for record in records) / sum(targets)[0]
+        mean = np.mean([record[model]["processor_seconds"] for record in later])
+        reciprocal = sum(record[model]["reciprocal_ranks"] for record in later) / targets[0]
         seconds = f", {mean:.2f} s of processor time a day for conversion and training" * (model != "alone")
         log(f"{model}: MRR@20 {reciprocal:.4f}{seconds}")
 
 
 def draw(shop, targets, records, options):
-    """daily.svg: recall@20 by day, and as a line through each week's mean."""
+    """Write daily.svg, recall@20 by day."""
     import matplotlib
     from matplotlib.figure import Figure
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "daily", "font.size": 9})

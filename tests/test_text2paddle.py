@@ -349,3 +349,12 @@ def test_what_can_not_be_extended_ends_in_one_line_and_changes_nothing(raw, exte
     before = files_below(raw)
     assert_one_line_error(extend(*more, **paths), *fragments)
     assert files_below(raw) == before
+
+
+def test_ids_that_are_escaped_are_the_same_ids(raw, extend):
+    (raw / "earlier.txt").write_text("red\\{20}shoes\nback\\slash\n")
+    (raw / "raw_train/sessions.txt").write_text("back\\slash red\\{20}shoes\nred\\{20}shoes a\n")
+    (raw / "raw_test/sessions.txt").write_text("red\\{20}shoes back\\slash\n")
+    assert_worked(extend("--extend", "earlier.txt"))
+    assert (raw / "vocab.txt").read_text() == "red\\{20}shoes\nback\\slash\na\n"
+    assert (raw / "train_data/sessions.txt").read_text() == "1 0\n0 2\n"
