@@ -43,10 +43,10 @@ def parse_flags():
     parser = Parser("Turn split files into session text: one session a line, item ids in time order, separated by "
                     "blanks.")
     parser.add_argument("--train_input", default="rsc15_train_tr.txt",
-                        help="TSV or CSV of the training clicks, gzipped or not")
+                        help="table of the training clicks, in any form that preprocess.py reads")
     parser.add_argument("--train_output", default="rsc15_train_tr_paddle.txt", help="the training sessions to write")
     parser.add_argument("--test_input", default="rsc15_test.txt",
-                        help="TSV or CSV of the test clicks, gzipped or not; '': none")
+                        help="the same of the test clicks; '': none")
     parser.add_argument("--test_output", default="rsc15_test_paddle.txt", help="the test sessions to write")
     add_table_flags(parser)
     return parser.parse_args()
