@@ -180,7 +180,8 @@ def good_parts(parts, columns, left_out, source):
     clicks = 0
     for file, row_name, part in parts:
         clicks += len(part.times)
-        if left_out.add(file, row_name, part):  # else the rest is only read to count what is bad
+        may_go_on = left_out.add(file, row_name, part)  # else the rest is only read to count what is bad
+        if may_go_on and len(part.times):
             yield part.sessions, part.items, part.times
     left_out.check()
     if clicks:
