@@ -255,6 +255,7 @@ def draw(shop, targets, records, options):
     """Write daily.svg, recall@20 by day."""
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "daily", "font.size": 9})
     figure = Figure(figsize=(7, 3), layout="constrained")
     axis, days = figure.subplots(), np.arange(1, options.days + 1)
@@ -263,6 +264,7 @@ def draw(shop, targets, records, options):
         hits = np.array([record[model]["hits"] for record in records])
         axis.plot(days, hits / counts, ".-", color=COLOURS[model], linewidth=1, label=model)
     axis.set(xlabel="part" if options.parts else "day", ylabel="recall@20", xlim=(0.5, options.days + 0.5))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     with write_atomically(shop.directory / "daily.svg", "wb") as file:

@@ -111,9 +111,10 @@ def test_commands_run_scripts_that_exist_with_flags_that_they_have(page, flags_o
     for command in commands(page.read_text(encoding="utf-8")):
         for script, words in scripts_of(command):
             assert (ROOT / script).is_file() or "NAME" in script, command
-            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            given = {word.partition("=")[0] for word in words if word.startswith("--") and " " not in word}
             assert given <= flags_of.get(script, set()), command
-            for extra in [words[place + 1] for place, word in enumerate(words) if word == "--extra"]:  # of ablation.py
+            passed_on = "--extra", "--update"  # of ablation.py and daily.py
+            for extra in [words[place + 1] for place, word in enumerate(words) if word in passed_on]:
                 assert set(FLAG.findall(extra)) <= flags_of["train_sample_neg.py"], command
 
 
