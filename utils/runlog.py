@@ -44,7 +44,7 @@ def print_table(results):
 
 def progress(total, description, done=0, unit="predictions"):
     """A progress bar with speed and time left on a terminal; nothing if stderr is a file or a pipe."""
-    return tqdm(total=total, desc=description, initial=done, unit=f" {unit}", unit_scale=True, leave=False,
+    return tqdm(total=total, desc=description, initial=done, unit=f" {unit}", unit_scale=total >= 1000, leave=False,
                 disable=True if place().rank else None)
 
 

@@ -56,18 +56,22 @@ class Plan:
     device: dict
     keep_models: bool
 
+    @property
+    def best_of(self):
+        """min or max, as the watched figure wants it."""
+        return min if DIRECTIONS[self.watched] == "minimize" else max
+
 
 class Search:
     """The trials of a Plan, recorded in an optuna.Study."""
 
     def __init__(self, plan, study):
         self.plan, self.study = plan, study
-        self.is_better = min if DIRECTIONS[plan.watched] == "minimize" else max
         self.waiting, self.running, self.failures = studies.running_again(study), [], 0
 
     def run(self):
         """Train until the study has as many trials as planned. Ctrl-C and SIGTERM end all in order."""
-        self.remove_models()
+        self._tidy()
         done = len(studies.trials_in(self.study)) - len(self.waiting)
         with HeldSignals() as signals, progress(self.plan.trials, "search", done, "trials") as bar:
             try:
@@ -80,14 +84,13 @@ class Search:
                         bar.update()
                     if not signals.received:
                         self._begin_trials()
-                if signals.received:
-                    self._say_stopped()
             finally:
                 for trial in self.running:
                     trial.ask_to_end()
                 for trial in self.running:
                     trial.wait()
             if signals.received:
+                self._say_stopped()
                 signals.raise_stop()
 
     def _begin_trials(self):
@@ -115,31 +118,27 @@ class Search:
         elif trial.is_pruned:
             self.study.tell(trial.trial, state=TrialState.PRUNED)
             log(f"trial {number}: stopped after epoch {max(trial.figures)}, {plan.watched}:"
-                f"{self.is_better(trial.figures.values()):.4f} {trial.shown()}")
+                f"{plan.best_of(trial.figures.values()):.4f} {trial.shown()}")
         else:
             trial.trial.set_user_attr("epochs", trial.epochs)
             self.study.tell(trial.trial, sum(trial.values) / len(trial.values))
-            self._write_best()
             best = studies.best_trial(self.study)
             log(f"trial {number}: {plan.watched}:{self.study.trials[number].value:.4f} best_epoch:"
                 f"{','.join(map(str, trial.epochs))} {trial.shown()} (best: trial {best.number}, {best.value:.4f})")
-        self.remove_models()
+        self._tidy()
         if not studies.best_trial(self.study) and self.failures == min(FAILURES, plan.trials):
             raise InputError(f"{trial.log_file}: found that the first {self.failures} trainings failed, the last with: "
                              f"{trial.reason}")
 
-    def _write_best(self):
-        """Write the settings of the best trial."""
+    def _tidy(self):
+        """Write the settings of the best trial, and delete the weights of all others that have ended."""
         best = studies.best_trial(self.study)
-        settings = whole_settings(self.plan.script, best.user_attrs["flags"])
-        with write_atomically(self.plan.directory / BEST) as file:
-            file.write(json.dumps(settings, indent=1) + "\n")
-
-    def remove_models(self):
-        """Delete the weights of all ended trials but the best one."""
+        if best:
+            settings = whole_settings(self.plan.script, best.user_attrs["flags"])
+            with write_atomically(self.plan.directory / BEST) as file:
+                file.write(json.dumps(settings, indent=1) + "\n")
         if self.plan.keep_models:
             return
-        best = studies.best_trial(self.study)
         for trial in studies.trials_in(self.study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
             if not best or trial.number != best.number:
                 for path in trial_directory(self.plan, trial.number).glob("model_*/*"):
@@ -166,7 +165,6 @@ class RunningTrial:
         self.directory = trial_directory(plan, trial.number)
         self.log_file = self.directory / "log.txt"
         self.figures, self.values, self.epochs, self.reason, self.is_pruned = {}, [], [], None, False
-        self.is_better = min if DIRECTIONS[plan.watched] == "minimize" else max
         self.process, self.asked_at, self.flags = None, None, self._flags()
         self.figures |= study.get_trials(deepcopy=False)[trial.number].intermediate_values
         try:
@@ -259,7 +257,7 @@ class RunningTrial:
         elif not figures:
             self.reason = f"recorded no {self.plan.watched} of an epoch"
         else:
-            epoch = self.is_better(figures, key=figures.get)
+            epoch = self.plan.best_of(figures, key=figures.get)
             self.values.append(figures[epoch])
             self.epochs.append(epoch)
 
