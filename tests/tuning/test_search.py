@@ -64,6 +64,7 @@ def test_killed_again_and_again_it_makes_the_same_trials_once_and_another_seed_o
     for number, epoch in ((1, 2), (5, 1)):
         process = start(killed)
         wait_for(killed, number, epoch)
+        assert len(os.listdir(f"/proc/{process.pid}/task")) == 1  # each thread's end would signal the training
         process.kill()
         process.communicate()
     assert "best: trial" in assert_worked(tune(killed)).stdout

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.trial import TrialState
+from tqdm import tqdm
 
 from utils.files import InputError, write_atomically
 from utils.launch import end_with_parent
@@ -27,6 +28,10 @@ LOOK = 0.1  # seconds between two looks at the trainings
 PATIENCE = 60  # seconds that a training has to save itself once it was asked to end
 FAILURES = 3  # trials that fail before any went well end the search
 BEST = "best.json"
+
+# Without a thread of its own for progress bars. If this process is killed, Linux sends the trainings the signal of
+# `end_with_parent` once for each thread that ends, and a second one would end them before they are saved.
+tqdm.monitor_interval = 0
 
 
 @dataclass
