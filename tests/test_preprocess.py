@@ -199,7 +199,7 @@ def test_unknown_items_may_leave_no_test(tmp_path):
     ("5\tx", "line 10: found 2 columns in '5\\tx', expected 3 (SessionId, ItemId, Time)"),
     ("5\tx\tnoon", "line 10: found 'noon' as Time, expected unix seconds"),
     ("5\t \t7",
-     "line 10: found ' ' as ItemId, expected an id; 1 more bad rows (--skip_bad 2 leaves out what is wrong)"),
+     "line 10: found ' ' as ItemId, expected an id; 1 more bad row (--skip_bad 2 leaves them out)"),
     ("\tx\t7", "line 10: found '' as SessionId, expected an id")])
 def test_a_wrong_line_is_named(four_sessions, tmp_path, line, message):
     with open(four_sessions, "a") as file:

@@ -40,7 +40,7 @@ def test_mistakes_that_are_found_late_are_one_line_and_leave_nothing(clicks, run
         return run_here("preprocess.py", "--input", "clicks.tsv", "--min_support", 1, "--to_text", "shop", *FEW, *flags)
 
     before = files_below(clicks)
-    assert_one_line_error(error("--min_session_length", 9), "--min_session_length 9: left none of 60 sessions")
+    assert_one_line_error(error("--min_session_length", 9), "--min_session_length 9: left none of 150 sessions")
     assert_one_line_error(error("--test_days", 9), "--test_days 9: left no session for train_full of 3 days")
     assert files_below(clicks) == before
     with open("clicks.tsv", "a") as file:

@@ -12,14 +12,17 @@ DAY = 86_400
 
 
 def random_table(path, seed, session_ids):
-    """Clicks of 60 sessions in four days, many of which start at the same time; some items are only in the last day."""
+    """Clicks of 150 sessions in four days, many of which start at the same time; some items are only in the last day.
+
+    Session 0 is on the first day.
+    """
     random = np.random.default_rng(seed)
     rows = []
-    for session in range(60):
-        start = DAY * int(random.integers(4)) + int(random.integers(3))
+    for session in range(150):
+        start = DAY * int(random.integers(4)) * (session > 0) + int(random.integers(3))
         newest = 20 if start >= 3 * DAY else 12
         rows += [(session_ids(session), f"p{random.integers(newest)}", start + click)
-                 for click in range(random.integers(1, 6))]
+                 for click in range(random.integers(1, 6) + (session == 0))]
     path.write_text(HEADER + "".join(f"{session}\t{item}\t{time}\n" for session, item, time in rows))
 
 
@@ -33,8 +36,8 @@ def three_steps(run_here, directory, *flags):
 
 
 @pytest.mark.parametrize("session_ids", [
-    lambda number: 100 - number, lambda number: f"s{number}",
-    lambda number: "word" if number == 0 else number,  # one part may have integers alone
+    lambda number: 200 - number, lambda number: f"s{number}",
+    lambda number: "word" if number == 0 else number,  # the test has integers alone
 ], ids=["integers", "words", "both"])
 @pytest.mark.parametrize("flags", [(), ("--split_by", "start"), ("--min_session_length", 1, "--newest_fraction", 0.7),
                                    ("--session_gap", 2, "--drop_repeats", 1)],

@@ -185,7 +185,7 @@ def test_every_bad_line_is_named_and_all_others_are_read(tmp_path_factory, lines
     assert [(name, line) for name, line, _ in left_out.faults] == [(str(tmp_path / "table.txt"), line) for line in bad]
     assert sorted(rows_of(table)) == sorted(row for row in found.values() if row)
     if bad:
-        more = f"; {len(bad) - 1} more bad rows" if len(bad) > 1 else ""
+        more = f"; {len(bad) - 1} more bad row{'s' * (len(bad) > 2)}" if len(bad) > 1 else ""
         with pytest.raises(InputError, match=f"table.txt line {bad[0]}: found.*{more}$"):
             read_text(tmp_path, text)
 

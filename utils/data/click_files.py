@@ -1,5 +1,6 @@
 """Read tables of clicks: files of Parquet, TSV or CSV, yoochoose-clicks.dat without a header, and DataFrames."""
 
+from collections import deque
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,7 +21,7 @@ NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in names of directories
 
 def read_clicks(paths, columns, flag, left_out=None):
     """The Clicks of tables; parameters and errors are those of `click_parts`."""
-    return joined_clicks(click_parts(paths, columns, flag, left_out or LeftOut()))
+    return joined_clicks(deque(click_parts(paths, columns, flag, left_out or LeftOut())))
 
 
 def click_parts(paths, columns, flag, left_out):
@@ -56,11 +57,11 @@ def click_parts(paths, columns, flag, left_out):
 
 
 def clicks_of(table, columns=None, left_out=None):
-    """The clicks of a pandas DataFrame, or of another table in memory.
+    """The clicks of a table in memory.
 
     Parameters
     ----------
-    table : pandas.DataFrame, pyarrow.Table, or another that pyarrow.table takes
+    table : pandas.DataFrame or pyarrow.Table
         Times are timestamps, dates as text, or numbers.
     columns, left_out
         As for `read_clicks`.
@@ -85,7 +86,7 @@ def clicks_of(table, columns=None, left_out=None):
                          "expected one type, such as text") from None
     pieces = (table.slice(first, ROWS) for first in range(0, len(table), ROWS))
     parts = parts_of_tables(pieces, columns, left_out.limit + 1, "the table")
-    return joined_clicks(good_parts(parts, columns, left_out, "the table"))
+    return joined_clicks(deque(good_parts(parts, columns, left_out, "the table")))
 
 
 def table_files(path, flag):
@@ -196,11 +197,11 @@ def good_parts(parts, columns, left_out, source):
 
 
 def joined_clicks(parts):
-    """The Clicks of all `parts`, an iterable of sessions, items and times."""
+    """The Clicks of all `parts`, a deque of what `click_parts` yields, which is emptied meanwhile."""
     sessions, items, times = [], [], []
-    for part in parts:
-        for column, values in zip((sessions, items, times), part):
-            column.append(values)
+    while parts:
+        for column, part in zip((sessions, items, times), parts.popleft()):
+            column.append(part)
     sessions, session_names = number_sessions(sessions)
     items, item_names = number_names(items)
     times = concatenate(times)

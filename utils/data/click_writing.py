@@ -29,7 +29,7 @@ def write_table(clicks, file):
 
 
 def rows_of_text(clicks, items):
-    """Yield the rows of `write_table`, with these fields for the items, in memoryviews of many rows."""
+    """Yield the rows of `write_table` in memoryviews of many rows; `items` are the items' names as they are written."""
     sessions, names = pa.array(clicks.sessions), clicks.session_names
     sessions = pc.cast(sessions, pa.string()) if names is None else quoted(names).take(sessions)
     fraction = SECOND // 10**clicks.decimals  # microseconds
@@ -162,14 +162,14 @@ def write_indexed(training, test, targets, directory):
     if len(vocabulary) < 2:
         raise InputError(f"found {len(vocabulary)} item in the training sessions, expected at least 2 to choose from")
     index = {word: str(number) for number, word in enumerate(vocabulary)}
-    numbers = pa.array([index.get(word, "") for word in item_words])  # other items are left out
+    words = pa.array([index.get(word, "") for word in item_words])  # other items are left out
     known = keep_items_of(test.each(with_starts_as_times), training)
     kept = drop_short_sessions(known, 2)
     (sessions, clicks, _), (test_sessions, test_clicks, _), (kept_sessions, kept_clicks, _) = (
         table.sizes() for table in (training, test, kept))
     counts = [dict(zip(COUNTS, (sessions, clicks, 0, 0))),
               dict(zip(COUNTS, (kept_sessions, kept_clicks, test_sessions - kept_sessions, test_clicks - len(known))))]
-    texts = session_text(training, numbers, id_reader(training)), session_text(kept, numbers, id_reader(test))
+    texts = session_text(training, words, id_reader(training)), session_text(kept, words, id_reader(test))
     *paths, vocab_path = text_paths(directory)
     parts = [(target, {path.name: text}, count) for target, path, text, count in zip(targets, paths, texts, counts)]
     write_conversion(parts, vocab_path, vocabulary)

@@ -41,8 +41,8 @@ class LeftOut:
         if self.limit:
             raise InputError(f"{self.flag} {self.limit}: found {self.bad:,} bad rows, expected at most {self.limit:,}; "
                              f"the first: {self.first}")
-        more = f"; {self.bad - 1:,} more bad rows" if self.bad > 1 else ""
-        hint = f" ({self.flag} {self.bad} leaves out what is wrong)" if self.flag else ""
+        more = f"; {self.bad - 1:,} more bad row{'s' * (self.bad > 2)}" if self.bad > 1 else ""
+        hint = f" ({self.flag} {self.bad} leaves {'them' if self.bad > 1 else 'it'} out)" if self.flag else ""
         raise InputError(f"{self.first}{more}{hint}")
 
     def write_list(self, file):

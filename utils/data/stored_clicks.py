@@ -16,8 +16,8 @@ from utils.data.spilled_sort import schema, sorted_rows
 from utils.files import InputError
 
 BYTES_A_CLICK = 64  # of memory that preparation takes for each click at its peak, if all are in memory
-BLOCK = 1 << 22  # clicks of a block, at least
-GROUP = 1 << 21  # clicks whose items are numbered at a time, at least
+BLOCK = 1 << 20  # clicks of a block, at least
+GROUP = 1 << 20  # clicks whose items are numbered at a time, at least
 LARGEST_SESSION = 1 << 26  # clicks; more would need too much memory, and are no session
 CLICK = np.dtype([("item", "<i4"), ("time", "<i8")])  # as they are sorted, a few of one session at a time
 
@@ -94,7 +94,7 @@ class StoredClicks:
         path = Path(self.folder, f"{id(self)}_{len(self._files)}")
         self._files.append((path, sessions, clicks))
         while self.unused:
-            self.unused.pop()[0].unlink()
+            self.unused.pop()[0].unlink(missing_ok=True)
         _save(block, path)
 
 
@@ -115,14 +115,9 @@ def gather(parts, memory, new_folder):
         in_memory.append(part)
         clicks += len(part[2])
         if BYTES_A_CLICK * clicks > memory:
-            return _store(chain(_taken(in_memory), parts), memory, new_folder())
-    return joined_clicks(_taken(in_memory))
-
-
-def _taken(parts):
-    """Yield what is in the deque `parts`, which doesn't keep it."""
-    while parts:
-        yield parts.popleft()
+            taken = (in_memory.popleft() for _ in range(len(in_memory)))
+            return _store(chain(taken, parts), memory, new_folder())
+    return joined_clicks(in_memory)
 
 
 def _store(parts, memory, folder):
