@@ -84,14 +84,15 @@ def read_sessions(path, item_count, flag):
                                      "nothing writes to")
                 items[clicks:clicks + len(chunk_items)] = chunk_items
                 clicks += len(chunk_items)
-                lengths.append(chunk_lengths)
+                lengths.append(chunk_lengths[chunk_lengths > 0].astype(np.int32))  # an empty line is no session
                 first_line += chunk.count(b"\n")
         require_checksum(file, digest.hexdigest(), checksums, flag)
-    lengths = np.concatenate(lengths) if lengths else np.empty(0, np.int64)
-    lengths = lengths[lengths > 0]  # an empty line is no session
-    if not len(lengths):
+    if not clicks:
         raise InputError(f"{flag}: found no session in {path}, expected lines of item indices")
-    sessions = Sessions(items[:clicks], np.concatenate([[0], np.cumsum(lengths)]))
+    lengths = np.concatenate(lengths)
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    sessions = Sessions(items[:clicks], offsets)
     text_cache.store(files, checksums, description, *sessions)
     kept = text_cache.load(files, description, item_count)  # mapped, so that the memory is free again
     return Sessions(*kept) if kept else sessions
