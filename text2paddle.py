@@ -4,9 +4,10 @@
 
 Every file of the raw directories is converted to a file of the same name. vocab.txt holds the items of the training
 files, the most frequent first and equally frequent ones in string order; an item's index is the number of its line,
-counted from 0. Test clicks on other items are left out, and so is a test session with fewer than two clicks left. How
-many were left out is printed, and recorded in text2paddle.json beside the converted files, with their names, sizes and
-checksums: trainers and evaluations refuse other files there.
+counted from 0. With --extend, the items of an earlier vocab.txt come before them, as they stand there. Test clicks on
+other items are left out, and so is a test session with fewer than two clicks left. How many were left out is printed,
+and recorded in text2paddle.json beside the converted files, with their names, sizes and checksums: trainers and
+evaluations refuse other files there.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
