@@ -180,13 +180,16 @@ class SharedNegatives(Objective):
     def __init__(self, network, loss, support, size, alpha, logq, in_batch):
         super().__init__(network)
         self.loss, self.name, self.size, self.alpha = loss, loss.name, size, alpha
-        self.logq, self.in_batch = logq, in_batch
-        self.support = support
-        # The logQ correction of every item as a target and as a drawn one, and what they multiply its weight by.
-        log_support = np.log(np.maximum(support, 1)).astype(np.float32)
-        self.shifts = [np.float32(-logq) * np.float32(power) * log_support for power in (1, alpha)]
-        self.factors = [np.exp(shifts) for shifts in self.shifts]
+        self.support, self.in_batch = support, in_batch
+        self.correct(logq)
         self.fewest_slots = 1 if size else 2  # a target alone has nothing to be compared with
+
+    def correct(self, logq):
+        """Set the strength of the correction."""
+        self.logq, log_support = logq, np.log(np.maximum(self.support, 1)).astype(np.float32)
+        # What is added to the score of every item as a target and as a drawn one, and what its weight is multiplied by.
+        self.shifts = [np.float32(-logq) * np.float32(power) * log_support for power in (1, self.alpha)]
+        self.factors = [np.exp(shifts) for shifts in self.shifts]
 
     @property
     def is_softmax(self):
