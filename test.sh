@@ -15,5 +15,7 @@ bash setup.sh "$environment" "$requirements" requirements-dev.txt
 run() {  # 5: none of the tests that were asked for is of this kind
   "$environment/bin/python" -m pytest -q "$@" || [ $? = 5 ]
 }
-run -m "not alone" --numprocesses 2 --dist loadfile "$@"
-run -m alone "$@"
+status=0
+run -m "not alone" --numprocesses 2 --dist loadfile "$@" || status=1
+run -m alone "$@" || status=1
+exit $status

@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
@@ -65,14 +64,15 @@ def test_a_full_disk_leaves_the_old_files(clicks):
     assert files_below(clicks) == before and not list(clicks.glob(".clicks*"))
 
 
-@pytest.mark.parametrize("number, status, wait", [(signal.SIGTERM, 143, 0.05), (signal.SIGINT, 130, 0.4)])
-def test_stopping_leaves_nothing(clicks, number, status, wait):
+@pytest.mark.parametrize("number, status, line", [(signal.SIGTERM, 143, "preparing them in"),
+                                                  (signal.SIGINT, 130, "read clicks.tsv")])
+def test_stopping_leaves_nothing(clicks, number, status, line):
     (clicks / "clicks.tsv").write_text("SessionId\tItemId\tTime\n" + "".join(
-        f"{click * 7919 % 100_003}\tp{click % 50}\t{click}\n" for click in range(400_000)))
+        f"{click * 7919 % 100_003}\tp{click % 50}\t{click}\n" for click in range(1_000_000)))
     process = subprocess.Popen([sys.executable, ROOT / "preprocess.py", "--input", "clicks.tsv", "--to_text", "shop",
                                 *FEW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert "preparing them in" in process.stdout.readline()
-    time.sleep(wait)
+    while line not in (found := process.stdout.readline()):
+        assert found, "it ended before it was stopped"
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status and errors.count("\n") == 1
