@@ -51,6 +51,9 @@ def command_lines(tmp_path_factory, tiny_data, tiny_model):
         "merge_models.py": [*models, "--model_dir", directory / "merged", "--overwrite", 1],
         "plot.py": [directory / "model", "--output", directory / "plots"], "recommend.py": [*model, "item_1"],
         "serve.py": [*model, "--port", free_port()],
+        "export.py": [directory / "model", "--session_states", directory / "states.npy", "--sessions", raw[0] /
+                      "sessions.txt"],
+        "tune.py": [*data, "--study_dir", directory / "study", "--trials", 100],
     }
 
 
@@ -159,6 +162,16 @@ def test_a_missing_module_of_ours_or_of_python_is_a_bug(line):
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     is_package = "nothing_of_ours" in line
     assert process.returncode == (2 if is_package else 1) and ("Traceback" in process.stderr) != is_package
+
+
+@pytest.mark.parametrize("sent", ENDS)
+def test_a_signal_waits_for_an_import_that_must_not_be_disturbed(tmp_path, sent):
+    (tmp_path / "slow.py").write_text(f"import os\nos.kill(os.getpid(), {int(sent)})\nprint('loaded')\n")
+    program = (f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]\n"
+               "from utils.process import import_undisturbed, run\n"
+               "run(lambda: (import_undisturbed('slow'), print('not stopped')))\n")
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (ENDS[sent][0], "loaded\n", f"-c: {ENDS[sent][1]}\n")
 
 
 @pytest.mark.parametrize("sent", ENDS)

@@ -84,8 +84,23 @@ def hold_back_sigterm(is_held):
     While Paddle loads, its own handler would end the process with a C++ stack, and any thread can get the signal.
     Threads take over what is held back when they start, so that it has to begin before libraries start some.
     """
+    _hold_back(is_held, [signal.SIGTERM])
+
+
+def import_undisturbed(name):
+    """The module `name`; Ctrl-C and SIGTERM wait until it is loaded. Some in C++ end the process where they can't load.
+    """
+    from importlib import import_module
+    _hold_back(True, STOPPED)
+    try:
+        return import_module(name)
+    finally:
+        _hold_back(False, STOPPED)
+
+
+def _hold_back(is_held, signals):
     if hasattr(signal, "pthread_sigmask"):  # Windows lacks it
-        signal.pthread_sigmask(signal.SIG_BLOCK if is_held else signal.SIG_UNBLOCK, [signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_BLOCK if is_held else signal.SIG_UNBLOCK, signals)
 
 
 def _catch_signals(handler):

@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from utils.files import InputError
+from utils.process import import_undisturbed
 
 THREADS = 2
 ROWS = 1 << 17  # in each batch that comes back
@@ -38,8 +39,7 @@ def sorted_rows(batches, key, folder, memory):
     InputError
         There is no room in `folder`, or too little memory.
     """
-    import duckdb  # only clicks that don't fit into memory need it
-
+    duckdb = import_undisturbed("duckdb")  # only clicks that don't fit into memory need it
     settings = {"memory_limit": f"{max(LEAST, (memory - BESIDE) // 2) >> 20}MiB", "threads": THREADS,
                 "temp_directory": str(folder), "autoinstall_known_extensions": False}
     rows = pa.RecordBatchReader.from_batches(schema(key), batches)
