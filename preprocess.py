@@ -123,7 +123,6 @@ def text_writer(flags):
 
 def parse_flags():
     parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
-    switch = number(int, 0, 1)
     parser.add_argument("--input", nargs="+", action="extend", metavar="FILE",
                         help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any tables of clicks: Parquet, or TSV or CSV "
                         "with a header, plain or in gz, bz2, xz, zst or zip; of a directory all files (default: "
@@ -143,32 +142,12 @@ def parse_flags():
     parser.add_argument("--skip_bad", type=number(int, 0, COUNT), default=0,
                         help="leave out up to so many rows in which something is wrong or missing, and list them in "
                         "bad_rows.csv beside what is written")
-    parser.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
-                        help="seconds; above 0, --session_column names users, and their clicks are cut into "
-                        "sessions at longer gaps, numbered from 1; 0: sessions as given")
-    parser.add_argument("--drop_repeats", type=switch, default=0,
-                        help="1: of several clicks in a row on the same item, keep only the first")
-    parser.add_argument("--min_session_length", type=number(int, 1, COUNT), default=2,
-                        help="clicks; shorter sessions are dropped")
-    parser.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
-                        help="clicks; items with fewer are dropped")
-    parser.add_argument("--until_stable", type=switch, default=0,
-                        help="1: drop short sessions and rare items again and again until there are none; 0: drop "
-                        "short sessions, rare items, and short sessions again, once each")
-    parser.add_argument("--test_days", type=number(float, 0, DAYS), default=1.0,
-                        help="days before the last click, may be a fraction; the sessions of that time are the "
-                        "test set")
-    parser.add_argument("--split_by", choices=("end", "start"), default="end",
-                        help="end: a session's last click decides whether it is in the test set, and items unknown in "
-                        "training are dropped from it; start: its first click decides, the clicks of training sessions "
-                        "within the test time are cut off, and unknown items stay")
-    parser.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
-                        help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
-                        "train_tr and train_valid are split from these")
+    add_rule_flags(parser.add_argument_group("filters and splits"))
     parser.add_argument("--memory", type=number(float, 0, 1e6), default=0,
                         help="GB; clicks that take more are prepared through temporary files beside the output, as "
-                        "many as there are room for on the disk; 0: three quarters of what the system has left")
-    parser.add_argument("--fetch", type=switch, default=0, help="1: download --url to --input if there is no such file")
+                        "many as there is room for on the disk; 0: three quarters of what the system has left")
+    parser.add_argument("--fetch", type=number(int, 0, 1), default=0,
+                        help="1: download --url to --input if there is no such file")
     parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
     parser.add_argument("--sha256", default="",
                         help="SHA-256 that the file of --fetch 1 must have, 64 hexadecimal digits; empty: any")
@@ -186,6 +165,33 @@ def parse_flags():
     if flags.to_text and unused:
         raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
     return flags
+
+
+def add_rule_flags(rules):
+    """Add the flags that say what is dropped, and what is the test set."""
+    switch = number(int, 0, 1)
+    rules.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
+                       help="seconds; above 0, --session_column names users, and their clicks are cut into "
+                       "sessions at longer gaps, numbered from 1; 0: sessions as given")
+    rules.add_argument("--drop_repeats", type=switch, default=0,
+                       help="1: of several clicks in a row on the same item, keep only the first")
+    rules.add_argument("--min_session_length", type=number(int, 1, COUNT), default=2,
+                       help="clicks; shorter sessions are dropped")
+    rules.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
+                       help="clicks; items with fewer are dropped")
+    rules.add_argument("--until_stable", type=switch, default=0,
+                       help="1: drop short sessions and rare items again and again until there are none; 0: drop "
+                       "short sessions, rare items, and short sessions again, once each")
+    rules.add_argument("--test_days", type=number(float, 0, DAYS), default=1.0,
+                       help="days before the last click, may be a fraction; the sessions of that time are the "
+                       "test set")
+    rules.add_argument("--split_by", choices=("end", "start"), default="end",
+                       help="end: a session's last click decides whether it is in the test set, and items unknown in "
+                       "training are dropped from it; start: its first click decides, the clicks of training sessions "
+                       "within the test time are cut off, and unknown items stay")
+    rules.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
+                       help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
+                       "train_tr and train_valid are split from these")
 
 
 def encoding(name):
