@@ -204,6 +204,8 @@ class Scorer:
 
     def _best_among(self, allowed, state, k, excluded):
         among = allowed.few if isinstance(allowed, Selection) else np.unique(np.asarray(allowed, np.int64))
+        if not len(among):  # Paddle 2.6 multiplies no matrix without rows
+            return among, np.empty(0, np.float32)
         return top_k_among(self.scores(state[None], among)[0], among, k, excluded)
 
 
