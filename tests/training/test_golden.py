@@ -137,11 +137,11 @@ class OfficialNegatives(SharedNegatives):
     def start_epoch(self, random):
         """The draws count on through the epochs."""
 
-    def _of_candidates(self, tables, candidates):
+    def _logq_shift(self, scored):
         """In a batch that has shrunk, the first sampled columns count as targets: the split stays where it was."""
-        found, columns = super()._of_candidates(tables, candidates), slice(len(candidates) - self.size, BATCH_SIZE)
-        found[columns] = tables[0][candidates[columns]]
-        return found
+        shift, first_drawn = super()._logq_shift(scored), len(scored.candidates) - self.size
+        shift[first_drawn:BATCH_SIZE] /= self.alpha
+        return shift
 
 
 def train(trainer):

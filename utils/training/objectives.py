@@ -180,16 +180,9 @@ class SharedNegatives(Objective):
     def __init__(self, network, loss, support, size, alpha, logq, in_batch):
         super().__init__(network)
         self.loss, self.name, self.size, self.alpha = loss, loss.name, size, alpha
-        self.support, self.in_batch = support, in_batch
-        self.correct(logq)
+        self.logq, self.in_batch = logq, in_batch
+        self.support, self.log_support = support, np.log(np.maximum(support, 1)).astype(np.float32)
         self.fewest_slots = 1 if size else 2  # a target alone has nothing to be compared with
-
-    def correct(self, logq):
-        """Set the strength of the correction."""
-        self.logq, log_support = logq, np.log(np.maximum(self.support, 1)).astype(np.float32)
-        # What is added to the score of every item as a target and as a drawn one, and what its weight is multiplied by.
-        self.shifts = [np.float32(-logq) * np.float32(power) * log_support for power in (1, self.alpha)]
-        self.factors = [np.exp(shifts) for shifts in self.shifts]
 
     @property
     def is_softmax(self):
@@ -257,11 +250,10 @@ class SharedNegatives(Objective):
         float
             What to add to the mean loss, since a target's own shift is not the sum's.
         """
-        candidates, own = scored.items[scored.candidates], _own(scored)
-        own_shift = self.shifts[0][candidates[own]]
-        weights = self._of_candidates(self.factors, candidates)
+        shift, own = self._logq_shift(scored), _own(scored)
+        own_shift, weights = shift[own], np.exp(shift)
         if not self.in_batch:
-            weights[:len(candidates) - self.size] = 0
+            weights[:len(scored.candidates) - self.size] = 0
         merged = np.log(np.maximum(np.bincount(scored.candidates, weights, items), NO_WEIGHT)).astype(np.float32)
         if not self.in_batch:
             return merged, own_shift, 0.0
@@ -269,13 +261,9 @@ class SharedNegatives(Objective):
 
     def _logq_shift(self, scored):
         """The logQ correction of each candidate, float32 array [candidates]."""
-        return self._of_candidates(self.shifts, scored.items[scored.candidates])
-
-    def _of_candidates(self, tables, candidates):
-        """Of each candidate, an int64 array of items, the number in the first table for targets, else in the second."""
-        targets, drawn = tables
-        first_drawn = len(candidates) - self.size
-        return np.concatenate([targets[candidates[:first_drawn]], drawn[candidates[first_drawn:]]])
+        alpha = np.full(len(scored.candidates), self.alpha, np.float32)
+        alpha[:len(alpha) - self.size] = 1
+        return -self.logq * alpha * self.log_support[scored.items[scored.candidates]]
 
 
 class TiledNegatives(Objective):
@@ -334,7 +322,7 @@ def require_negatives(objective, sessions, batching):
 def mean_loss(losses):
     """The mean of the losses of a step, float32 [positions]: a float, or on a GPU a tensor of one number."""
     if isinstance(losses, np.ndarray) or is_on_host(losses):
-        return float(np.add.reduce(as_array(losses), dtype=np.float64)) / len(losses)  # in float32 it could overflow
+        return float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
     return losses.astype("float64").mean()
 
 

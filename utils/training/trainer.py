@@ -269,7 +269,7 @@ def loss_of_a_guess(trainer):
     if isinstance(objective, SplitAllItems):
         return math.log(objective.item_count)
     if hasattr(objective, "logq"):
-        objective.correct(min(objective.logq, USUAL["logq"]))  # a stronger correction of guesses is no good measure
+        objective.logq = min(objective.logq, USUAL["logq"])  # a stronger correction of guesses is no good measure
     trainer.network.eval()
     objective.start_epoch(random)
     for batch in islice(trainer.batching.batches(trainer.sessions, random, objective.fewest_slots), GUESSED_STEPS):
