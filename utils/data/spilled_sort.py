@@ -7,7 +7,7 @@ from utils.process import import_undisturbed
 
 THREADS = 2
 ROWS = 1 << 17  # in each batch that comes back
-BESIDE = 256 << 20  # bytes for Python; half of the rest is DuckDB's, which takes more than it is told
+BESIDE = 256 << 20  # bytes for Python; a quarter of the rest is told to DuckDB, which takes up to three times as much
 LEAST = 256 << 20  # bytes that DuckDB needs
 
 
@@ -40,7 +40,7 @@ def sorted_rows(batches, key, folder, memory):
         There is no room in `folder`, or too little memory.
     """
     duckdb = import_undisturbed("duckdb")  # only clicks that don't fit into memory need it
-    settings = {"memory_limit": f"{max(LEAST, (memory - BESIDE) // 2) >> 20}MiB", "threads": THREADS,
+    settings = {"memory_limit": f"{max(LEAST, (memory - BESIDE) // 4) >> 20}MiB", "threads": THREADS,
                 "temp_directory": str(folder), "autoinstall_known_extensions": False}
     rows = pa.RecordBatchReader.from_batches(schema(key), batches)
     with duckdb.connect(":memory:", config=settings) as connection:
