@@ -88,8 +88,7 @@ def hold_back_sigterm(is_held):
 
 
 def import_undisturbed(name):
-    """The module `name`; Ctrl-C and SIGTERM wait until it is loaded. Some in C++ end the process where they can't load.
-    """
+    """The module `name`. Ctrl-C and SIGTERM wait until it is loaded: some modules in C++ abort when interrupted."""
     from importlib import import_module
     _hold_back(True, STOPPED)
     try:
