@@ -42,10 +42,12 @@ def main():
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
     prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, True, options.amp)
-    from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
+    from utils.training.fitting import fit  # they load Paddle, which device.prepare must come before
+    from utils.training.loop import log, run_training
 
     log(prepared.line)
-    run_training(**training_run(options), make_trainer=partial(make_trainer, options), device=prepared)
+    found = fit(options, make_trainer, prepared) if options.fit else None
+    run_training(**training_run(options, found), make_trainer=partial(make_trainer, options), device=prepared)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     add_training_flags(parser)
     parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4,
-                        base_lr=0.15, pass_num=8)
+                        base_lr=0.15, pass_num=8, fit=1)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES, default="ce",
                          help="loss of a prediction; --logq follows it where that isn't given")
@@ -121,11 +121,13 @@ def main():
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
     prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, True, options.amp)
-    from utils.training.loop import log, run_training  # they load Paddle, which device.prepare must come before
+    from utils.training.fitting import fit  # they load Paddle, which device.prepare must come before
+    from utils.training.loop import log, run_training
 
     log(prepared.line)
     log(describe(options))
-    run_training(**training_run(options), make_trainer=partial(make_trainer, options), device=prepared)
+    found = fit(options, make_trainer, prepared) if options.fit else None
+    run_training(**training_run(options, found), make_trainer=partial(make_trainer, options), device=prepared)
 
 
 def describe(options):

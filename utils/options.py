@@ -57,8 +57,13 @@ class Parser(argparse.ArgumentParser):
 
     def parse_with_config(self, arguments=None):
         """Parse the command line and the file that --config names; flags of the command line win over the file's."""
-        given = self.parse_args(arguments)
-        return self.parse_args(arguments, self._read_config(given.config)) if given.config else given
+        options = self.parse_args(arguments)
+        if options.config:
+            configured = self._read_config(options.config)
+            in_file = self.given
+            options = self.parse_args(arguments, configured)
+            self.given |= in_file
+        return options
 
     def _read_config(self, path):
         """The flags of a JSON file, as a namespace for the command line to change."""

@@ -31,7 +31,7 @@ FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 LAST, LAST_BEFORE = "last", ".last.before"  # the second exists only while the first is being replaced
 CONFIG_KINDS = {"data": dict, "options": dict, "versions": dict, "script": str, "net_sha256": str, "loss": str,
-                "loss_is_sampled": bool, "merged": list}
+                "loss_is_sampled": bool, "merged": list, "fit": dict}
 STATE_KINDS = {"epoch": int, "files": dict, "progress": dict, "best": (dict, type(None))}
 NUMBER = int, float
 BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
@@ -46,6 +46,21 @@ class Weights(dict):
     """Weights by name, as read from a file; `checksum` is the SHA-256 of the bytes that were read."""
 
     checksum = ""
+
+
+def require_room(model_dir, overwrite):
+    """Raise InputError where a new run may not begin in `model_dir`, as `start_run` does."""
+    if (model_dir / "config.json").exists():
+        read_config(model_dir)
+    else:
+        for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
+            if path.exists():
+                raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put "
+                                 "there, expected an empty directory, a model directory, or none")
+    clean_up(model_dir)
+    if holds_run(model_dir) and not overwrite:
+        raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
+                         "continue that run with --resume 1, or delete it with --overwrite 1")
 
 
 def start_run(model_dir, config, vocab_path, overwrite, popular=None):
@@ -68,17 +83,7 @@ def start_run(model_dir, config, vocab_path, overwrite, popular=None):
         There is a run already and `overwrite` is false; or there is something that this project did not write, which is
         never deleted.
     """
-    if (model_dir / "config.json").exists():
-        read_config(model_dir)
-    else:
-        for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
-            if path.exists():
-                raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put "
-                                 "there, expected an empty directory, a model directory, or none")
-    clean_up(model_dir)
-    if holds_run(model_dir) and not overwrite:
-        raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
-                         "continue that run with --resume 1, or delete it with --overwrite 1")
+    require_room(model_dir, overwrite)
     _remove_checkpoints(model_dir)
     for name in ("metrics.jsonl", POPULAR):
         (model_dir / name).unlink(missing_ok=True)

@@ -77,6 +77,9 @@ def _add_step_flags(training):
                           "way)")
     training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step and process")
     training.add_argument("--pass_num", type=number(int, 1, COUNT), default=10, help="epochs")
+    training.add_argument("--fit", type=number(int, 0, 1), default=0,
+                          help="1: short trainings on the newest sessions find --pass_num and --lr_end, where neither "
+                          "is given, nor --init_from or several processes (docs/runs.md); 0: these are as they are")
     training.add_argument("--base_lr", type=number(float, 0, FLOAT32), default=0.1, help="learning rate")
     training.add_argument("--lr_end", type=number(float, 0, FLOAT32), default=0.1,
                           help="share of the learning rate that is left at the end; it changes linearly")
@@ -132,7 +135,7 @@ def parse_training_flags(parser, arguments=None):
                 shown = [",".join(map(str, value)) if type(value) is list else value for value in (found, expected)]
                 raise InputError(f"--{name}: found {shown[0]} with --init_from {options.init_from}, expected {shown[1]}"
                                  " as that model has")
-    return check_training_flags(options)
+    return check_training_flags(options, parser.given)
 
 
 def _network_flags(model_dir):
@@ -145,8 +148,11 @@ def _network_flags(model_dir):
             "emb_dropout": settings.emb_dropout, "hid_dropout": settings.hid_dropout}
 
 
-def check_training_flags(options):
-    """Refuse combinations of flags that can't work, and fill in values that depend on other flags."""
+def check_training_flags(options, given):
+    """Refuse combinations of flags that can't work, and fill in values that depend on other flags.
+
+    `given` is the set of the names that the command line or --config has.
+    """
     refuse_sessions(options.model_dir, "--model_dir")
     if options.init_from and os.path.realpath(options.init_from) == os.path.realpath(options.model_dir):
         raise InputError(f"--init_from: found {options.init_from}, which is --model_dir, expected another directory")
@@ -158,6 +164,7 @@ def check_training_flags(options):
         raise InputError("--patience, --watch: found one of them without validation, "
                          "expected --valid_dir or --valid_fraction too")
     options.watch = options.watch or WATCHED[0]
+    _check_fit(options, given)
     if options.embedding == "none" and options.emb_size:
         raise InputError(f"--emb_size: found {options.emb_size} with --embedding none, expected 0; there is none")
     if options.embedding == "none" and options.emb_lr_x != 1:
@@ -181,8 +188,20 @@ def check_training_flags(options):
     return options
 
 
-def training_run(options):
-    """What the trainers' flags ask for, as keyword arguments of `training.loop.run_training`."""
+def _check_fit(options, given):
+    """Leave --fit out where the user says what it would find."""
+    said = [f"--{name}" for name in ("pass_num", "lr_end", "init_from", "split_items")
+            if name in given and getattr(options, name)]
+    if said and options.fit and "fit" in given:
+        raise InputError(f"--fit: found 1 with {said[0]}, expected one of them")
+    options.fit = int(options.fit and not said)
+
+
+def training_run(options, found=None):
+    """What the trainers' flags ask for, as keyword arguments of `training.loop.run_training`.
+
+    `found` is what fitting.fit returned, for config.json.
+    """
     from utils.model.layout import NetworkSettings
     from utils.training.settings import Data, Output, Schedule  # slow to import, so only once the flags are checked
     steps = options.step_num if getattr(options, "enable_ce", False) else None
@@ -193,7 +212,7 @@ def training_run(options):
         "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
                      options.valid_fraction, options.init_from),
         "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
-                             options.patience),
+                             options.patience, found),
         "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
                          options.save_seconds, options.print_batch, event_files),
         "network_settings": NetworkSettings(

@@ -180,7 +180,7 @@ class _Run:
     def _batches_to_do(self, progress, arrays):
         """The batches of the epoch that are left, with the trainer as `arrays` say it was then."""
         trainer, count = self.trainer, self.processes.count
-        batches = islice(trainer.batches(_epoch_generator(self.schedule.seed, progress.epoch)), self.schedule.steps)
+        batches = islice(trainer.batches(epoch_generator(self.schedule.seed, progress.epoch)), self.schedule.steps)
         if progress.processes != count:
             if progress.num_steps:
                 arrays = {name: values for name, values in arrays.items() if not name.startswith("running.")}
@@ -353,7 +353,7 @@ def perplexity(loss):
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def _epoch_generator(seed, epoch):
+def epoch_generator(seed, epoch):
     """The generator of what an epoch draws: order of the batches, negatives, seed of the C++'s dropout."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch]))
 

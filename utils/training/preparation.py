@@ -64,6 +64,7 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
         "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": network_is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
         "data": description, "versions": versions(), "options": flags,
+        **({"fit": schedule.found} if schedule.found else {}),
         **({"init_from": initial_model.as_dict()} if initial_model else {})}
 
 

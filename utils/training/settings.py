@@ -49,6 +49,7 @@ class Schedule:
     seed : int
     watch : str, the figure of the validation that finds the best epoch
     patience : int, epochs without a better one after which training stops; 0: never
+    found : dict or None, what fitting.fit returned
     """
 
     epochs: int
@@ -58,6 +59,7 @@ class Schedule:
     steps: int = None
     watch: str = "recall@20"
     patience: int = 0
+    found: dict = None
 
     def rate_after(self, share_done):
         """The learning rate after a share of the whole training."""
