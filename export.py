@@ -36,7 +36,9 @@ from utils.data.session_files import refuse_conversion
 from utils.data.session_lines import name_of, read_lines
 from utils.data.sessions import Sessions
 from utils.files import InputError, require_different, write_atomically
+from utils.model.checkpoint import read_config
 from utils.model.load import load_model, load_scorer
+from utils.model.neighbours_file import NAME as MEMORY
 from utils.options import COUNT, Parser, number
 from utils.process import run
 
@@ -77,8 +79,10 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    if read_config(options.model_dir).get(MEMORY) is not None:
+        tell(f"{options.model_dir} has a memory of neighbours, which is left out: only the network is written")
     if options.item_vectors or options.session_states:
-        scorer, item_ids = load_scorer(options.model_dir, options.epoch or None)
+        scorer, item_ids = load_scorer(options.model_dir, options.epoch or None, network_alone=True)
         if not scorer.state_size:
             tell(f"{options.model_dir} is answered through {scorer.way}")
         item_ids = item_ids or [str(index) for index in range(len(scorer.item_biases))]

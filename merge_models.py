@@ -1,11 +1,17 @@
-"""Merge several trained models into one whose scores are the mean of theirs.
+"""Join several trained models into one, and a memory of neighbours if asked for.
 
     python merge_models.py model_1 model_2 model_3 --model_dir merged
+    python merge_models.py model_1 model_2 --weights 2,1 --neighbours_from train_data --model_dir merged
     python infer.py --model_dir merged --last_index 1
 
-Models trained on the same data with different seeds make different mistakes, so their mean ranks better than each of
-them. The merged network is a GRU4Rec like any other: its states are theirs side by side, and its GRU weights between
-them are 0. All scripts take it. It costs as much as its models together. Needs no Paddle.
+Models trained on the same data make different mistakes, so their mean ranks better than each of them. Those of one form
+(embedding, reset gate, number of layers) become one network, a GRU4Rec like any other, whose scores are the mean of
+theirs: its states are theirs side by side, and its GRU weights between them are 0. Models of different forms, or with
+--weights, stay as they are, side by side in one directory: it answers with the weighted mean of their probabilities.
+--neighbours_from adds what the most similar training sessions say, in either case.
+
+All scripts take the result, but export.py and plot.py only one network. It costs as much as its models together. Needs
+no Paddle.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
@@ -17,33 +23,53 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.session_files import refuse_sessions
+from utils.data.session_files import read_conversion, refuse_sessions
+from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.memory import require_memory
 from utils.model import checkpoint
+from utils.model.directory import choose_epoch, is_known, read_items, read_settings, vocabulary_checksum
+from utils.model.joined import NAME as JOINED
+from utils.model.joined import member_directory
 from utils.model.layout import GATES, ITEM_MATRIX, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
+from utils.model.neighbours import remember
+from utils.model.neighbours_file import NAME as MEMORY
+from utils.model.neighbours_file import read_remembered, read_weight, write_neighbours
 from utils.model.popular import read_popular_record
 from utils.options import COUNT, Parser, number
 from utils.process import run
 from utils.training.resume import hold_directory
 
-SAME = "embedding", "reset_after"
+WEIGHT = 0.3  # of the memory
 MERGED_BYTES = 8  # of each weight: as it is computed, and as it is written
 
 
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL_DIR",
-                        help="model directories with the same vocab.txt, at least two")
+                        help="model directories with the same vocab.txt, at least two, or one with --neighbours_from")
     parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
                         help="which epoch of each to use; 0: its best one by validation, or its last")
+    parser.add_argument("--weights", type=weights_of, default=None, metavar="W,W,...",
+                        help="how much each model counts, in their order; they are scaled to a sum of 1; default: all "
+                        "the same")
+    parser.add_argument("--neighbours_from", default="", metavar="DIR",
+                        help="training sessions (a directory or a file, the newest last) for a memory of neighbours, "
+                        "in place of those that the models have")
+    parser.add_argument("--neighbours_weight", type=number(float, 0.001, 0.999), default=None,
+                        help=f"how much the memory counts, the models the rest; default: {WEIGHT}")
     parser.add_argument("--model_dir", required=True, help="directory to write")
     parser.add_argument("--overwrite", type=number(int, 0, 1), default=0,
                         help="1: delete the run in --model_dir first")
     options = parser.parse_args()
-    if len(options.models) < 2:
-        raise InputError("MODEL_DIR: found one model, expected at least two")
+    if len(options.models) < 2 and not options.neighbours_from:
+        raise InputError("MODEL_DIR: found one model, expected at least two, or --neighbours_from")
+    if options.weights and len(options.weights) != len(options.models):
+        raise InputError(f"--weights: found {len(options.weights)} for {len(options.models)} models, expected one for "
+                         "each")
+    if options.neighbours_weight is not None and not options.neighbours_from:
+        raise InputError("--neighbours_weight: found it without --neighbours_from, expected both or none")
     models = [os.path.realpath(path) for path in options.models]
     if os.path.realpath(options.model_dir) in models:
         raise InputError(f"--model_dir: found one of the models, {options.model_dir}, expected another directory")
@@ -55,35 +81,113 @@ def parse_arguments():
     return options
 
 
+def weights_of(text):
+    """A type for argparse: numbers above 0, separated by commas."""
+    one = number(float, 0.001, 1000)
+    return [one(part) for part in text.split(",")]
+
+
 def main():
     options = parse_arguments()
+    configs = [checkpoint.read_config(path) for path in options.models]
+    for path, config in zip(options.models, configs):
+        check_fit(path, config, options.models[0], configs[0])
+    weights, memory = shares_of(options, configs)
+    with hold_directory(Path(options.model_dir)):
+        if options.weights is None and have_one_form(options.models, configs):
+            write_one_network(options, configs, memory)
+        else:
+            write_joined(options, configs, weights, memory)
+    print(f"model saved in {checkpoint.epoch_directory(options.model_dir, 1)}")
+
+
+def check_fit(path, config, first_path, first_config):
+    """InputError if a model can't be joined with the first one."""
+    if JOINED in config:
+        raise InputError(f"MODEL_DIR: found joined models in {path}, expected one network; join all of them at once")
+    if vocabulary_checksum(path, config) != vocabulary_checksum(first_path, first_config):
+        raise InputError(f"MODEL_DIR: found another vocab.txt in {path} than in {first_path}, expected the same")
+
+
+def have_one_form(paths, configs):
+    """Whether the models can become one network."""
+    if not all(map(is_known, configs)):
+        return False
+    forms = [(found.embedding, found.reset_after, len(found.hid_size)) for found in map(read_settings, paths, configs)]
+    return len(set(forms)) == 1
+
+
+def shares_of(options, configs):
+    """How much each network counts, a list of float, and the memory beside them.
+
+    The memory is None, or a tuple of what `neighbours_file.write_neighbours` takes: what is remembered, and its weight.
+    """
+    weights = options.weights or [1] * len(configs)
+    weights = [weight / sum(weights) for weight in weights]
+    if options.neighbours_from:
+        own = [options.neighbours_weight or WEIGHT] * len(configs)
+        memory = read_training(options, configs[0])
+    else:
+        own, memory = [read_weight(*model) for model in zip(options.models, configs)], shared_memory(options, configs)
+    of_memory = sum(weight * part for weight, part in zip(weights, own))
+    weights = [weight * (1 - part) for weight, part in zip(weights, own)]
+    return weights, memory and (memory, of_memory)
+
+
+def read_training(options, config):
+    """What is remembered of --neighbours_from."""
+    model_dir, flag = options.models[0], "--neighbours_from"
+    read_conversion(options.neighbours_from, vocabulary_checksum(model_dir, config), flag)
+    item_count = read_items(model_dir, config)[1]
+    return remember(read_sessions(options.neighbours_from, item_count, flag), item_count)
+
+
+def shared_memory(options, configs):
+    """What the memory of some of the models remembers, or None; it must be the same one."""
+    having = [(path, config) for path, config in zip(options.models, configs) if config.get(MEMORY) is not None]
+    if not having:
+        return None
+    first_path, first = having[0]
+    for path, config in having:
+        if any(config[MEMORY][name] != first[MEMORY][name] for name in ("file", "version")):
+            raise InputError(f"MODEL_DIR: found another memory of neighbours in {path} than in {first_path}, expected "
+                             "the same, or --neighbours_from")
+    return read_remembered(first_path, first, read_items(first_path, first)[1])
+
+
+def write_one_network(options, configs, memory):
+    """Write the network that the models become together."""
     all_settings, all_weights = zip(*(load_model(path, options.epoch or None)[:2] for path in options.models))
-    data = [checkpoint.read_config(path)["data"] for path in options.models]
-    popular = next(filter(None, map(read_popular_record, options.models)), None)
-    for number_of, path in enumerate(options.models):
-        check_fit(path, all_settings[number_of], data[number_of], options.models[0], all_settings[0], data[0])
     settings = merged_settings(all_settings)
     require_memory(MERGED_BYTES * weight_count(settings, len(all_weights[0][ITEM_MATRIX])),
                    f"MODEL_DIR: found {len(options.models)} models whose merged one has layers of {settings.hid_size}")
-    model_dir, weights = Path(options.model_dir), merged_weights(all_weights, settings)
-    with hold_directory(model_dir):
-        checkpoint.start_run(model_dir, {"network": settings.as_dict(), "data": data[0], "merged": options.models},
-                             Path(options.models[0]) / "vocab.txt", bool(options.overwrite), popular)
-        checkpoint.save_epoch(model_dir, 1, weights, {}, {})
-    print(f"model saved in {checkpoint.epoch_directory(model_dir, 1)}")
+    weights = merged_weights(all_weights, settings)
+    start(options, configs, {"network": settings.as_dict()}, memory)
+    checkpoint.save_epoch(Path(options.model_dir), 1, weights, {}, {})
 
 
-def check_fit(path, settings, data, first_path, first_settings, first_data):
-    """InputError if a model can't be merged with the first one."""
-    if data["vocab_sha256"] != first_data["vocab_sha256"]:
-        raise InputError(f"MODEL_DIR: found another vocab.txt in {path} than in {first_path}, expected the same")
-    for name in SAME:
-        if getattr(settings, name) != getattr(first_settings, name):
-            raise InputError(f"MODEL_DIR: found {name} {getattr(settings, name)!r} in {path}, expected "
-                             f"{getattr(first_settings, name)!r} as in {first_path}")
-    if len(settings.hid_size) != len(first_settings.hid_size):
-        raise InputError(f"MODEL_DIR: found {len(settings.hid_size)} layers in {path}, expected "
-                         f"{len(first_settings.hid_size)} as in {first_path}")
+def write_joined(options, configs, weights, memory):
+    """Write the models side by side."""
+    epochs = [choose_epoch(path, options.epoch or None) for path in options.models]
+    all_weights = [checkpoint.load_any_weights(*model) for model in zip(options.models, epochs)]
+    vocabulary = Path(options.models[0]) / "vocab.txt"
+    start(options, configs, {JOINED: {"weights": weights}}, memory)
+    with checkpoint.joined_epoch(Path(options.model_dir)) as epoch_dir:
+        for place, config in enumerate(configs):
+            member = member_directory(epoch_dir, place + 1)
+            member.mkdir()
+            checkpoint.start_run(member, {name: value for name, value in config.items() if name != MEMORY},
+                                 vocabulary, overwrite=False)
+            checkpoint.save_epoch(member, epochs[place], all_weights[place], {}, {})
+
+
+def start(options, configs, config, memory):
+    """Write all of the new model directory but its epoch."""
+    model_dir, popular = Path(options.model_dir), next(filter(None, map(read_popular_record, options.models)), None)
+    checkpoint.start_run(model_dir, {**config, "data": configs[0]["data"], "merged": options.models},
+                         Path(options.models[0]) / "vocab.txt", bool(options.overwrite), popular)
+    if memory:
+        write_neighbours(model_dir, *memory)
 
 
 def merged_settings(settings):

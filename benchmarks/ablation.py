@@ -155,7 +155,7 @@ def plan(options, variations):
             model_dir = directory(options, variation.key, seed)
             own = {"train_dir": options.output / "train", "valid_dir": options.output / "valid",
                    "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.epochs,
-                   "keep": 1, "threads": 1, "resume": 1}
+                   "keep": 1, "threads": 1, "resume": 1, "neighbours": 0}
             runs[model_dir] = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
             try:
                 train_sample_neg.parse_arguments(runs[model_dir])

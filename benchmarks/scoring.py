@@ -1,9 +1,12 @@
 """Recall, MRR and time of answering by NumPy and by utils/native/scoring.cc, and whether both find the same items.
 
     python benchmarks/scoring.py --model_dir model_output --test_dir test_data
+    python benchmarks/scoring.py --model_dir model_output --test_dir test_data --others with_memory,joined
 
-The time is that of the states and the best items together, per session. Beside it is what a float32 product of the same
-states with the item matrix would take at the rate of this core, which is measured in the same run.
+The time is that of the states and the best items together, per session: processor time, and the median of the time on
+the clock. All models are asked in turn, batch by batch. Beside it is what a float32 product of the same states with the
+item matrix would take at the rate of this core, which is measured in the same run. --others adds other models of the
+same vocab.txt, such as joined ones, as recommend.py answers with them.
 """
 
 import os
@@ -21,7 +24,7 @@ from utils.data.sessions import Sessions, read_sessions  # noqa: E402
 from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model.layout import ITEM_MATRIX  # noqa: E402
-from utils.model.load import load_model  # noqa: E402
+from utils.model.load import load_model, load_scorer  # noqa: E402
 from utils.model.native_scorer import NativeScorer, native_library  # noqa: E402
 from utils.model.scorer import Scorer  # noqa: E402
 from utils.options import COUNT, Parser, number  # noqa: E402
@@ -36,6 +39,7 @@ def parse_arguments():
     parser.add_argument("--batch", type=number(int, 1, 1024), default=8, help="sessions answered together")
     parser.add_argument("--predictions", type=number(int, 1, COUNT), default=100_000,
                         help="the first so many of the test sessions, >= 1")
+    parser.add_argument("--others", default="", help="model directories to ask besides, separated by commas")
     return parser.parse_args()
 
 
@@ -51,15 +55,16 @@ def main():
     limit = 2 * items * units / gemm_rate()
     print(f"{processor_name()}, {items} items, {units} units, {len(targets)} predictions, batches of {options.batch}; "
           f"the product alone at the rate of this core: {1e6 * limit:.0f} us a session")
-    found = {}
-    for name, scorer in scorers.items():
-        found[name], seconds = best_items(scorer, prefixes, options)
-        places = [np.flatnonzero(best == target) for best, target in zip(found[name], targets)]
+    scorers |= {Path(path).name: load_scorer(path)[0] for path in filter(None, options.others.split(","))}
+    found, seconds, medians = best_items(scorers, prefixes, options)
+    for name, lists in found.items():
+        places = [np.flatnonzero(best == target) for best, target in zip(lists, targets)]
         recall = np.mean([len(place) for place in places])
         mrr = np.mean([1 / (place[0] + 1) if len(place) else 0 for place in places])
-        print(f"{name:7} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1e6 * seconds:.0f} us a session, "
-              f"{seconds / limit:.2f} of the product alone")
-    same = [np.array_equal(one, other) for one, other in zip(*found.values())]
+        print(f"{name:7} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1e6 * seconds[name]:.0f} us of the "
+              f"processor a session, {seconds[name] / limit:.2f} of the product alone, median "
+              f"{1e6 * medians[name]:.0f} us on the clock")
+    same = [np.array_equal(one, other) for one, other in zip(found["NumPy"], found["native"])]
     print(f"the same items in the same order: {np.mean(same):.4%}")
 
 
@@ -73,17 +78,19 @@ def predictions(sessions, most):
     return prefixes[:most], targets[:most]
 
 
-def best_items(scorer, prefixes, options):
-    """Each prefix's best items, and the seconds that finding them took, per prefix."""
-    found, seconds = [], 0.0
+def best_items(scorers, prefixes, options):
+    """Three dicts by name: each prefix's best items, the processor's seconds a prefix, the median by the clock."""
+    found, spent = {name: [] for name in scorers}, {name: [] for name in scorers}
     for start in range(0, len(prefixes), options.batch):
         batch = prefixes[start:start + options.batch]
         sessions, rows = Sessions(np.concatenate(batch), np.cumsum([0] + [len(prefix) for prefix in batch])), len(batch)
-        began = time.perf_counter()
-        best = scorer.best(scorer.after_sessions(sessions), [options.k] * rows, [()] * rows, [None] * rows)
-        seconds += time.perf_counter() - began
-        found += [items for items, _ in best]
-    return found, seconds / len(prefixes)
+        for name, scorer in scorers.items():
+            began = np.array([time.process_time(), time.perf_counter()])
+            best = scorer.best(scorer.after_sessions(sessions), [options.k] * rows, [()] * rows, [None] * rows)
+            spent[name].append(np.array([time.process_time(), time.perf_counter()]) - began)
+            found[name] += [items for items, _ in best]
+    seconds = {name: np.sum(times, axis=0)[0] / len(prefixes) for name, times in spent.items()}
+    return found, seconds, {name: np.median(times, axis=0)[1] / options.batch for name, times in spent.items()}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
     python benchmarks/serve_load.py                                      # 37,483 items, 100 units, POST of 5 clicks
     python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
     python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20
+    python benchmarks/serve_load.py --model_dir model_output              # any model, such as joined ones
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
-from there, so that a stall is not hidden. A model of random weights is made for it. For each rate, the table has the
-latencies in milliseconds, how many requests failed, and the processor time in cores that the server, the generator and
-everything else on the machine took.
+from there, so that a stall is not hidden. A model of random weights is made for it, unless one is named. For each rate,
+the table has the latencies in milliseconds, how many requests failed, and the processor time in cores that the server,
+the generator and everything else on the machine took.
 """
 
 import json
@@ -24,6 +25,7 @@ import time
 import urllib.request
 from collections import deque
 from pathlib import Path
+from urllib.parse import quote
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ from utils.data.vocabulary import checksum  # noqa: E402
 from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint  # noqa: E402
+from utils.model.directory import read_items  # noqa: E402
 from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
 from utils.options import COUNT, SECONDS, SEED, Parser, number, sizes  # noqa: E402
 from utils.process import run  # noqa: E402
@@ -56,6 +59,8 @@ def parse_arguments():
                         help="processes of the server")
     parser.add_argument("--form", choices=("post", "get"), default="post",
                         help="whole sessions, or clicks of live sessions")
+    parser.add_argument("--model_dir", default="",
+                        help="model directory to serve; empty: one that is made, with --items and --hid_size")
     parser.add_argument("--items", type=number(int, 100, COUNT), default=37483, help="items of the model")
     parser.add_argument("--hid_size", type=number(int, 1, 100_000), default=100, help="units of the model")
     parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
@@ -73,21 +78,25 @@ def main():
     options = parse_arguments()
     random = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory(prefix="gru4rec_load_") as directory:
-        make_model(Path(directory) / "model", options.items, options.hid_size, random)
+        model_dir = Path(options.model_dir or Path(directory) / "model")
+        if not options.model_dir:
+            make_model(model_dir, options.items, options.hid_size, random)
+        item_ids = read_items(model_dir, checkpoint.read_config(model_dir))[0]
         port = free_port()
         log = open(Path(directory) / "server.log", "w+")
-        command = server_command(options, Path(directory) / "model", port)
+        command = server_command(options, model_dir.absolute(), port)
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         try:
             wait_until_ready(server, port, log, options)
             print(f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, float32 products at "
                   f"{gemm_rate() / 1e9:.0f} GFLOP/s on one")
-            print(f"{options.server} with {options.workers} workers, {options.items} items, {options.hid_size} units, "
+            model = options.model_dir or f"{options.hid_size} units"
+            print(f"{options.server} with {options.workers} workers, {len(item_ids)} items, {model}, "
                   f"{options.form}, sessions of {options.clicks} clicks, {options.k} items asked for "
                   f"{options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
                   f"{'server':>9}{'generator':>11}{'others':>8}")
-            generator = Generator(port, options.connections, requests_of(options, random))
+            generator = Generator(port, options.connections, requests_of(options, item_ids, random))
             generator.run(np.arange(200) * 0.01)  # warm
             for rate in options.rates:
                 arrivals = np.cumsum(random.exponential(1 / rate, max(int(rate * options.seconds), 10)))
@@ -150,15 +159,15 @@ def workers_with_model(port):
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("gru4rec_model_workers{"))
 
 
-def requests_of(options, random):
+def requests_of(options, item_ids, random):
     """A function from a number to the bytes of that request. The first items are the most popular ones."""
-    clicks = (options.items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
+    clicks = (len(item_ids) * random.random((PREPARED, options.clicks)) ** 3).astype(int)
     if options.form == "post":
-        bodies = [json.dumps({"sessions": [[str(item) for item in row]], "k": options.k}) for row in clicks]
+        bodies = [json.dumps({"sessions": [[item_ids[item] for item in row]], "k": options.k}) for row in clicks]
         prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                     f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
         return lambda place: prepared[place % PREPARED]
-    items = clicks.ravel().tolist()
+    items = [quote(item_ids[item]) for item in clicks.ravel().tolist()]
 
     def click(place):
         """LIVE sessions side by side, a click of each in turn, then the next LIVE ones."""

@@ -55,7 +55,8 @@ def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, form
 
 @pytest.mark.parametrize("change, fragments", [
     (lambda config: config["data"].update(vocab_sha256="0" * 64), ["vocab"]),
-    (lambda config: config["network"].update(reset_after=False), ["reset_after"]),
+    (lambda config: config.update(joined={"weights": [1.0]}), ["joined"]),
+    (lambda config: config.update(neighbours={"weight": 2}), ["weight"]),
 ])
 def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path, change, fragments):
     other = tmp_path / "other"

@@ -12,12 +12,12 @@ from utils.evaluation.baselines import (
     candidates,
     index_sessions,
     item_neighbour_scores,
-    latest_clicks,
     popularity_scores,
     session_neighbour_scores,
     session_popularity_scores,
     transition_scores,
 )
+from utils.model.neighbours import latest_clicks
 
 
 def as_sessions(lists):

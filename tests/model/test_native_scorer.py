@@ -44,7 +44,7 @@ def every_level(request, monkeypatch):
     if request.param == "x86-64-v3" and not level_flags():
         pytest.skip("this processor has no AVX2")
     try:
-        found = library([native_scorer.SOURCE], [*flags, "-fopenmp-simd"])
+        found = library(native_scorer.SOURCES, [*flags, "-fopenmp-simd"])
     except NotCompiled as reason:
         pytest.skip(f"not compiled: {reason}")
     for name, types in ARGUMENTS.items():
@@ -125,6 +125,18 @@ def test_the_best_items_at_every_level(every_level):
         assert scores.tobytes() == all_scores[mask[all_items]][:20].tobytes()
 
 
+@pytest.mark.parametrize("items, units", [(1, 1), (3, 5), (50, 15), (50, 16), (501, 37), (40, 600)])
+def test_all_scores_are_the_exact_ones_and_the_same_in_any_company(every_level, items, units):
+    _, native = draw_pair(items, units=units)
+    states = draw_states(11, units)
+    scores = native.scores_alone(states)
+    assert scores.dtype == np.float32 and scores.flags.c_contiguous
+    exact = np.array([in_float64(native, state) for state in states])
+    np.testing.assert_allclose(scores, exact, rtol=0, atol=1e-5 * max(1, np.abs(exact).max()))
+    for first, last in (0, 1), (0, 2), (3, 8), (10, 11), (2, 11):
+        assert native.scores_alone(states[first:last]).tobytes() == scores[first:last].tobytes()
+
+
 def close_scores(weights):
     """Items whose scores differ by far less than rounding to 8 bits does."""
     matrix = weights["item_matrix"]
@@ -191,7 +203,7 @@ def test_states_that_no_network_has_harm_nobody_else(value):
 
 def test_without_compiler_what_was_compiled_before_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    load = partial(library, [native_scorer.SOURCE], ["-fopenmp-simd"])
+    load = partial(library, native_scorer.SOURCES, ["-fopenmp-simd"])
     load()
     monkeypatch.setenv("PATH", "")
     assert isinstance(load(), ctypes.CDLL) and len(list(tmp_path.glob("gru4rec-paddle/scoring-*.so"))) == 1

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, write_random_model
+from conftest import assert_worked, write_random_model
 from forms import EVERY_FORM, sessions_of
 
 from utils.data.batches import evaluation_batches
@@ -179,6 +179,7 @@ def test_scripts_say_how_it_is_answered_or_refuse(tmp_path, run_here):
     scores = [np.array(of[3::4], float) for of in words]
     np.testing.assert_allclose(*scores, rtol=0, atol=1e-4)
     other = shutil.copytree(model_dir, tmp_path / "other")
-    process = run_here("merge_models.py", model_dir, other, "--model_dir", tmp_path / "merged")
-    assert_one_line_error(process, model_dir, "edited in net.py")
-    assert not (tmp_path / "merged").exists()
+    assert_worked(run_here("merge_models.py", model_dir, other, "--model_dir", tmp_path / "merged"))
+    joined = run_here("recommend.py", "--model_dir", tmp_path / "merged", "item_1", "item_2")
+    assert joined.returncode == 0 and joined.stderr.count("\n") == 1 and "Paddle" in joined.stderr
+    assert joined.stdout.split()[2::4] == words[0][2::4]  # two of the same, side by side

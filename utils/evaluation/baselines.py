@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.evaluation.metrics import target_ranks
+from utils.model.neighbours import latest_clicks
 from utils.model.top_k import top_k
-from utils.runlog import progress
 
 # A score grows by this times the item's share of the clicks: enough to order equal scores, and hardly any others.
 TIE_WEIGHT = 1e-6
@@ -134,7 +134,7 @@ def session_neighbour_scores(sessions, item_count, neighbours=500, sample_size=5
 
     def scores(clicks):
         items, steps = latest_clicks(clicks)
-        numbers, similarity, latest = candidates(index, items, *_decay(steps, len(clicks), decay), sample_size)
+        numbers, similarity, latest = candidates(index, items, *decays(steps, len(clicks), decay), sample_size)
         if len(numbers) > neighbours:
             nearest = len(numbers) - 1 - np.argsort(-similarity[::-1], kind="stable")[:neighbours]
             numbers, similarity, latest = numbers[nearest], similarity[nearest], latest[nearest]
@@ -143,21 +143,6 @@ def session_neighbour_scores(sessions, item_count, neighbours=500, sample_size=5
         return np.where(totals > 0, totals * item_factors, shares - 1)
 
     return scores
-
-
-def latest_clicks(clicks):
-    """The distinct items of a session, the latest first, and their steps: 1 for the last click, 2 for the one before.
-
-    Returns
-    -------
-    items : list of int
-    steps : int64 array [items]
-        If an item was clicked several times, its latest step.
-    """
-    steps = {}
-    for step, item in enumerate(clicks[::-1].tolist(), start=1):
-        steps.setdefault(item, step)
-    return list(steps), np.array(list(steps.values()))
 
 
 def candidates(index, items, weights, decays, sample_size):
@@ -250,6 +235,7 @@ def baseline_ranks_and_best(scores_after, sessions, k=0, ties="standard", descri
     int32 array [predictions, k or the number of items]
         The best first; among equal scores the lower index comes first.
     """
+    from utils.runlog import progress  # the progress bar loads for this alone: a memory of neighbours has no use for it
     ranks, best = [], []
     with progress(sessions.predictions, description) as bar:
         for start, end in zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist()):
@@ -262,7 +248,7 @@ def baseline_ranks_and_best(scores_after, sessions, k=0, ties="standard", descri
     return np.array(ranks), np.array(best, np.int32)
 
 
-def _decay(steps, click_count, decay):
+def decays(steps, click_count, decay):
     """w and d in `session_neighbour_scores`, float64 arrays [steps]."""
     if decay == "harmonic":
         return 1 / steps, 1 / steps

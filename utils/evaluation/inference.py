@@ -12,13 +12,12 @@ from utils.data.session_files import read_conversion
 from utils.data.sessions import Sessions, cut_blocks, read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.baselines import baseline_ranks_and_best, popularity_scores, transition_scores
+from utils.evaluation.joined_ranks import load, model_ranks, model_ranks_and_best
 from utils.evaluation.metrics import Measures
-from utils.evaluation.ranks import network_ranks, network_ranks_and_best
 from utils.evaluation.significance import bootstrap_intervals, session_sums, sign_flip_p_values
 from utils.files import InputError, require_file
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, other_net, vocabulary_checksum
-from utils.model.network import load_network
 from utils.processes import ALONE
 from utils.runlog import append_record, line_of, log, print_table, warn
 
@@ -214,18 +213,18 @@ def read_items(model_dir, config, vocab_path):
 def evaluate_epoch(model_dir, epoch, test, evaluation, kernels=None, processes=ALONE, write=None):
     """The Measures of one epoch, and the seconds that it took; `write` takes each block as `prediction_file.rows`."""
     began = time.perf_counter()
-    network = processes.in_turn(lambda: load_network(model_dir, epoch))
+    model = processes.in_turn(lambda: load(model_dir, epoch))
     measures, name = test.measures(evaluation), f"epoch {epoch}"
     listed = min(max(evaluation.cutoffs) if write else measures.list_length, len(test.item_ids))
     try:
         if not listed:
             sample = draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
-            measures.add(network_ranks(network, test.sessions, evaluation.batch_size, evaluation.ties, name, sample,
-                                       kernels, processes))
+            measures.add(model_ranks(model, test.sessions, evaluation.batch_size, evaluation.ties, name, sample,
+                                     kernels, processes))
             return measures, time.perf_counter() - began
         for first, block in cut_blocks(test.sessions, LISTED // listed):
-            ranks, best = network_ranks_and_best(network, block, listed, evaluation.batch_size, evaluation.ties, name,
-                                                 kernels, processes)
+            ranks, best = model_ranks_and_best(model, block, listed, evaluation.batch_size, evaluation.ties, name,
+                                               kernels, processes)
             measures.add(ranks, best)
             if write:
                 processes.first_does(lambda: write(first, block, ranks, best))

@@ -47,10 +47,10 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
         Weights, hidden states or scores are not finite numbers: they would rank nothing, and so every target first.
     """
     def ranks(scores, targets, positions):
-        return [_ranks(scores, targets, ties, None if sample is None else sample[positions])]
+        return [_ranks(*scores, targets, ties, None if sample is None else sample[positions])]
 
     kernels = kernels if sample is None and counts_right(kernels) else None
-    return _measure(network, sessions, batch_size, description, ranks, 1, processes, kernels, ties)[0]
+    return measure([network], sessions, batch_size, description, ranks, 1, processes, kernels, ties)[0]
 
 
 def network_ranks_and_best(network, sessions, k, batch_size, ties="standard", description="evaluation", kernels=None,
@@ -66,60 +66,74 @@ def network_ranks_and_best(network, sessions, k, batch_size, ties="standard", de
     k = min(k, network.item_matrix.shape[0])
 
     def ranks_and_best(scores, targets, positions):
-        return [_ranks(scores, targets, ties), *_best_items(scores[:len(targets)], k).T]
+        return [_ranks(*scores, targets, ties), *_best_items(scores[0][:len(targets)], k).T]
 
     kernels = kernels if counts_right(kernels) else None
-    ranks, *best = _measure(network, sessions, batch_size, description, ranks_and_best, 1 + k, processes, kernels, ties)
+    ranks, *best = measure([network], sessions, batch_size, description, ranks_and_best, 1 + k, processes, kernels,
+                           ties)
     return ranks, np.stack(best, axis=1).astype(np.int32)
 
 
 def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", processes=ALONE):
     """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
     def ranks_and_losses(scores, targets, positions):
-        ranks = _ranks(scores, targets, "standard")
-        return [ranks, cross_entropy_of_scores(scores[:len(targets)], paddle.to_tensor(targets)).numpy()]
+        ranks = _ranks(*scores, targets, "standard")
+        return [ranks, cross_entropy_of_scores(scores[0][:len(targets)], paddle.to_tensor(targets)).numpy()]
 
-    return _measure(network, sessions, batch_size, description, ranks_and_losses, 2, processes)
+    return measure([network], sessions, batch_size, description, ranks_and_losses, 2, processes)
 
 
 @paddle.no_grad()
-def _measure(network, sessions, batch_size, description, measure, count, processes, kernels=None, ties="standard"):
-    """What `measure` says of each prediction, `count` figures: float64 [count, predictions].
+def measure(networks, sessions, batch_size, description, figures_of, count, processes, kernels=None, ties="standard"):
+    """What `figures_of` says of each prediction, `count` figures: float64 [count, predictions].
 
-    It is a function of the scores, float32 tensor [>= rows, items], of the targets and of their places in
-    `sessions.items`, int64 arrays [rows]; it returns a list of arrays [rows]. With `kernels`, these say the ranks
-    and the best items in its place, where the product of `_scoring` gives what `network.scores` does.
+    It is a function of each network's scores, a list of float32 tensors [>= rows, items], of the targets and of their
+    places in `sessions.items`, int64 arrays [rows]; it returns a list of arrays [rows]. With `kernels`, these say the
+    ranks and the best items by a single network in its place, where the product of `_scoring` gives what
+    `network.scores` does.
     """
-    network.eval()
-    for name, weight in network.named_parameters():
-        require_finite(weight, f"weights {name}")
-    largest_sum = float(paddle.abs(network.item_matrix).sum(axis=1).max())
-    score, items_by_unit = _scoring(network)
+    largest_sums = [_largest_sum(network) for network in networks]
+    score, items_by_unit = zip(*map(_scoring, networks))
     figures = np.zeros([count, len(sessions.items)])
-    chunk = max(PAD_ROWS, chunk_rows(network.item_matrix.shape[0]))
+    chunk = max(PAD_ROWS, chunk_rows(networks[0].item_matrix.shape[0]))
     with progress(sessions.predictions // processes.count, description) as bar:
         for batch in evaluation_batches(sessions, batch_size, PAD_ROWS, processes):
-            hidden = _with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
-            require_finite(hidden, "hidden states")
-            require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
-            if kernels and items_by_unit is not None:
-                above, at_least, best = kernels.count_above(host_array(hidden), host_array(items_by_unit),
+            hidden = [_hidden_states(*network, batch) for network in zip(networks, largest_sums)]
+            if kernels and items_by_unit[0] is not None:
+                above, at_least, best = kernels.count_above(host_array(hidden[0]), host_array(items_by_unit[0]),
                                                             batch.targets, chunk, count - 1)
                 is_real = batch.positions >= 0
                 figures[0, batch.positions[is_real]] = ranks_of_counts(above, at_least, ties)[is_real]
                 figures[1:, batch.positions[is_real]] = best[is_real].T
                 bar.update(int(is_real.sum()))
                 continue
-            for start in range(0, hidden.shape[0], chunk):
+            for start in range(0, len(batch.targets), chunk):
                 positions = batch.positions[start:start + chunk]
                 # The scores get no name, so that the next chunk takes the same memory, still in the cache.
-                found = np.stack(measure(score(_padded(hidden[start:start + chunk])),
-                                         batch.targets[start:start + chunk], positions))
+                found = np.stack(figures_of([of_states(_padded(states[start:start + chunk]))
+                                             for of_states, states in zip(score, hidden)],
+                                            batch.targets[start:start + chunk], positions))
                 is_real = positions >= 0
                 figures[:, positions[is_real]] = found[:, is_real]
                 bar.update(int(is_real.sum()))
     # Each figure is a number from one process and 0 from the others: the sum is exact.
     return processes.sum_of_array(figures)[:, _predicted(sessions)]
+
+
+def _largest_sum(network):
+    """The largest sum of an item's weights without their signs; the network is ready for evaluation afterwards."""
+    network.eval()
+    for name, weight in network.named_parameters():
+        require_finite(weight, f"weights {name}")
+    return float(paddle.abs(network.item_matrix).sum(axis=1).max())
+
+
+def _hidden_states(network, largest_sum, batch):
+    """A batch's hidden states with a column of ones, float32 tensor [rows, units + 1]."""
+    hidden = _with_ones(network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step))
+    require_finite(hidden, "hidden states")
+    require_finite(paddle.abs(hidden).max() * largest_sum, "scores")  # this bounds them
+    return hidden
 
 
 def _scoring(network):
@@ -173,23 +187,34 @@ def require_finite(values, what):
 
 
 def _ranks(scores, targets, ties, sample=None):
-    """Ranks of `targets`, int64 array [rows], in `scores`, float32 tensor [>= rows, items]."""
+    """`ranks_of` for scores in a float32 tensor [>= rows, items]."""
     scores = scores[:len(targets)]
-    if sample is not None:
-        others = sample + (sample >= targets[:, None])
-        chosen = np.take_along_axis(scores.numpy(), np.concatenate([targets[:, None], others], axis=1), axis=1)
-        return target_ranks(chosen, chosen[:, 0], ties)
-    if is_on_host(scores):
-        scores = host_array(scores)
-        return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
+    if sample is not None or is_on_host(scores):
+        return ranks_of(host_array(scores), targets, ties, sample)
     picks = np.stack([np.arange(len(targets)), targets], axis=1)
     target_scores = paddle.gather_nd(scores, paddle.to_tensor(picks))
     return target_ranks(scores, target_scores, ties, count=lambda mask: paddle.sum(mask, axis=1).numpy())
 
 
+def ranks_of(scores, targets, ties, sample=None):
+    """Ranks of `targets`, int64 array [rows], in `scores`, float32 array [rows, items], or among the `sample`.
+
+    That is an int array [rows, n], as `network_ranks` has it.
+    """
+    if sample is not None:
+        others = sample + (sample >= targets[:, None])
+        scores = np.take_along_axis(scores, np.concatenate([targets[:, None], others], axis=1), axis=1)
+        targets = np.zeros(len(targets), np.int64)
+    return target_ranks(scores, scores[np.arange(len(targets)), targets], ties)
+
+
 def _best_items(scores, k):
-    """The `k` best items by `scores`, float32 tensor [rows, items]: int64 array [rows, k]."""
-    scores = host_array(scores) if is_on_host(scores) else scores.numpy()
+    """`best_items` for scores in a float32 tensor [rows, items]."""
+    return best_items(host_array(scores), k)
+
+
+def best_items(scores, k):
+    """The `k` best items by `scores`, float32 array [rows, items]: int64 array [rows, k]."""
     return np.array([items for items, _ in top_k_of_rows(scores, k)])
 
 

@@ -3,20 +3,22 @@
     config.json             settings, versions and data of the run
     vocab.txt               the items that the model knows
     popular.json            what was clicked most lately (popular.py)
+    epoch_1/model_N/        in a directory of joined models each of them, in this same form (joined.py)
+    neighbours.safetensors  the sessions of a memory of neighbours, if there is one (neighbours_file.py)
     metrics.jsonl           one record per line, appended
     epoch_N/                model.safetensors, optimizer.safetensors, and written last state.json
     last/                   the same for the latest point within an epoch, to resume a stopped run from
     tensorboard/ visualdl/  the records for these programs, if the user asked for them
 
 config.json, popular.json and state.json each carry a checksum of their own, and state.json those of the arrays. Runs of
-older versions lack the first.
+older versions lack the first. config.json also has the checksum of neighbours.safetensors.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors.numpy import save
@@ -29,16 +31,18 @@ from utils.model.popular import POPULAR
 
 FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+NEIGHBOURS = "neighbours.safetensors"
 LAST, LAST_BEFORE = "last", ".last.before"  # the second exists only while the first is being replaced
 CONFIG_KINDS = {"data": dict, "options": dict, "versions": dict, "script": str, "net_sha256": str, "loss": str,
-                "loss_is_sampled": bool, "merged": list, "fit": dict}
+                "loss_is_sampled": bool, "merged": list, "joined": dict, "neighbours": dict, "fit": dict}
 STATE_KINDS = {"epoch": int, "files": dict, "progress": dict, "best": (dict, type(None))}
 NUMBER = int, float
 BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
 PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
                   "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
-LEFT_BY_A_CRASH = ".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp"
+LEFT_BY_A_CRASH = (".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp",
+                   f".{NEIGHBOURS}.*.tmp")
 EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
 
@@ -85,7 +89,7 @@ def start_run(model_dir, config, vocab_path, overwrite, popular=None):
     """
     require_room(model_dir, overwrite)
     _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR):
+    for name in ("metrics.jsonl", POPULAR, NEIGHBOURS):
         (model_dir / name).unlink(missing_ok=True)
     write_json(model_dir / "config.json", {"format": FORMAT, **config})
     with write_atomically(model_dir / "vocab.txt", "wb") as file:
@@ -98,7 +102,7 @@ def discard_run(model_dir):
     """Remove what a run wrote that came to no checkpoint, and the directory unless other files are in it."""
     clean_up(model_dir)
     _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR, "vocab.txt", "config.json"):
+    for name in ("metrics.jsonl", POPULAR, NEIGHBOURS, "vocab.txt", "config.json"):
         (model_dir / name).unlink(missing_ok=True)
     if not any(model_dir.iterdir()):
         model_dir.rmdir()
@@ -229,16 +233,34 @@ def remove_last(model_dir):
 
 
 def _save(target, weights, optimizer_state, state):
+    contents = {MODEL: save(weights), OPTIMIZER: save(optimizer_state)}
+    with _appearing(target) as directory:
+        _write_files(directory, contents, state)
+
+
+@contextmanager
+def joined_epoch(model_dir):
+    """Yield a directory to put joined models in; at the end of the block it becomes epoch_1, in one step."""
+    with _appearing(epoch_directory(model_dir, 1)) as directory:
+        yield directory
+        _write_files(directory, {}, {"epoch": 1})
+
+
+def _write_files(directory, contents, state):
+    """Write a dict of bytes by file name, and last state.json with their sizes and checksums."""
+    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
+    for name, data in [*contents.items(), (STATE, json_text({**state, "files": files}).encode())]:
+        with write_atomically(directory / name, "wb") as file:
+            file.write(data)
+
+
+@contextmanager
+def _appearing(target):
+    """Yield a temporary directory that takes the name of an epoch, or of last/, when the block ends well."""
     model_dir = target.parent
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=model_dir))
     try:
-        contents = {MODEL: save(weights), OPTIMIZER: save(optimizer_state)}
-        files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                 for name, data in contents.items()}
-        contents[STATE] = json_text({**state, "files": files}).encode()
-        for name, data in contents.items():
-            with write_atomically(temporary / name, "wb") as file:
-                file.write(data)
+        yield temporary
         os.chmod(temporary, 0o777 & ~_umask_of(model_dir))
         if target.name == LAST and target.exists():
             target.rename(model_dir / LAST_BEFORE)
@@ -305,10 +327,20 @@ def read_state(directory):
     return state
 
 
-def _load_weights(directory, shapes):
+def load_any_weights(model_dir, epoch):
+    """As `load_weights`, for a network whose shapes nobody needs to know."""
+    return _read_weights(epoch_directory(model_dir, epoch))
+
+
+def _read_weights(directory):
     state = read_state(directory)
     weights = Weights(_load_arrays(directory, MODEL, state))
     weights.checksum = state["files"][MODEL]["sha256"]  # that of the bytes, or they would have been refused
+    return weights
+
+
+def _load_weights(directory, shapes):
+    weights = _read_weights(directory)
     found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
     if found != {name: ("float32", shape) for name, shape in shapes.items()}:
         raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, "

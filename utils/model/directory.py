@@ -63,8 +63,16 @@ def vocabulary_checksum(model_dir, config):
     return found
 
 
+def require_one_network(model_dir, config):
+    """InputError for joined models (joined.py)."""
+    if "joined" in config:
+        raise InputError(f"{model_dir}: found joined models, expected a model of one network, such as those in its "
+                         "epoch_1")
+
+
 def read_settings(model_dir, config):
     """The layout.NetworkSettings of a config.json; InputError where one is missing or impossible."""
+    require_one_network(model_dir, config)
     try:
         found = NetworkSettings(**config["network"])
         missing = [name for name in ANSWERING if name not in config["network"]]

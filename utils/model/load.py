@@ -13,16 +13,21 @@ from utils.model.directory import (
     other_net,
     read_items,
     read_settings,
+    require_one_network,
     vocabulary_checksum,
 )
+from utils.model.joined import NAME as JOINED
+from utils.model.joined import JoinedScorer, read_members, read_weights
 from utils.model.layout import weight_shapes
 from utils.model.native_scorer import NativeScorer, native_library
+from utils.model.neighbours_file import NAME as NEIGHBOURS
+from utils.model.neighbours_file import read_memory
 from utils.model.scorer import Scorer
 
 LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
 
 
-def load_scorer(model_dir, epoch=None):
+def load_scorer(model_dir, epoch=None, network_alone=False):
     """What answers for a finished epoch of a model directory.
 
     Parameters
@@ -30,13 +35,16 @@ def load_scorer(model_dir, epoch=None):
     model_dir : str or Path
     epoch : int, optional
         By default the best by validation, or without validation the last that is finished.
+    network_alone : bool
+        Leave out the memory of neighbours, and refuse joined models.
 
     Returns
     -------
     scorer.Scorer
-        A NativeScorer where C++ can be compiled, else a Scorer; a PaddleScorer for a network that these don't know. Its
-        `weights_checksum` is the SHA-256 of the weights' file. Its `checksum` is that of all that answers depend on:
-        weights, vocabulary and network.
+        A NativeScorer where C++ can be compiled, else a Scorer; a PaddleScorer for a network that these don't know; a
+        JoinedScorer of these for joined models, and with a memory of neighbours. Its `weights_checksum` is the SHA-256
+        of the weights' file, or of those of joined models. Its `checksum` is that of all that answers depend on:
+        weights, vocabulary, network and memory.
     item_ids : list of str, or None
         By index; None where vocab.txt holds nothing but the number of items.
 
@@ -47,10 +55,33 @@ def load_scorer(model_dir, epoch=None):
     """
     config = checkpoint.read_config(model_dir)
     epoch = choose_epoch(model_dir, epoch)
-    scorer, item_ids = (_load_known if is_known(config) else _load_edited)(model_dir, epoch, config)
-    decisive = [scorer.weights_checksum, vocabulary_checksum(model_dir, config), config["network"], is_known(config)]
-    scorer.checksum = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    if network_alone:
+        require_one_network(model_dir, config)
+        config = {name: value for name, value in config.items() if name != NEIGHBOURS}
+    if JOINED in config:
+        scorers, item_ids = _load_members(model_dir, epoch, config)
+        weights_checksum = _checksum([scorer.weights_checksum for scorer in scorers])
+        decisive = [config[JOINED]]
+    else:
+        scorer, item_ids = (_load_known if is_known(config) else _load_edited)(model_dir, epoch, config)
+        scorers, weights_checksum, decisive = [scorer], scorer.weights_checksum, [config["network"], is_known(config)]
+    weights, memory = read_weights(model_dir, config), read_memory(model_dir, config, len(scorers[0].item_matrix))
+    if memory:
+        decisive.append(config[NEIGHBOURS])
+    scorer = JoinedScorer(scorers, weights, memory) if JOINED in config or memory else scorers[0]
+    scorer.weights_checksum = weights_checksum
+    scorer.checksum = _checksum([weights_checksum, vocabulary_checksum(model_dir, config), *decisive])
     return scorer, item_ids
+
+
+def _checksum(values):
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _load_members(model_dir, epoch, config):
+    """The scorers of joined models, and the item ids of all."""
+    members = read_members(model_dir, epoch, config)
+    return [load_scorer(member)[0] for member in members], read_items(model_dir, config)[0]
 
 
 def _load_known(model_dir, epoch, config):
@@ -78,13 +109,16 @@ def prepare(model_dir):
     Says nothing of a model directory that is missing or wrong: that is left to `load_scorer`.
     """
     with suppress(InputError):
-        if not is_known(checkpoint.read_config(model_dir)) and find_spec("paddle") is not None:
+        config = checkpoint.read_config(model_dir)
+        members = read_members(model_dir, choose_epoch(model_dir), config) if JOINED in config else [model_dir]
+        known = [is_known(checkpoint.read_config(member)) for member in members]
+        if not all(known) and find_spec("paddle") is not None:
             from utils.model import paddle_scorer
             paddle_scorer.prepare()
 
 
 def load_model(model_dir, epoch=None):
-    """The layout.NetworkSettings of a model directory, the weights of an epoch, and the item ids.
+    """The layout.NetworkSettings of a model directory, the weights of an epoch, and the item ids; nothing of a memory.
 
     Arguments and errors of `load_scorer`; an InputError too for a network that layout.py doesn't describe.
     """

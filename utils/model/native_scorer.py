@@ -1,4 +1,4 @@
-"""The network of scorer.py in C++ (utils/native/scoring.cc): the same answers, several times faster.
+"""The network of scorer.py in C++ (utils/native/scoring.cc, all_scores.cc): the same answers, several times faster.
 
 It needs a C++ compiler the first time. Scoring all items takes as long as reading the item matrix, so a copy of it with
 8 bits per weight is read instead. With a bound on the rounding errors, the copy tells which items may be among the
@@ -15,11 +15,12 @@ from utils.model.scorer import Scorer
 from utils.model.selection import Selection
 from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
 
-SOURCE = Path(__file__).parent.parent / "native" / "scoring.cc"
+SOURCES = [Path(__file__).parent.parent / "native" / name for name in ("scoring.cc", "all_scores.cc")]
 LANES = 16  # kLanes of scoring.cc
 ARGUMENTS = {
     "pack_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 4,
     "best_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 5 + [INTEGER] + [POINTER] * 4 + [INTEGER] + [POINTER] * 3,
+    "score_all": [POINTER, INTEGER, INTEGER, POINTER, INTEGER, POINTER],
     "score_items": [POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER],
     "gru_layer": [POINTER, INTEGER, INTEGER] + [POINTER] * 6 + [INTEGER, INTEGER] + [POINTER, INTEGER] * 2 + [POINTER],
 }
@@ -27,9 +28,9 @@ ARGUMENTS = {
 
 @lru_cache(maxsize=1)
 def native_library():
-    """The compiled utils/native/scoring.cc or None, and the words for a log line that say which."""
+    """The compiled SOURCES or None, and the words for a log line that say which."""
     try:
-        found = library([SOURCE], [*level_flags(), "-fopenmp-simd"])
+        found = library(SOURCES, [*level_flags(), "-fopenmp-simd"])
     except NotCompiled as reason:
         return None, f"native:no({reason})"
     for name, types in ARGUMENTS.items():
@@ -89,6 +90,12 @@ class NativeScorer(Scorer):
             self.library.score_items(matrix, units, address(state), address(candidates), len(candidates),
                                      address(scores))
         return found.reshape(*states.shape[:-1], -1)
+
+    def scores_alone(self, states):
+        states = np.ascontiguousarray(states)
+        scores = np.empty((len(states), len(self.item_matrix)), np.float32)
+        self.library.score_all(*self.matrix_and_sizes, address(states), len(states), address(scores))
+        return scores
 
     def _is_scored_alone(self, allowed):
         return super()._is_scored_alone(allowed) or isinstance(allowed, Selection) and allowed.few is not None

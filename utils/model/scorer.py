@@ -157,6 +157,10 @@ class Scorer:
         several = np.repeat(states, 2, axis=0) if len(states) == 1 else states  # why: see product
         return (matrix @ several.T).T[:len(states)]
 
+    def scores_alone(self, states):
+        """`scores` of all items for [rows, hid_size[-1]]; a row's don't depend on the other rows, to the last bit."""
+        return np.stack([self.scores(state) for state in states])
+
     def best(self, states, ks, excluded, allowed):
         """The best items after several sessions.
 

@@ -109,7 +109,10 @@ class ServedModel:
         return model
 
     def similar(self, item, k):
-        """The items whose output vectors have the largest cosine with that of `item`, and the cosines."""
+        """The items whose output vectors have the largest cosine with that of `item`, and the cosines.
+
+        Of joined models, the first one has the vectors.
+        """
         vectors = self.scorer.item_vectors
         if self.lengths is None:
             self.lengths = np.maximum(np.sqrt(np.einsum("iu,iu->i", vectors, vectors)), np.float32(1e-30))
@@ -183,7 +186,7 @@ def _state_of_files(model_dir, directory):
     """What changes when one of the files that make up a model is replaced or written to; `directory` is the epoch's."""
     found = []
     for path in (model_dir / "config.json", model_dir / "vocab.txt", model_dir / POPULAR,
-                 directory / checkpoint.STATE, directory / checkpoint.MODEL):
+                 model_dir / checkpoint.NEIGHBOURS, directory / checkpoint.STATE, directory / checkpoint.MODEL):
         try:
             status = path.stat()
             found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
@@ -193,11 +196,14 @@ def _state_of_files(model_dir, directory):
 
 
 def signature_of(model_dir, epoch=None):
-    """A value that changes when a model directory has another model: the path and the state of its state.json."""
+    """A value that changes when a model directory has another model: the path and the state of its state.json.
+
+    And the state of its config.json: a memory of neighbours is there once that names it.
+    """
     try:
         chosen = choose_epoch(model_dir, epoch)
         found = os.path.realpath(checkpoint.epoch_directory(model_dir, chosen) / checkpoint.STATE)
-        status = os.stat(found)
-        return found, status.st_ino, status.st_mtime_ns
+        statuses = os.stat(found), os.stat(Path(found).parent.parent / "config.json")
+        return found, *((status.st_ino, status.st_mtime_ns) for status in statuses)
     except (InputError, OSError) as error:
         return str(error)

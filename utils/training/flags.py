@@ -15,6 +15,7 @@ def add_training_flags(parser):
     """Add the flags of both trainers."""
     _add_data_flags(parser.add_argument_group("data"))
     _add_network_flags(parser.add_argument_group("network"))
+    _add_memory_flags(parser.add_argument_group("memory of neighbours"))
     _add_step_flags(parser.add_argument_group("training"))
     _add_validation_flags(parser.add_argument_group("validation"))
     _add_record_flags(parser.add_argument_group("records"))
@@ -37,8 +38,8 @@ def _add_data_flags(data):
     data.add_argument("--model_dir", default="model_recall20", help="directory to write")
     data.add_argument("--init_from", default="",
                       help="model directory to go on from, with new sessions and a vocabulary that may have grown; "
-                      "its network and dropout, --pass_num 1, --base_lr 0.1 and --lr_end 1 are the defaults then; "
-                      "empty: begin with drawn weights")
+                      "its network, dropout and --neighbours, --pass_num 1, --base_lr 0.1 and --lr_end 1 are the "
+                      "defaults then; empty: begin with drawn weights")
     data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
                       help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
@@ -69,6 +70,13 @@ def _add_network_flags(network):
     network.add_argument("--through_time", type=number(int, 0, 1), default=1,
                          help="1: gradients go back through a session's clicks, 0: they stop at the previous state, as "
                          "they always do with sessions side by side (the official code)")
+
+
+def _add_memory_flags(memory):
+    memory.add_argument("--neighbours", type=number(int, 0, 1), default=0,
+                        help="1: a memory of the training sessions answers beside the network, as much as does best on "
+                        "the validation, or on 2 %% of the sessions that the network is not trained on "
+                        "(docs/runs.md); 0: the network alone")
 
 
 def _add_step_flags(training):
@@ -139,13 +147,14 @@ def parse_training_flags(parser, arguments=None):
 
 
 def _network_flags(model_dir):
-    """The flags that the network of a model was made by, those of SHAPE, and its dropout, as a dict."""
-    from utils.training.initial import network_of  # slow to import, and only needed here
+    """The flags that a model was made by: those of SHAPE, its dropout, and whether it has a memory, as a dict."""
+    from utils.training.initial import has_memory, network_of  # slow to import, and only needed here
     settings = network_of(model_dir)
     return {"hid_size": settings.hid_size, "embedding": settings.embedding,
             "emb_size": 0 if settings.embedding == "none" else settings.emb_size,
             "reset_gate": "after" if settings.reset_after else "before",
-            "emb_dropout": settings.emb_dropout, "hid_dropout": settings.hid_dropout}
+            "emb_dropout": settings.emb_dropout, "hid_dropout": settings.hid_dropout,
+            "neighbours": int(has_memory(model_dir))}
 
 
 def check_training_flags(options, given):
@@ -160,6 +169,9 @@ def check_training_flags(options, given):
         raise InputError("--resume: found 1 with --overwrite 1, expected one of them")
     if options.valid_dir and options.valid_fraction:
         raise InputError(f"--valid_fraction: found {options.valid_fraction:g} with --valid_dir, expected one of them")
+    if options.split_items and options.neighbours and "neighbours" in given:
+        raise InputError("--neighbours: found 1 with --split_items 1, expected 0: no process has the whole model")
+    options.neighbours = int(options.neighbours and not options.split_items)
     if (options.patience or options.watch) and not (options.valid_dir or options.valid_fraction):
         raise InputError("--patience, --watch: found one of them without validation, "
                          "expected --valid_dir or --valid_fraction too")
@@ -210,7 +222,7 @@ def training_run(options, found=None):
                   "emb_lr_x", "gru_lr_x", "fc_lr_x"]
     return {
         "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
-                     options.valid_fraction, options.init_from),
+                     options.valid_fraction, options.init_from, bool(options.neighbours)),
         "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
                              options.patience, found),
         "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,

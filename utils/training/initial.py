@@ -11,6 +11,7 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, other_net, read_items, read_settings
 from utils.model.layout import ITEM_MATRIX
+from utils.model.neighbours_file import NAME as MEMORY
 from utils.runlog import log, warn
 
 GONE_NAMED = 5  # items that the log names
@@ -50,6 +51,12 @@ def network_of(model_dir):
     """The layout.NetworkSettings of the model that --init_from names; InputError where there is none."""
     with _naming_the_flag():
         return read_settings(model_dir, checkpoint.read_config(model_dir))
+
+
+def has_memory(model_dir):
+    """Whether the model that --init_from names has a memory of neighbours."""
+    with _naming_the_flag():
+        return MEMORY in checkpoint.read_config(model_dir)
 
 
 def find_initial(model_dir, item_ids):

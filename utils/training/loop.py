@@ -19,6 +19,7 @@ from utils.runlog import append_record, import_event_writers, line_of, log, read
 from utils.runlog import progress as progress_bar
 from utils.training.initial import load_initial
 from utils.training.preparation import prepare, require_possible, versions
+from utils.training.remembering import add_memory
 from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
 from utils.training.settings import flag_to_blame
 from utils.training.split import own_rows
@@ -59,7 +60,7 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     processes = device.processes
     require_possible(data, processes, splits_items, exchange_steps)
     rows = own_rows(processes) if splits_items else slice(None)
-    trainer, validation, initial_model, popular, config = processes.in_turn(
+    trainer, validation, remembering, initial_model, popular, config = processes.in_turn(
         lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
@@ -82,6 +83,9 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         run = _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags))
         run.choose_threads(device)
         run.train(start_from, *initial)
+        if remembering:
+            processes.first_does(lambda: add_memory(model_dir, remembering, trainer.network.item_count))
+        log("finish training")
 
 
 class _Run:
@@ -111,7 +115,6 @@ class _Run:
                 self._stop_if(self.processes.sum_of_array(np.array(self._wishes())))
         if progress.best:
             log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
-        log("finish training")
 
     def _begin(self, start_from, weights, arrays):
         """The Progress of the run, and what the trainer restores later, on all processes as process 0 has it."""

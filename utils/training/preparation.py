@@ -19,6 +19,7 @@ from utils.runlog import log, warn
 from utils.training.initial import find_initial
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
+from utils.training.remembering import divide, sessions_before
 from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps
 
@@ -43,6 +44,7 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     trainer.Trainer
     Sessions or None
         To validate with.
+    remembering.Remembering or None
     initial.InitialModel or None
     dict
         For popular.json.
@@ -51,8 +53,8 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     """
     item_ids, item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
     initial_model = find_initial(data.init_from, item_ids) if data.init_from else None
-    is_known = initial_model and initial_model.is_known
-    training, validation, description, popular = _read_sessions(data, item_count, vocab_sha256, is_known)
+    training, validation, remembering, description, popular = _read_sessions(data, item_count, vocab_sha256,
+                                                                             initial_model)
     require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
     require_memory_for_steps(training, network_settings.hid_size, flags)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
@@ -60,7 +62,7 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     network = Network(item_count, network_settings, schedule.seed, rows)
     trainer = make_trainer(network, training)
     network_is_known = _prove(trainer, kernels, rows != slice(None))
-    return trainer, validation, initial_model, popular, {
+    return trainer, validation, remembering, initial_model, popular, {
         "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": network_is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
         "data": description, "versions": versions(), "options": flags,
@@ -83,15 +85,18 @@ def _prove(trainer, kernels, splits_items):
     return proof.agrees("scorer")
 
 
-def _read_sessions(data, item_count, vocab_sha256, is_known):
-    """The sessions to train on, those to validate with or None, and what config.json and popular.json say of them.
+def _read_sessions(data, item_count, vocab_sha256, initial_model):
+    """The sessions to train on, to validate with and to remember, and what config.json and popular.json say of them.
 
-    `is_known`, bool [items] or None, are items that a model to begin with knows.
-    """
+    The second and third may be None, and so may the model to begin with.    """
     read_conversion(data.train_dir, vocab_sha256, "--train_dir")
     whole = read_sessions(data.train_dir, item_count, "--train_dir")
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
-                                                    data.valid_fraction, is_known)
+                                                    data.valid_fraction, initial_model and initial_model.is_known)
+    remembering = None
+    if data.neighbours:
+        training, remembering = divide(training, validation, item_count,
+                                       initial_model and sessions_before(initial_model))
     training, cut = cut_windows(training, data.max_length)
     if not training.predictions:
         raise InputError(f"--train_dir: found no session of two clicks in {data.train_dir}, expected at least one")
@@ -105,7 +110,9 @@ def _read_sessions(data, item_count, vocab_sha256, is_known):
     if validation:
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
-    return training, validation, description, count_popular(whole, item_count)
+    elif remembering:
+        log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
+    return training, validation, remembering, description, count_popular(whole, item_count)
 
 
 def versions():

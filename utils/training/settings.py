@@ -28,6 +28,7 @@ class Data:
     valid_dir : str, sessions to validate with; empty: none
     valid_fraction : float, the share of the training sessions to validate with instead, the newest; 0: none
     init_from : str, directory of a model to begin with; empty: none
+    neighbours : bool, the model gets a memory of neighbours
     """
 
     train_dir: str
@@ -36,6 +37,7 @@ class Data:
     valid_dir: str = ""
     valid_fraction: float = 0.0
     init_from: str = ""
+    neighbours: bool = False
 
 
 @dataclass

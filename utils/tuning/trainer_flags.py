@@ -18,7 +18,7 @@ DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "mini
 OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "init_from", "valid_dir",
           "valid_fraction", "watch", "patience", "keep", "save_seconds", "print_batch", "tensorboard", "visualdl",
           "seed", "use_cuda", "threads", "tune_cpu", "parallel", "num_devices", "split_items", "exchange_steps",
-          "is_local", "enable_ce", "step_num", "amp", "fit"}
+          "is_local", "enable_ce", "step_num", "amp", "fit", "neighbours"}
 LARGEST = 1 << 20  # bytes of a settings file
 COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes them
 
@@ -26,7 +26,7 @@ COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes t
 def parse(script, flags):
     """The trainer's options, a Namespace; InputError if it refuses the flags."""
     try:
-        return import_module(Path(script).stem).parse_arguments(words({"fit": 0} | flags))
+        return import_module(Path(script).stem).parse_arguments(words({"fit": 0, "neighbours": 0} | flags))
     except InputError as error:
         raise InputError(str(error).replace(Path(sys.argv[0]).name, script)) from None
 

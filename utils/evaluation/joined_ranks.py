@@ -1,0 +1,124 @@
+"""Ranks of the next clicks by what a model directory has: a network, several joined, or these with a memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.device import host_array
+from utils.evaluation.ranks import best_items, measure, network_ranks, network_ranks_and_best, ranks_of
+from utils.model import checkpoint
+from utils.model.directory import choose_epoch, read_items
+from utils.model.joined import NAME as JOINED
+from utils.model.joined import read_members, read_weights
+from utils.model.mixture import add_neighbours, log_sum_exp, mix
+from utils.model.neighbours import RECENT
+from utils.model.neighbours_file import Memory, read_memory
+from utils.model.network import load_network
+from utils.processes import ALONE
+
+
+class Model(NamedTuple):
+    """What answers together.
+
+    networks : list of net.Network
+    weights : list of float, theirs
+    memory : neighbours_file.Memory or None
+    """
+
+    networks: list
+    weights: list
+    memory: Memory
+
+    @property
+    def is_network(self):
+        """Whether there is one network, and nothing else."""
+        return len(self.networks) == 1 and self.memory is None
+
+
+def load(model_dir, epoch):
+    """The Model of a finished epoch; errors of `load.load_scorer`."""
+    config = checkpoint.read_config(model_dir)
+    if JOINED in config:
+        networks = [load_network(member, choose_epoch(member)) for member in read_members(model_dir, epoch, config)]
+    else:
+        networks = [load_network(model_dir, epoch)]
+    memory = read_memory(model_dir, config, read_items(model_dir, config)[1])
+    return Model(networks, read_weights(model_dir, config), memory)
+
+
+def model_ranks(model, sessions, batch_size, ties="standard", description="evaluation", sample=None, kernels=None,
+                processes=ALONE):
+    """As `ranks.network_ranks`, by a Model."""
+    if model.is_network:
+        return network_ranks(*model.networks, sessions, batch_size, ties, description, sample, kernels, processes)
+
+    def ranks(scores, targets, positions):
+        mixed = _mixed(model, scores, sessions, positions)
+        return [ranks_of(mixed, targets, ties, None if sample is None else sample[positions])]
+
+    return measure(model.networks, sessions, batch_size, description, ranks, 1, processes)[0]
+
+
+def model_ranks_and_best(model, sessions, k, batch_size, ties="standard", description="evaluation", kernels=None,
+                         processes=ALONE):
+    """As `ranks.network_ranks_and_best`, by a Model."""
+    if model.is_network:
+        return network_ranks_and_best(*model.networks, sessions, k, batch_size, ties, description, kernels, processes)
+    k = min(k, model.networks[0].item_matrix.shape[0])
+
+    def ranks_and_best(scores, targets, positions):
+        mixed = _mixed(model, scores, sessions, positions)
+        return [ranks_of(mixed, targets, ties), *best_items(mixed, k).T]
+
+    ranks, *best = measure(model.networks, sessions, batch_size, description, ranks_and_best, 1 + k, processes)
+    return ranks, np.stack(best, axis=1).astype(np.int32)
+
+
+def mixed_ranks(network, neighbours, sessions, weights, batch_size=1024, ties="standard", description="neighbours",
+                processes=ALONE):
+    """As `ranks.network_ranks`, with a memory of neighbours by each of several weights, from one pass.
+
+    Parameters
+    ----------
+    network : net.Network
+    neighbours : neighbours.Neighbours
+    sessions : sessions.Sessions
+    weights : list of float
+        The memory's, from 0, the network alone, to less than 1.
+
+    Returns
+    -------
+    float64 array [weights, predictions]
+    """
+    def ranks(scores, targets, positions):
+        scores = _arrays(scores, positions)[0]
+        totals, found = log_sum_exp(scores), _neighbours(neighbours, sessions, positions)
+        at = np.repeat(np.arange(len(positions)), np.diff(found[2])), found[0]
+        by_weight, own = [], scores[at]
+        for weight in weights:
+            scores[at] = own
+            if weight:
+                add_neighbours(scores, totals, weight / (1 - weight), found)
+            by_weight.append(ranks_of(scores, targets, ties))
+        return by_weight
+
+    return measure([network], sessions, batch_size, description, ranks, len(weights), processes)
+
+
+def _mixed(model, scores, sessions, positions):
+    """The mixture's scores, float32 array [rows, items], for what `ranks.measure` gives."""
+    found = _neighbours(model.memory.neighbours, sessions, positions) if model.memory else None
+    return mix(_arrays(scores, positions), model.weights, model.memory.weight if model.memory else 0, found)[0]
+
+
+def _arrays(scores, positions):
+    """Each network's scores as an array that may be changed, float32 [rows, items]."""
+    return [np.array(host_array(each)[:len(positions)]) for each in scores]
+
+
+def _neighbours(neighbours, sessions, positions):
+    """What `Neighbours.shares_of` says before the clicks at these places in `sessions.items`; nothing before -1."""
+    session = np.searchsorted(sessions.offsets, positions, side="right") - 1
+    ends = np.maximum(positions, 0)
+    starts = np.maximum(np.where(positions < 0, 0, sessions.offsets[session]), ends - RECENT)
+    return neighbours.shares_of(sessions.items, starts, ends)

@@ -1,0 +1,143 @@
+"""neighbours.safetensors of a model directory: the sessions that its memory of neighbours searches.
+
+    offsets        int64 [sessions + 1]
+    items          int32 [events]; session i, the newest last, is items[offsets[i]:offsets[i + 1]]
+    repeat_rates   float32 [items of the vocabulary]; how often each is clicked again directly
+
+config.json says how much the memory counts, by which version of the formula, and the file's size and checksum:
+
+    "neighbours": {"weight": 0.4, "version": 1, "file": {"bytes": ..., "sha256": ...}}
+
+All epochs of the directory answer with it. A directory without that entry has no memory, whatever files are in it.
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.data.arrays import arrays_in, write_arrays
+from utils.data.sessions import Sessions
+from utils.files import InputError, open_file, write_atomically
+from utils.memory import require_memory
+from utils.model import checkpoint
+from utils.model.checked_json import require_kinds, write_json
+from utils.model.neighbours import VERSION, Neighbours, Remembered
+
+NAME = "neighbours"
+KINDS = {"weight": (int, float), "version": int, "file": dict}
+ARRAYS = {"offsets": "int64 of 1 dimension", "items": "int32 of 1 dimension", "repeat_rates": "float32 of 1 dimension"}
+
+
+class Memory(NamedTuple):
+    """A memory that answers.
+
+    neighbours : neighbours.Neighbours
+    weight : float, 0 to 1, how much it counts beside the networks
+    checksum : str, SHA-256 of the file
+    """
+
+    neighbours: Neighbours
+    weight: float
+    checksum: str
+
+
+def write_neighbours(model_dir, remembered, weight):
+    """Give a model directory a memory: the file first, then the entry in config.json, each in one step.
+
+    Parameters
+    ----------
+    model_dir : Path
+        With a config.json.
+    remembered : neighbours.Remembered
+    weight : float
+        0 to 1, both excluded.
+    """
+    sessions, repeat_rates = remembered
+    written = io.BytesIO()
+    write_arrays(written, {"offsets": sessions.offsets.astype(np.int64), "items": sessions.items.astype(np.int32),
+                           "repeat_rates": repeat_rates.astype(np.float32)}, {})
+    data = written.getbuffer()
+    with write_atomically(model_dir / checkpoint.NEIGHBOURS, "wb") as file:
+        file.write(data)
+    record = {"weight": float(weight), "version": VERSION,
+              "file": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {NAME: record})
+
+
+def read_weight(model_dir, config):
+    """The weight of the memory in a config.json; 0 without one. InputError where it is no weight."""
+    record = config.get(NAME)
+    if record is None:
+        return 0.0
+    path = Path(model_dir) / "config.json"
+    require_kinds(path, record, KINDS)
+    if record.keys() != KINDS.keys() or not 0 < record["weight"] < 1:
+        raise InputError(f"{path}: found {', '.join(record) or 'nothing'} with the weight {record.get('weight')} for "
+                         f"{NAME!r}, expected {', '.join(KINDS)} with a weight between 0 and 1")
+    return float(record["weight"])
+
+
+def read_remembered(model_dir, config, item_count):
+    """The Remembered of a memory; errors of `read_memory`."""
+    record, path = config[NAME], Path(model_dir) / "config.json"
+    read_weight(model_dir, config)
+    if record["version"] != VERSION:
+        raise InputError(f"{path}: found version {record['version']} of the formula of neighbours, expected {VERSION}, "
+                         "which this code has")
+    require_kinds(path, record["file"], checkpoint.FILE_KINDS)
+    path = Path(model_dir) / checkpoint.NEIGHBOURS
+    return _remembered_in(path, _read(path, record["file"]), item_count)
+
+
+def read_memory(model_dir, config, item_count):
+    """The Memory of a model directory, or None where config.json has none.
+
+    Raises
+    ------
+    InputError
+        The file is missing, truncated, changed, or doesn't hold sessions of so many items.
+    """
+    if config.get(NAME) is None:
+        return None
+    neighbours = Neighbours(read_remembered(model_dir, config, item_count))
+    return Memory(neighbours, read_weight(model_dir, config), config[NAME]["file"]["sha256"])
+
+
+def _read(path, expected):
+    """The bytes of the file; InputError unless they are those that config.json expects."""
+    with open_file(path, "--model_dir", "the sessions of the neighbours that config.json names") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == expected.get("bytes"):
+            require_memory(2 * size, f"{path}: found {size} bytes")  # the index takes as much again, or more
+        data = file.read() if size == expected.get("bytes") else b""
+    if not data or hashlib.sha256(data).hexdigest() != expected.get("sha256"):
+        raise InputError(f"{path}: found {size} bytes that don't match config.json, expected {expected.get('bytes')} "
+                         f"bytes with SHA-256 {str(expected.get('sha256'))[:12]}...; the file was truncated or changed")
+    return data
+
+
+def _remembered_in(path, data, item_count):
+    """The Remembered in the bytes of the file."""
+    try:
+        arrays = arrays_in(data)[0]
+    except ValueError as error:
+        raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
+    found = {name: f"{values.dtype} of {values.ndim} dimension" for name, values in arrays.items()}
+    if found != ARRAYS:
+        raise InputError(f"{path}: found the arrays {found}, expected {ARRAYS}")
+    items, offsets, rates = (arrays[name] for name in ("items", "offsets", "repeat_rates"))
+    if not (len(items) and len(offsets) > 1 and offsets[0] == 0 and offsets[-1] == len(items)
+            and (np.diff(offsets) > 0).all()):
+        raise InputError(f"{path}: found offsets that don't cut {len(items)} clicks into sessions, expected 0 to "
+                         f"{len(items)}, ascending")
+    if items.min() < 0 or items.max() >= item_count:
+        raise InputError(f"{path}: found items from {items.min()} to {items.max()}, expected indices from 0 to "
+                         f"{item_count - 1}")
+    if len(rates) != item_count or not ((rates >= 0) & (rates <= 1)).all():
+        raise InputError(f"{path}: found {len(rates)} rates from {rates.min(initial=np.inf):g} to "
+                         f"{rates.max(initial=-np.inf):g}, expected {item_count} from 0 to 1")
+    return Remembered(Sessions(items, offsets), rates)

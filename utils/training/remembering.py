@@ -1,0 +1,124 @@
+"""The memory of neighbours of a run: which sessions it holds, and how much it counts beside the network.
+
+Its weight is chosen by sessions that the network wasn't trained on: those of the validation, or a few that are held out
+for it. Meanwhile, the memory lacks them too. The finished one holds those that were held out.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.data.sessions import Sessions, choose
+from utils.evaluation.joined_ranks import mixed_ranks
+from utils.evaluation.validation import evenly_chosen, without_unknown
+from utils.model import checkpoint
+from utils.model.directory import choose_epoch
+from utils.model.neighbours import Neighbours, remember
+from utils.model.neighbours_file import NAME, read_remembered, write_neighbours
+from utils.model.network import load_network
+from utils.runlog import append_record, log
+
+HELD_OUT, NEWEST = 0.02, 0.1  # the share of all sessions that is held out, from this share of them, the newest
+FEWEST_SESSIONS, MOST_SESSIONS = 200, 2000  # that are held out, but no more than half of the newest
+FEWEST, MOST = 100, 8000  # predictions that choose: fewer say too little, more take longer
+WEIGHTS = 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
+USUAL_WEIGHT = 0.4  # where too few predictions could choose
+CUTOFF = 20
+
+
+class Remembering(NamedTuple):
+    """The sessions of a run's memory.
+
+    whole : Sessions, those that the finished memory holds
+    without : Sessions, those of them that it holds while the weight is chosen
+    choosing : Sessions, by which the weight is chosen
+    held_out : int, how many sessions the network isn't trained on because of that
+    """
+
+    whole: Sessions
+    without: Sessions
+    choosing: Sessions
+    held_out: int
+
+
+def divide(sessions, validation, item_count, before=None):
+    """Divide a run's sessions into those to train on and those to choose by.
+
+    Parameters
+    ----------
+    sessions : Sessions
+    validation : Sessions or None
+    item_count : int
+    before : Sessions or None
+        What the memory of a model to begin with holds, as `sessions_before` returns it.
+
+    Returns
+    -------
+    Sessions
+        To train the network on.
+    Remembering
+    """
+    training, choosing = sessions, validation
+    if not validation:
+        numbers = numbers_held_out(len(sessions.lengths))
+        training = choose(sessions, np.setdiff1d(np.arange(len(sessions.lengths)), numbers))
+        choosing, _ = without_unknown(choose(sessions, numbers), training, item_count)
+        if choosing.predictions < FEWEST or not training.predictions:
+            training = sessions
+    whole, without = (_joined(before, part) if before else part for part in (sessions, training))
+    return training, Remembering(whole, without, evenly_chosen(choosing, MOST),
+                                 len(sessions.lengths) - len(training.lengths))
+
+
+def sessions_before(initial_model):
+    """What the memory of an initial.InitialModel holds of the items of this run: Sessions, or None without memory."""
+    model_dir = initial_model.epoch_dir.parent
+    config = checkpoint.read_config(model_dir)
+    if NAME not in config:
+        return None
+    items, offsets = read_remembered(model_dir, config, initial_model.items).sessions
+    number_of = np.full(initial_model.items, -1, np.int32)
+    number_of[initial_model.row_of[initial_model.is_known]] = np.flatnonzero(initial_model.is_known)
+    items = number_of[items]
+    return Sessions(items[items >= 0], np.unique(np.concatenate([[0], np.cumsum(items >= 0)])[offsets]))
+
+
+def _joined(first, second):
+    """The sessions of two Sessions."""
+    return Sessions(np.concatenate([first.items, second.items]),
+                    np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]))
+
+
+def numbers_held_out(count):
+    """The numbers of the sessions that are held out of so many, spread over the newest of them: int64 array."""
+    newest = math.ceil(NEWEST * count)
+    wanted = min(max(round(HELD_OUT * count), FEWEST_SESSIONS), MOST_SESSIONS, newest // 2)
+    return count - newest + np.arange(wanted) * newest // max(wanted, 1)
+
+
+def add_memory(model_dir, remembering, item_count):
+    """Give a finished run its memory, unless it has one, or the network alone does better. Process 0 alone does it.
+
+    The weight is the one of WEIGHTS with the largest recall + MRR by the run's best epoch, or its last one.
+    """
+    model_dir = Path(model_dir)
+    if NAME in checkpoint.read_config(model_dir):
+        return
+    whole, without, choosing, _ = remembering
+    weight, figures = USUAL_WEIGHT, {}
+    if choosing.predictions >= FEWEST:
+        network = load_network(model_dir, choose_epoch(model_dir))
+        ranks = mixed_ranks(network, Neighbours(remember(without, item_count)), choosing, WEIGHTS)
+        recalls, mrrs = (ranks <= CUTOFF).mean(axis=1), np.where(ranks <= CUTOFF, 1 / ranks, 0).mean(axis=1)
+        best = int(np.argmax(recalls + mrrs))
+        weight = WEIGHTS[best]
+        figures = {"weights": list(WEIGHTS), f"recall@{CUTOFF}": recalls.tolist(), f"mrr@{CUTOFF}": mrrs.tolist()}
+        log(f"neighbours: weight:{weight:g} recall@{CUTOFF}:{recalls[best]:.4f} mrr@{CUTOFF}:{mrrs[best]:.4f}, without "
+            f"them recall@{CUTOFF}:{recalls[0]:.4f} mrr@{CUTOFF}:{mrrs[0]:.4f}, by {choosing.predictions} predictions")
+    else:
+        log(f"neighbours: weight:{weight:g} as usual; {choosing.predictions} predictions are too few to choose by")
+    append_record(model_dir, {"event": "neighbours", "weight": weight, "predictions": choosing.predictions, **figures})
+    if weight:
+        write_neighbours(model_dir, remember(whole, item_count), weight)
