@@ -31,7 +31,7 @@ from utils.model import checkpoint
 from utils.model.directory import choose_epoch, is_known, read_items, read_settings, vocabulary_checksum
 from utils.model.joined import NAME as JOINED
 from utils.model.joined import member_directory
-from utils.model.layout import GATES, ITEM_MATRIX, NetworkSettings, layers, weight_count
+from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
 from utils.model.neighbours import remember
 from utils.model.neighbours_file import NAME as MEMORY
@@ -113,7 +113,8 @@ def have_one_form(paths, configs):
     """Whether the models can become one network."""
     if not all(map(is_known, configs)):
         return False
-    forms = [(found.embedding, found.reset_after, len(found.hid_size)) for found in map(read_settings, paths, configs)]
+    forms = [(found.embedding, found.reset_after, found.last_click, len(found.hid_size))
+             for found in map(read_settings, paths, configs)]
     return len(set(forms)) == 1
 
 
@@ -194,7 +195,8 @@ def merged_settings(settings):
     """The NetworkSettings of the merged network, as far as its answers depend on them."""
     sizes = [sum(units) for units in zip(*(each.hid_size for each in settings))]
     emb_size = sum(each.emb_size for each in settings)
-    return NetworkSettings(sizes, emb_size, settings[0].embedding, settings[0].reset_after)
+    return NetworkSettings(sizes, emb_size, settings[0].embedding, settings[0].reset_after,
+                           last_click=settings[0].last_click)
 
 
 def merged_weights(weights, settings):
@@ -213,6 +215,8 @@ def merged_weights(weights, settings):
     for name in [name for layer in layers(settings) for name in (layer.fc, layer.gru) if name]:
         merged[f"{name}.weight"] = gates(parts[f"{name}.weight"], block_diagonal)
         merged[f"{name}.bias"] = gates(parts[f"{name}.bias"], np.hstack)
+    if settings.last_click:
+        merged[LAST_CLICK] = np.hstack(parts[LAST_CLICK]) * len(weights)
     if settings.embedding == "shared":
         merged[f"{layers(settings)[0].fc}.weight"] *= len(weights)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in merged.items()}

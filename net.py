@@ -14,9 +14,19 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from utils.losses import cross_entropy
-from utils.model.layout import GATES, ITEM_MATRIX, layers, weight_shapes
+from utils.model.layout import (
+    GATES,
+    ITEM_MATRIX,
+    LAST_CLICK,
+    LEAST_SQUARE,
+    has_unit_inputs,
+    layers,
+    scored_length,
+    weight_shapes,
+)
 
 ROWS_AT_ONCE = 1 << 14  # that are drawn where only some rows of a matrix are kept
+FIRST_SHARE = 0.1  # of the last click's vector, before training
 
 
 class Network(nn.Layer):
@@ -49,6 +59,8 @@ class Network(nn.Layer):
             if layer.fc:
                 self.fc.append(FullyConnected(weight(shapes[f"{layer.fc}.weight"], GATES), settings.gru_lr_x))
             self.gru.append(DynamicGRU(weight(shapes[f"{layer.gru}.weight"], GATES), settings, f"layer {number}"))
+        if settings.last_click:
+            self.last_click = parameter(self, np.full(shapes[LAST_CLICK], FIRST_SHARE))
         items, columns = shapes[ITEM_MATRIX]
         vectors = matrix([items, columns - 1])
         output_lr_x = settings.emb_lr_x if settings.embedding == "shared" else settings.fc_lr_x
@@ -86,6 +98,9 @@ class Network(nn.Layer):
         states = F.embedding(items, self.input_weights()) if item_rows is None else item_rows
         if self.settings.embedding == "shared":
             states = states[:, :-1]  # without the bias
+        if has_unit_inputs(self.settings):
+            states = of_length(1, states)
+        clicked = states
         states = dropout(states, self.settings.emb_dropout, self.training, "embedding")
         before = self.first_states(rows_per_step[0]) if before is None else before
         fully_connected = list(self.fc)
@@ -93,10 +108,27 @@ class Network(nn.Layer):
             has_fc = number > 0 or self.settings.embedding != "none"
             gates = fully_connected.pop(0)(states) if has_fc else states
             states, before[number] = gru(gates, rows_per_step, before[number])
-        return states
+        return self.with_last_click(states, clicked)
+
+    def with_last_click(self, states, clicked):
+        """What predicts the next click: states, with `last_click` a share of the last click's vector added.
+
+        The share is learned for each unit. Without its dropout, the network fits what it has seen too well. Liu et al.,
+        STAMP, KDD 2018, predict from the last click beside a summary of all clicks, too.
+
+        Parameters
+        ----------
+        states, clicked : float32 tensors [clicks, hid_size[-1]]
+        """
+        if not self.settings.last_click:
+            return states
+        return states + self.last_click * dropout(clicked, self.settings.hid_dropout, self.training, LAST_CLICK)
 
     def scores(self, states, item_rows):
         """How likely items are clicked next: for state h, an item of vector w and bias b has the score h · w + b.
+
+        With a `score_scale` s it is s / sqrt(units) h · (w / |w|) + b, so that no item scores higher for a longer
+        vector, as frequent ones do. Gupta et al. (NISER, 2019, section 4) divide h by its length as well.
 
         Parameters
         ----------
@@ -108,7 +140,10 @@ class Network(nn.Layer):
         -------
         float32 tensor [..., rows, candidates]
         """
-        return paddle.matmul(states, item_rows[..., :-1], transpose_y=True) + item_rows[..., -1].unsqueeze(-2)
+        vectors, biases = item_rows[..., :-1], item_rows[..., -1].unsqueeze(-2)
+        if self.settings.score_scale:
+            vectors = of_length(scored_length(self.settings), vectors)
+        return paddle.matmul(states, vectors, transpose_y=True) + biases
 
     def loss(self, scores, targets):
         """What train.py minimises the mean of: the cross-entropy of each prediction, in nats.
@@ -195,6 +230,12 @@ class DynamicGRU(nn.Layer):
             product = F.linear(reset * before, self.weight[:, candidate], self.bias[candidate])
             new = paddle.tanh(inputs[:, candidate] + product)
         return new + update * (before - new)
+
+
+def of_length(length, vectors):
+    """The vectors, float32 tensor [..., units], made as long as `length`; one of zeros stays as it is."""
+    squares = (vectors * vectors).sum(axis=-1, keepdim=True)
+    return vectors * (length * paddle.rsqrt(squares + LEAST_SQUARE))
 
 
 def dropout(values, share, training, place):

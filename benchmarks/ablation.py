@@ -2,16 +2,25 @@
 
     python benchmarks/ablation.py --train_dir train_data --vocab_path vocab.txt --output benchmark_output/ablation
     ... --losses bpr,bpr-max,top1 --extra 'half the rate: --base_lr 0.075' --extra '64 slots: --batch_size 64'
+    ... --networks all                                # other networks: benchmarks/networks/NAME.py
+    ... --networks attention --extra 'half the rate: --base_lr 0.075'
 
-The newest tenth of the training sessions is split off. train_sample_neg.py trains each variation on the rest, one
-process a seed. The table has recall@20 and MRR@20 of the last epoch: the mean over the seeds, and their range. Started
-again with the same flags, it goes on where it was stopped; finished runs aren't trained again.
+The newest tenth of the training sessions is split off. train_sample_neg.py trains each variation on the rest, or with
+--every on a part of them, one process a seed. The table has recall@20 and MRR@20 of the last epoch: the mean over the
+seeds, and their range; and the processor time of the training as a multiple of the defaults'. Started again with the
+same flags, it goes on where it was stopped; finished runs aren't trained again.
+
+A file in benchmarks/networks is appended to net.py in a copy of the repository's scripts, and that copy trains. With
+--networks, the table has the defaults, these networks and what --losses and --extra say.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +35,7 @@ import numpy as np  # noqa: E402
 import train_sample_neg  # noqa: E402
 from utils import device  # noqa: E402
 from utils.data.session_files import read_conversion  # noqa: E402
-from utils.data.sessions import Sessions, read_sessions, write_sessions  # noqa: E402
+from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
 from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint  # noqa: E402
@@ -37,6 +46,7 @@ from utils.runlog import line_of, log, read_records  # noqa: E402
 VALID_FRACTION = 0.1
 JOINED = 4  # models in a set
 FIGURES = "recall@20", "mrr@20"
+NETWORKS = ROOT / "benchmarks/networks"
 WHOLE = ["--batching", "sessions", "--batch_size", "32", "--base_lr", "0.1", "--lr_end", "0.05"]
 SORTED = ["--group_batches", "20"]
 
@@ -47,19 +57,22 @@ class Variation(NamedTuple):
     key : str, of its model directories' names
     name : str, in the table
     flags : list of str, of train_sample_neg.py
+    network : str, the file in benchmarks/networks; empty: net.py as it comes
     """
 
     key: str
     name: str
     flags: list
+    network: str = ""
 
 
+DEFAULTS = Variation("defaults", "sessions side by side: train_sample_neg.py's defaults", [])
 STEPS = [
     Variation("sorted_in_batch", "whole sessions, batches sorted by length, the batch's targets as negatives",
               [*WHOLE, *SORTED, "--in_batch", "1"]),
     Variation("sorted", "negatives drawn alone", [*WHOLE, *SORTED]),
     Variation("in_order", "batches in the order of the sessions, not sorted by length", WHOLE),
-    Variation("defaults", "sessions side by side: train_sample_neg.py's defaults", []),
+    DEFAULTS,
 ]
 
 
@@ -67,21 +80,50 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions, a directory or one file")
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
+    parser.add_argument("--every", type=number(int, 1, COUNT), default=1,
+                        help="train on one of so many of the sessions that are left: items are rarer then")
     parser.add_argument("--output", default="benchmark_output/ablation",
                         help="directory of the split, the models and their logs")
     parser.add_argument("--seeds", type=number(int, 1, COUNT), default=3,
                         help="runs of each variation, with the seeds 1, 2 ...")
     parser.add_argument("--epochs", type=number(int, 1, COUNT), default=8, help="of each run")
-    parser.add_argument("--sets", type=number(int, 0, COUNT), default=1,
+    parser.add_argument("--sets", type=number(int, 0, COUNT),
                         help=f"sets of {JOINED} models of the defaults that are joined, each set with seeds of its "
-                        "own; 0: none")
+                        "own; 0: none; default: 1, with --networks 0")
     parser.add_argument("--jobs", type=number(int, 1, 1024), default=1, help="processes at once; each has one thread")
+    parser.add_argument("--networks", type=networks, default=[],
+                        help="the defaults with each of these networks, such as attention,bilinear, or all: of "
+                        + ", ".join(network_names()))
     parser.add_argument("--losses", type=losses, default=[],
                         help="also the defaults with each of these losses, such as bpr,top1: of "
                         + ", ".join(train_sample_neg.LOSSES))
     parser.add_argument("--extra", type=extra, action="append", default=[], metavar="'NAME: FLAGS'",
                         help="one more variation: its name, a colon, and flags of train_sample_neg.py; may be repeated")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.sets is None:
+        options.sets = 0 if options.networks else 1
+    options.output = Path(options.output)
+    return options
+
+
+def network_names():
+    """The names of the files in benchmarks/networks."""
+    return sorted(path.stem for path in NETWORKS.glob("*.py"))
+
+
+def networks(text):
+    """A type for argparse: `attention,bilinear` or `all` as a list of Variation."""
+    known, names = network_names(), network_names() if text == "all" else text.split(",")
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"found {name!r}, expected all, or some of {','.join(known)}")
+    return [Variation(f"network_{name}", f"`{name}`: {title(name)}", [], name) for name in dict.fromkeys(names)]
+
+
+def title(network):
+    """What a file of benchmarks/networks says in its first line."""
+    lines = (NETWORKS / f"{network}.py").read_text(encoding="utf-8").splitlines()
+    return lines[0].strip('".') if lines else ""
 
 
 def losses(text):
@@ -112,33 +154,67 @@ def extra(text):
 
 def main():
     options = parse_arguments()
-    options.output = Path(options.output)
-    variations = [*STEPS, *options.losses, *options.extra]
+    variations = [*([DEFAULTS] if options.networks else STEPS), *options.networks, *options.losses, *options.extra]
     keys = [variation.key for variation in options.extra]
     if len(set(keys)) < len(keys):
         raise InputError(f"--extra: found two names for one directory, {max(keys, key=keys.count)}_seed_1, expected "
                          "other names")
     runs = plan(options, variations)
     training, validation, data = split(options)
-    for model_dir, flags in runs.items():
-        require_same(model_dir, flags, data)
+    nets = {variation.network: net_with(variation.network) for variation in variations}
+    for model_dir, (variation, flags) in runs.items():
+        require_same(model_dir, flags, data, nets[variation.network])
     write_sessions(options.output / "train" / "train.txt", training)
     write_sessions(options.output / "valid" / "valid.txt", validation)
+    for name in filter(None, nets):
+        copy_scripts(scripts(options, name), nets[name])
     log(f"train:{training.predictions} validation:{validation.predictions} predictions, epochs:{options.epochs} "
         f"seeds:{options.seeds} sets:{options.sets} runs:{len(runs)}")
-    waiting = [(model_dir, [sys.executable, ROOT / "train_sample_neg.py", *flags]) for model_dir, flags in runs.items()
+    waiting = [(model_dir, [sys.executable, scripts(options, variation.network) / "train_sample_neg.py", *flags])
+               for model_dir, (variation, flags) in runs.items()
                if last_record(model_dir, "epoch").get("epoch") != options.epochs]
     run_processes(waiting, options.jobs, len(runs))
-    seeds = range(1, options.seeds + 1)
-    rows = [(variation.name, [last_record(directory(options, variation.key, seed), "epoch") for seed in seeds])
-            for variation in variations]
+    rows = table(options, variations)
+    log("\n| | recall@20 | MRR@20 | CPU time |\n|-|-|-|-|")
+    for name, records, seconds in rows:
+        figures = [with_range([record[figure] for record in records]) for figure in FIGURES]
+        log(f"| {' | '.join([name, *figures, seconds])} |")
+
+
+def table(options, variations):
+    """The rows: names, records with the figures of each seed, and the CPU time as a multiple of the defaults'."""
+    seeds, rows, seconds = range(1, options.seeds + 1), [], {}
+    for variation in variations:
+        model_dirs = [directory(options, variation.key, seed) for seed in seeds]
+        seconds[variation.key] = np.mean([cpu_seconds(model_dir) for model_dir in model_dirs])
+        rows.append((variation, [last_record(model_dir, "epoch") for model_dir in model_dirs]))
+    rows = [(variation.name, records, f"{seconds[variation.key] / seconds['defaults']:.1f}")
+            for variation, records in rows]
     if options.sets:
         joined = [joined_record(options, number_of) for number_of in range(1, options.sets + 1)]
-        rows.insert(len(STEPS), (f"{JOINED} of these joined by merge_models.py", joined))
-    log("\n| | recall@20 | MRR@20 |\n|-|-|-|")
-    for name, records in rows:
-        cells = [name, *(with_range([record[figure] for record in records]) for figure in FIGURES)]
-        log(f"| {' | '.join(cells)} |")
+        after = 1 + [variation.key for variation in variations].index("defaults")
+        rows.insert(after, (f"{JOINED} of these joined by merge_models.py", joined, f"{JOINED:.1f}"))
+    return rows
+
+
+def net_with(network):
+    """The text of net.py with a file of benchmarks/networks after it, bytes."""
+    text = (ROOT / "net.py").read_bytes()
+    return text + b"\n\n" + (NETWORKS / f"{network}.py").read_bytes() if network else text
+
+
+def scripts(options, network):
+    """The directory of the scripts that train a network: the repository's, or a copy with another net.py."""
+    return options.output / "networks" / network if network else ROOT
+
+
+def copy_scripts(copy, net):
+    """Copy the repository's scripts, and write the net.py that they take there."""
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(ROOT / "utils", copy / "utils", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, copy)
+    (copy / "net.py").write_bytes(net)
 
 
 def directory(options, key, seed):
@@ -147,7 +223,7 @@ def directory(options, key, seed):
 
 
 def plan(options, variations):
-    """All runs: a dict of model directories to the flags of train_sample_neg.py, lists of str."""
+    """All runs: a dict of model directories to their Variation and the flags of train_sample_neg.py, a list of str."""
     runs = {}
     for variation in variations:
         last = max(options.seeds, JOINED * options.sets if variation.key == "defaults" else 0)
@@ -156,9 +232,10 @@ def plan(options, variations):
             own = {"train_dir": options.output / "train", "valid_dir": options.output / "valid",
                    "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.epochs,
                    "keep": 1, "threads": 1, "resume": 1, "neighbours": 0}
-            runs[model_dir] = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
+            flags = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
+            runs[model_dir] = variation, flags
             try:
-                train_sample_neg.parse_arguments(runs[model_dir])
+                train_sample_neg.parse_arguments(flags)
             except InputError as error:
                 message = str(error).replace(Path(sys.argv[0]).name, "train_sample_neg.py")
                 raise InputError(f"--extra, {variation.name}: {message}") from None
@@ -171,15 +248,21 @@ def split(options):
     read_conversion(options.train_dir, vocab_sha256, "--train_dir")
     whole = read_sessions(options.train_dir, item_count, "--train_dir")
     device.prepare(threads=1, tune_cpu=0)
-    from utils.evaluation.validation import sessions_checksum, split_sessions  # it loads Paddle
+    from utils.evaluation.validation import sessions_checksum, split_sessions, without_unknown  # it loads Paddle
     training, validation, _ = split_sessions(whole, item_count, vocab_sha256, "", VALID_FRACTION)
+    if options.every > 1:
+        training = choose(training, np.arange(0, len(training.lengths), options.every))
+        validation, _ = without_unknown(validation, training, item_count)
+        if not (training.predictions and validation.predictions):
+            raise InputError(f"--every: found {options.every}, which leaves {len(training.lengths)} sessions and "
+                             "nothing to predict, expected less")
     validation = Sessions(validation.items, np.unique(validation.offsets))  # no session that has lost all its clicks
     return training, validation, {"vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(training),
                                   "validation_sha256": sessions_checksum(validation)}
 
 
-def require_same(model_dir, flags, data):
-    """Raise InputError where a model directory holds a run with other flags or data than these."""
+def require_same(model_dir, flags, data, net):
+    """Raise InputError where a model directory holds a run with other flags, data or net.py than these."""
     from utils.training.resume import differences
     if not checkpoint.holds_run(model_dir):
         return
@@ -188,6 +271,7 @@ def require_same(model_dir, flags, data):
     try:
         then = {**then, "data": {name: then["data"].get(name) for name in data}}
         found = differences(then, json.loads(json.dumps(now)))
+        found += ["net.py"] * (then["net_sha256"] != hashlib.sha256(net).hexdigest())
     except (KeyError, TypeError, AttributeError):
         found = ["config.json"]
     if found:
@@ -213,16 +297,39 @@ def run_processes(waiting, jobs, count):
                 model_dir, command = waiting.pop(0)
                 running[model_dir] = start(model_dir, command)
             time.sleep(0.05)
-            for model_dir in [path for path, process in running.items() if process.poll() is not None]:
-                require_success(model_dir, running.pop(model_dir))
-                done += 1
-                record = last_record(model_dir, "epoch")
-                log(f"{model_dir.name}: {line_of({figure: record[figure] for figure in FIGURES})} ({done} of {count})")
+            for model_dir, process in list(running.items()):
+                if has_ended(model_dir, process):
+                    del running[model_dir]
+                    require_success(model_dir, process)
+                    done += 1
+                    record = last_record(model_dir, "epoch")
+                    log(f"{model_dir.name}: {line_of({figure: record[figure] for figure in FIGURES})} "
+                        f"({done} of {count})")
     finally:
         for process in running.values():
             process.terminate()  # a training saves what it has
-        for process in running.values():
-            process.wait()
+        for model_dir, process in running.items():
+            has_ended(model_dir, process, 0)
+
+
+def has_ended(model_dir, process, options=os.WNOHANG):
+    """Whether a process has ended; if so, note the CPU time that it took, beside its model directory."""
+    ended, status, usage = os.wait4(process.pid, options)
+    if ended:
+        process.returncode = os.waitstatus_to_exitcode(status)
+        with open(seconds_file(model_dir), "a", encoding="utf-8") as file:
+            file.write(f"{usage.ru_utime + usage.ru_stime:.2f}\n")
+    return bool(ended)
+
+
+def cpu_seconds(model_dir):
+    """The CPU time of all processes that made a model directory; nan where it was made by something else."""
+    path = seconds_file(model_dir)
+    return sum(map(float, path.read_text(encoding="utf-8").split())) if path.exists() else np.nan
+
+
+def seconds_file(model_dir):
+    return model_dir.with_name(f"{model_dir.name}.seconds")
 
 
 def start(model_dir, command):

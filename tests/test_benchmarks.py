@@ -1,17 +1,24 @@
-"""benchmarks/speed.py and benchmarks/ablation.py, with numbers too small to measure anything."""
+"""benchmarks/speed.py, ablation.py and its networks, with numbers too small to measure anything."""
 
 import os
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from types import ModuleType
 
+import numpy as np
+import paddle
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags, write_random_model
 
+from utils.data.batches import pack
+from utils.data.sessions import Sessions
 from utils.files import InputError
+from utils.model.layout import NetworkSettings, weight_shapes
 from utils.model.load import load_model
 from utils.runlog import append_record
+from utils.training import proof
 
 THREAD_VARIABLES = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "GOTO_NUM_THREADS"
 
@@ -92,13 +99,14 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     about, *runs = process.stdout.partition("\n\n")[0].splitlines()
     titles, ruler, *lines = process.stdout.partition("\n\n")[2].splitlines()
     assert about.startswith("train:") and "runs:5" in about and len(runs) == 5 and runs[-1].endswith("(5 of 5)")
-    assert (titles, ruler) == ("| | recall@20 | MRR@20 |", "|-|-|-|")
+    assert (titles, ruler) == ("| | recall@20 | MRR@20 | CPU time |", "|-|-|-|-|")
     rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
-    assert [name.split(",")[0] for name, _, _ in rows] == [
+    assert [name.split(",")[0] for name, *_ in rows] == [
         "whole sessions", "negatives drawn alone", "batches in the order of the sessions",
         "sessions side by side: train_sample_neg.py's defaults", "the defaults with `--loss ce`", "half the rate"]
     assert rows[3][1:] == rows[4][1:]  # ce is the default: one run for both
-    assert all(0 < float(figure) < 1 for row in rows for figure in row[1:])
+    assert all(0 < float(figure) < 1 for row in rows for figure in row[1:3])
+    assert rows[3][3] == rows[4][3] == "1.0" and all(0.1 < float(row[3]) < 10 for row in rows)
 
     before = files_below(tmp_path)
     again = assert_worked(run_ablation())
@@ -113,6 +121,8 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     (["--extra", "a: --seed '1"], ["--extra", "No closing quotation"]),
     (["--extra", "a: --optimiser adam"], ["--extra, a:", "--optimiser", "train_sample_neg.py -h"]),
     (["--extra", "a b:", "--extra", "a  b:"], ["--extra", "extra_a_b_seed_1"]),
+    (["--every", 10**6], ["--every: found 1000000", "nothing to predict"]),
+    (["--networks", "bilinear,../net"], ["--networks", "'../net'", "attention"]),
 ])
 def test_ablation_refuses_before_it_trains(run_ablation, tmp_path, flags, fragments):
     assert_one_line_error(run_ablation(*flags), *fragments)
@@ -125,6 +135,39 @@ def ablation(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import ablation
     return ablation
+
+
+def test_another_network_is_trained_in_a_copy(run_ablation, ablation, monkeypatch, tmp_path):
+    process = assert_worked(run_ablation("--networks", "bilinear"))
+    rows = process.stdout.partition("\n\n")[2].splitlines()[2:]
+    assert [row.split(":")[0] for row in rows] == ["| sessions side by side", "| `bilinear`"]
+    output = tmp_path / "output"
+    assert "engine:paddle (not what utils/native computes: weight bilinear)" in (
+        output / "network_bilinear_seed_1.log").read_text()
+    assert (output / "networks/bilinear/net.py").read_bytes() == ablation.net_with("bilinear")
+    model_dir = output / "defaults_seed_1"
+    flags = ablation.plan(Namespace(output=output, seeds=1, sets=0, vocab_path="vocab.txt", epochs=1),
+                          [ablation.DEFAULTS])[model_dir][1]
+    with pytest.raises(InputError, match=r"--output: found other data .*net\.py; expected the same"):
+        ablation.require_same(model_dir, flags, {}, ablation.net_with("bilinear"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "benchmarks/networks").glob("*.py")])
+def test_networks_carry_what_they_keep_and_see_no_later_click(ablation, monkeypatch, name):
+    module = ModuleType("net")
+    monkeypatch.setitem(sys.modules, "net", module)  # as in the copy, where the file is part of net.py
+    exec(compile(ablation.net_with(name), name, "exec"), module.__dict__)
+    network = module.Network(40, NetworkSettings([9], 9, hid_dropout=0.3), seed=1)
+    random = np.random.default_rng(2)
+    batch = pack(Sessions(random.integers(0, 40, 60), np.array([0, 25, 30, 60])), np.arange(3))
+    with proof.trial_weights(network, random):
+        proof.require_same_rows(network, batch)
+        proof.require_no_future(network, batch)
+        assert proof.carrying_differences(network, batch, random) == []
+    network.train()
+    network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step).square().sum().backward()
+    own = set(dict(network.named_parameters())) - set(weight_shapes(network.settings, 40))
+    assert all(bool((weight.grad != 0).any()) for at, weight in network.named_parameters() if at in own), own
 
 
 def test_a_set_of_models_is_joined_and_evaluated_once(ablation, tmp_path):

@@ -13,7 +13,7 @@ import sys
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked
 
-RETURN_STATES = "        return states\n\n    def scores"
+RETURN_STATES = "        return self.with_last_click(states, clicked)\n"
 STEP = "new = paddle.tanh(inputs[:, candidate] + reset * products[:, candidate])"
 FIRST_LINES = "        self.item_matrix = parameter(self"
 
@@ -59,13 +59,13 @@ EDITS = {
                                 before_return("        states = paddle.tanh(self.last(states))\n")]),
     "scores scaled by a learned number": ("loss", [
         in_init("self.scale = parameter(self, np.ones([1]))"),
-        ("net.py", "        return paddle.matmul(states, item_rows[..., :-1], transpose_y=True)",
+        ("net.py", "        return paddle.matmul(states, vectors, transpose_y=True)",
          "        return self.scale * paddle.matmul(states, item_rows[..., :-1], transpose_y=True)")]),
     "another loss": ("loss", [("utils/losses.py", "    target_part = -_picked(log_probabilities, targets)",
                                "    target_part = -_picked(log_probabilities, targets)\n"
                                "    target_part = target_part * (1 - paddle.exp(-target_part))")]),
     "states times 0": ("engine", [
-        ("net.py", RETURN_STATES, RETURN_STATES.replace("return states", "return states * 0.0"))]),
+        ("net.py", RETURN_STATES, RETURN_STATES.replace("return ", "return 0.0 * "))]),
 }
 ANSWERED_AS_EVER = "another loss", "dropout in another place"  # once training is over, the network is as it was
 

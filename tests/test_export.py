@@ -60,6 +60,19 @@ def test_as_a_user_runs_it_without_paddle(model, sessions, tmp_path):
     assert [f"item_{item}" for item in best[0]] == recommended[2::4]
 
 
+def test_scaled_scores_are_products_of_what_is_written_too(run_here, model, sessions, tmp_path):
+    config = read_config(model)
+    config["network"]["score_scale"] = 16
+    write_json(model / "config.json", config)
+    files = {name: tmp_path / f"{name}.npy" for name in ("item_vectors", "session_states")}
+    assert run_here("export.py", model, *[word for name, path in files.items() for word in (f"--{name}", path)],
+                    "--sessions", sessions).returncode == 0
+    items, states = map(np.load, files.values())
+    np.testing.assert_allclose(np.linalg.norm(items[:, :-1], axis=1), 16 / np.sqrt(8), rtol=1e-5)
+    for state, clicks in zip(states, SESSIONS):
+        np.testing.assert_allclose(items[:, :-1] @ state + items[:, -1], scores_after(model, clicks), rtol=0, atol=1e-4)
+
+
 def test_parquet_has_the_same_and_the_ids(run_here, model, sessions, tmp_path):
     for ending in "npy", "parquet":
         assert run_here("export.py", model, "--item_vectors", tmp_path / f"items.{ending}", "--session_states",

@@ -16,7 +16,7 @@ from utils.model.scorer import Scorer
 from utils.training.resume import hold_directory
 
 FORMS = {
-    "shared": [],
+    "shared, vectors of one length": ["--score_scale", 30],
     "separate, two layers": ["--embedding", "separate", "--emb_size", 5, "--hid_size", "6,8", "--reset_gate", "before"],
     "none": ["--embedding", "none", "--reset_gate", "before"],
 }

@@ -102,6 +102,8 @@ VARIANTS = {
     "layers": dict(hid_size=[5, 7], emb_size=4, embedding="separate", reset_after=False),
     "smoothed": dict(hid_size=[6], emb_size=6, label_smoothing=0.1),
     "none": dict(hid_size=[6, 5], emb_size=0, embedding="none"),
+    "scaled": dict(hid_size=[6], emb_size=6, score_scale=4.0, init_range=0.5),
+    "separate, scaled": dict(hid_size=[6], emb_size=4, embedding="separate", score_scale=4.0, init_range=0.5),
 }
 
 
@@ -142,6 +144,27 @@ def test_scores_are_products_and_biases_however_candidates_are_shared():
         assert own[position, 0, candidate] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_scaled_scores_are_products_with_vectors_of_one_length_and_biases():
+    network, random = Network(11, NetworkSettings([9], 9, score_scale=30.0)), np.random.default_rng(0)
+    states, rows = random.uniform(-1, 1, (4, 9)).astype(np.float32), random.normal(size=(3, 10)).astype(np.float32)
+    rows[2, :-1] = 0
+    found = network.scores(paddle.to_tensor(states), paddle.to_tensor(rows)).numpy()
+    directions = rows[:2, :-1] / np.linalg.norm(rows[:2, :-1], axis=1, keepdims=True)
+    np.testing.assert_allclose(found[:, :2], 10 * states @ directions.T + rows[:2, -1], rtol=1e-4)
+    assert (found[:, 2] == rows[2, -1]).all(), "a vector of zeros has no direction"
+    along = np.sign(rows[:1, :-1])
+    equal = np.hstack([along, np.zeros((1, 1))]).astype(np.float32)
+    largest = network.scores(paddle.to_tensor(along), paddle.to_tensor(equal)).item()
+    assert largest == pytest.approx(30)
+
+
+def test_a_scaled_network_reads_nothing_of_a_vector_but_its_direction():
+    network, click = Network(11, NetworkSettings([6], 6, score_scale=16.0)), paddle.to_tensor([3])
+    rows = network.item_matrix[3:4].detach()
+    expected = network.hidden_states(click, [1], rows).numpy()
+    np.testing.assert_allclose(network.hidden_states(click, [1], rows * 5).numpy(), expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_rows_given_and_states_carried_change_nothing(name):
     """Training looks the rows up itself; sessions side by side go click by click."""
@@ -151,7 +174,7 @@ def test_rows_given_and_states_carried_change_nothing(name):
     with paddle.no_grad():
         whole = network.hidden_states(items, rows_per_step).numpy()
         assert (network.hidden_states(items, rows_per_step, rows).numpy() == whole).all()
-        assert (network.hidden_states(items, rows_per_step, rows * 2).numpy() != whole).any()
+        assert (network.hidden_states(items, rows_per_step, rows + 1).numpy() != whole).any()
         before = network.first_states(3)
         assert [tuple(state.shape) for state in before] == [(3, units) for units in settings.hid_size]
         for start, count in ((0, 3), (3, 2), (5, 1)):

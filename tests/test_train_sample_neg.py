@@ -31,7 +31,7 @@ VARIANTS = {
     "official bpr-max": ["--config", ROOT / "settings/official_bpr_max.json", "--batch_size", 8],
     "bpr": ["--loss", "bpr"],
     "top1": ["--loss", "top1"],
-    "top1-max": ["--loss", "top1-max"],
+    "top1-max, scaled scores": ["--loss", "top1-max", "--score_scale", 8],
     "bpr-max in whole sessions": ["--batching", "sessions", "--loss", "bpr-max", "--batch_size", 8],
     "bpr-max without the native library": ["--loss", "bpr-max", "--tune_cpu", 0],
     "smoothed, separate, adam": ["--label_smoothing", 0.1, "--embedding", "separate", "--optimizer", "adam",

@@ -17,7 +17,9 @@ from utils.native.kernels import Kernels
 ITEMS = 150
 SETTINGS = [NetworkSettings([12], 12, hid_dropout=0.5, emb_dropout=0.3),
             NetworkSettings([12], 7, embedding="separate", hid_dropout=0.5),
-            NetworkSettings([8, 12], 12, reset_after=False, hid_dropout=0.5)]
+            NetworkSettings([8, 12], 12, reset_after=False, hid_dropout=0.5),
+            NetworkSettings([12], 12, hid_dropout=0.5, score_scale=8.0)]
+SETTINGS_NAMES = "shared", "two matrices", "two layers, reset before", "scaled"
 
 
 def as_sessions(lists):
@@ -48,7 +50,11 @@ def sigmoid(values):
 def plain_scores(network, clicks):
     """Scores after each click of one session, float64 [clicks, items]: the formulas of net.py, click by click."""
     weights = {name: weight.numpy().astype(np.float64) for name, weight in network.named_parameters()}
-    embedding = weights.get("embedding", weights["item_matrix"][:, :-1])
+    vectors, scored_length = weights["item_matrix"][:, :-1], 1
+    if network.settings.score_scale:
+        scored_length = network.settings.score_scale / np.sqrt(network.settings.hid_size[-1])
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    embedding = weights.get("embedding", vectors)
     states = embedding[clicks]
     for layer, units in enumerate(network.settings.hid_size):
         recurrent, bias = weights[f"gru.{layer}.weight"], weights[f"gru.{layer}.bias"]
@@ -64,10 +70,10 @@ def plain_scores(network, clicks):
             state = update * state + (1 - update) * candidate
             rows.append(state)
         states = np.array(rows)
-    return states @ weights["item_matrix"][:, :-1].T + weights["item_matrix"][:, -1]
+    return scored_length * states @ vectors.T + weights["item_matrix"][:, -1]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=SETTINGS_NAMES)
 def test_ranks_equal_a_slow_plain_evaluation_session_by_session(settings, sessions, kernels_or_none):
     network, expected, is_clear = random_network(settings), [], []
     for start, end in zip(sessions.offsets, sessions.offsets[1:]):
@@ -92,7 +98,7 @@ def test_hand_worked_ranks_of_a_network_that_only_has_biases(kernels_or_none):
 
 
 @pytest.mark.parametrize("ties", TIES)
-@pytest.mark.parametrize("settings", SETTINGS, ids=["shared", "two matrices", "two layers, reset before"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=SETTINGS_NAMES)
 def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, kernels_or_none, monkeypatch):
     network = random_network(settings)
     monkeypatch.setattr(losses, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
@@ -180,6 +186,13 @@ def test_finite_weights_that_overflow_are_an_error(sessions, name, what):
     if name == "fc.0.weight":
         network.gru[0].weight.set_value(paddle.sign(network.gru[0].weight) * 3e38)
     with pytest.raises(InputError, match=f"{what} that are not finite"):
+        network_ranks(network, sessions, 16)
+
+
+def test_vectors_too_long_to_be_divided_by_their_length_are_an_error(sessions):
+    network = random_network(SETTINGS[3])
+    network.item_matrix.set_value(paddle.sign(network.item_matrix) * 1e25)
+    with pytest.raises(InputError, match="lengths of item vectors that are not finite"):
         network_ranks(network, sessions, 16)
 
 

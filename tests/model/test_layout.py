@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from forms import EVERY_FORM, settings_of
 
-from utils.model.layout import ANSWERING, ITEM_MATRIX, NetworkSettings, input_matrix, input_width, layers, weight_shapes
+from utils.model.layout import (
+    ANSWERING,
+    ANSWERING_LATER,
+    ITEM_MATRIX,
+    NetworkSettings,
+    input_matrix,
+    input_width,
+    layers,
+    weight_shapes,
+)
 
 ITEMS = 23
 TRAINING_ALONE = {"emb_dropout", "hid_dropout", "carry_dropped", "through_time", "label_smoothing", "init_range",
@@ -71,5 +80,5 @@ def test_a_seed_draws_the_weights_in_this_order():
 
 def test_no_setting_of_the_network_is_overlooked():
     fields = {field.name for field in dataclasses.fields(NetworkSettings)}
-    assert fields == {*ANSWERING, *TRAINING_ALONE}, (
+    assert fields == {*ANSWERING, *ANSWERING_LATER, *TRAINING_ALONE}, (
         "does the new setting change the scores? then utils/model/scorer.py must know it")

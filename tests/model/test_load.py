@@ -125,7 +125,8 @@ def test_epochs_that_are_not_there(model):
     {"reset_after": 1}, {"reset_after": None}, {"reset_after": "after"}, {"hid_size": {"8": 1}}, {"hid_size": [[8]]},
     {"embedding": ["shared"]}, {"embedding": {}}, {"embedding": "none", "emb_size": "8"}, {"through_time": "yes"},
     {"carry_dropped": 1}, {"hid_dropout": "much"}, {"hid_dropout": -0.1}, {"hid_dropout": float("nan")},
-    {"init_range": None}, {"emb_lr_x": True}, {"gru_lr_x": []}, {"label_smoothing": float("inf")}], ids=str)
+    {"init_range": None}, {"emb_lr_x": True}, {"gru_lr_x": []}, {"label_smoothing": float("inf")},
+    {"score_scale": -1}, {"score_scale": "16"}], ids=str)
 def test_settings_that_no_network_has(model, changes):
     edit_network(model, **changes)
     assert_refused(model, model / "config.json", "network settings")
@@ -137,6 +138,13 @@ def test_settings_that_are_missing(model, name):
     del config["network"][name]
     write_json(model / "config.json", config)
     assert_refused(model, model / "config.json", name)
+
+
+def test_settings_of_an_older_model(model):
+    config = checkpoint.read_config(model)
+    assert config["network"].pop("score_scale") == 0
+    write_json(model / "config.json", config)
+    assert load_model(model)[0].score_scale == 0
 
 
 @pytest.mark.parametrize("network", [None, [], "shared", {}], ids=str)

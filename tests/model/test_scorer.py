@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.model import checkpoint
+from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import NetworkSettings, weight_shapes
 from utils.model.load import load_model
 from utils.model.scorer import Scorer
@@ -90,6 +91,22 @@ def test_a_trained_model_scores_as_in_paddle(tiny_model, tiny_data, epoch):
         items = [int(item) for item in line.split()]
         expected = paddles_scores(network, paddles_states(network, items))
         np.testing.assert_allclose(scorer.scores(click_by_click(scorer, items)), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [("shared", [6], True), ("separate", [5, 7], False), ("none", [6], True)], ids=str)
+def test_scaled_scores_are_those_of_paddle(form):
+    import paddle
+
+    from net import Network
+    settings = settings_of(*form, score_scale=8.0)
+    network, weights = Network(ITEMS, settings), draw_weights(settings, ITEMS)
+    set_weights(network, weights)
+    scorer, items = Scorer(fold_lengths(settings, weights), weights), [5, 0, 22, 5, 7, 7, 1]
+    paddles, states = paddles_states(network, items), click_by_click(scorer, items)
+    with paddle.no_grad():
+        expected = network.scores(paddles, network.item_matrix).numpy()
+    np.testing.assert_allclose(states, paddles.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scorer.scores(states), expected, rtol=0, atol=1e-4)
 
 
 # Equal to itself

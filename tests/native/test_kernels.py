@@ -8,9 +8,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from layer_kernels import LayerKernels
 
-from net import DynamicGRU
+from net import DynamicGRU, of_length
 from utils.losses import Loss
 from utils.model.layout import NetworkSettings
+from utils.training.softmax import PaddleSoftmax
 
 ROWS, ITEMS, UNITS = 10, 23, 6
 with_fixtures = hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -94,6 +95,22 @@ def test_rows_are_gathered_and_added(kernels):
     kernels.add_rows(matrix, source, numbers)
     np.testing.assert_allclose(matrix, expected, atol=1e-6)
     assert (matrix[:, UNITS] == expected[:, UNITS]).all()
+
+
+@pytest.mark.parametrize("width", [UNITS, UNITS + 1])
+@pytest.mark.parametrize("way", ["native", "paddle"])
+def test_lengths_and_their_gradient_are_those_of_net_py(kernels, way, width):
+    vectors, upstream = draw(ROWS, width), draw(ROWS, width, seed=1)
+    vectors[2, :UNITS] = 0
+    fast = kernels if way == "native" else PaddleSoftmax()
+    found, factors = fast.set_lengths(vectors, UNITS, 16.0)
+    plain = paddle.to_tensor(vectors, stop_gradient=False)
+    expected = paddle.concat([of_length(16.0, plain[:, :UNITS]), plain[:, UNITS:] * 1], axis=1)
+    np.testing.assert_allclose(np.array(found), expected.numpy(), rtol=1e-5)
+    expected, = paddle.grad([expected], [plain], [paddle.to_tensor(upstream)])
+    given = upstream.copy() if way == "native" else paddle.to_tensor(upstream)
+    np.testing.assert_allclose(np.array(fast.lengths_gradient(given, found, factors, UNITS, 16.0)), expected.numpy(),
+                               rtol=1e-4, atol=1e-4)
 
 
 def test_arguments_that_are_no_whole_blocks_of_memory_are_copied(kernels):

@@ -16,10 +16,10 @@ from utils.process import place, run  # noqa: E402
 STEPS, SPLIT_STEPS, SMOOTHING, AVERAGED_AFTER = 200, 40, 0.1, 5
 CASES = {f"{engine}, {network}, {objective}, {batching}": (engine, network, objective, batching)
          for engine in ("native", "paddle") for network, objective, batching in (
-             ("shared", "all items", "sessions"), ("separate", "all items", "parallel"),
+             ("scaled", "all items", "sessions"), ("separate", "all items", "parallel"),
              ("shared", "shared ce, in batch, logq", "parallel"), ("two layers", "shared ce, logq", "sessions"),
              ("none", "shared bpr-max, in batch, logq", "sessions"),
-             ("shared", "shared top1-max, in batch", "parallel"), ("shared", "shared bpr-max", "parallel"),
+             ("shared", "shared top1-max, in batch", "parallel"), ("scaled", "shared bpr-max", "parallel"),
              ("separate", "tiled bpr", "sessions"))}
 
 

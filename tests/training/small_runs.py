@@ -21,6 +21,7 @@ NETWORKS = {
     "two layers": NetworkSettings([5, 7], 7, reset_after=False),
     "separate": NetworkSettings([7, 6], 4, "separate"),
     "none": NetworkSettings([6, 5], 0, "none", reset_after=False, gru_lr_x=2.0),
+    "scaled": NetworkSettings([7], 7, score_scale=3.0),
 }
 BATCHINGS = {"sessions": Batching(parallel=False, size=6), "parallel": Batching(parallel=True, size=6)}
 LOSSES = {

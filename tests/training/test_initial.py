@@ -260,6 +260,7 @@ def test_several_processes_and_split_items_begin_with_the_same(tiny_model, tomor
     (["--hid_size", "8,8"], ["--hid_size: found 8,8", "expected 8"]),
     (["--embedding", "separate"], ["--embedding: found separate", "expected shared"]),
     (["--emb_size", 9], ["--emb_size: found 9", "expected 8"]),
+    (["--score_scale", 16], ["--score_scale: found 16", "expected 0"]),
     (["--reset_gate", "before"], ["--reset_gate: found before", "expected after"]),
     (["--vocab_path", "count.txt"], ["--init_from: found nothing but the number of items in --vocab_path"]),
     (["--vocab_path", "others.txt"], ["--init_from: found none of the items of --vocab_path"]),

@@ -74,9 +74,19 @@ def test_as_it_comes_all_agrees(kernels, settings, objective):
     assert isinstance(trainer.engine, NativeEngine) and trainer.objective.kernels and trainer.optimizer.kernels
 
 
+@pytest.mark.parametrize("objective", [AllItems, shared(Loss("bpr-max", elu=0.5)), shared(Loss("ce"), 1.0, False)])
+@pytest.mark.parametrize("embedding", ["shared", "separate", "none"])
+def test_all_agrees_where_scores_are_scaled(kernels, embedding, objective):
+    settings = NetworkSettings([9], 0 if embedding == "none" else 9, embedding, emb_dropout=0.2, hid_dropout=0.4,
+                               score_scale=16.0)
+    trainer, found, line = proven(kernels, settings=settings, objective=objective)
+    assert line == AGREES and found.agrees("scorer") and found.agrees("carrying")
+
+
+@pytest.mark.parametrize("score_scale", [0.0, 16.0])
 @pytest.mark.parametrize("objective", [AllItems, shared(Loss("ce"), 1.0), shared(Loss("ce"), 1.0, False)])
-def test_without_cpp_paddle_trains(objective):
-    trainer, found, line = proven(None, objective=objective)
+def test_without_cpp_paddle_trains(objective, score_scale):
+    trainer, found, line = proven(None, settings=NetworkSettings([9], 9, score_scale=score_scale), objective=objective)
     assert line == "engine:paddle loss:paddle optimizer:paddle" and found.agrees("scorer")
     assert isinstance(trainer.engine, PaddleEngine) and trainer.objective.kernels is trainer.optimizer.kernels is None
     assert found.agrees("loss") and isinstance(trainer.objective.softmax, PaddleSoftmax)
@@ -88,7 +98,8 @@ def on_gpu(monkeypatch):
     monkeypatch.setattr(proof_module, "is_gpu", lambda: True)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS[name] for name in list(SETTINGS)[:3]], ids=list(SETTINGS)[:3])
+@pytest.mark.parametrize("settings", [*list(SETTINGS.values())[:3], NetworkSettings([9], 9, score_scale=16.0)],
+                         ids=[*list(SETTINGS)[:3], "scaled"])
 def test_on_a_gpu_nn_gru_goes_through_the_network(on_gpu, settings):
     trainer, found, line = proven(None, settings=settings)
     assert line == "engine:fused loss:paddle optimizer:paddle" and found.agrees("engine")
@@ -235,6 +246,35 @@ def test_a_network_that_trains_another_way_than_it_evaluates_is_refused(kernels,
     monkeypatch.setattr(Network, "input_weights", lambda self: paddle.tanh(self.item_matrix))
     with pytest.raises(InputError, match="input_weights"):
         proven(kernels)
+
+
+def backwards(states, rows_per_step):
+    """The mean of all states from each click of a session to its last one, as a layer that runs backwards has it."""
+    after, found = states[:0], []
+    for part in reversed(paddle.split(states, rows_per_step)):
+        after = paddle.concat([part[:len(after)] + after, part[len(after):]])
+        found.append(after)
+    return paddle.concat(found[::-1])
+
+
+SEE_THE_FUTURE = {
+    "bidirectional": backwards,
+    "no mask": lambda states, rows_per_step: states + states.mean(axis=0),
+    "positions from the end": lambda states, rows_per_step: states * paddle.concat(
+        [paddle.full([rows, 1], len(rows_per_step) - step) for step, rows in enumerate(rows_per_step)]),
+}
+
+
+@pytest.mark.parametrize("parallel", [True, False], ids=["side by side", "whole sessions"])
+@pytest.mark.parametrize("name", SEE_THE_FUTURE)
+def test_a_network_that_sees_later_clicks_is_refused(kernels, monkeypatch, name, parallel):
+    right = Network.hidden_states
+    monkeypatch.setattr(Network, "hidden_states", lambda self, items, rows_per_step, *given: SEE_THE_FUTURE[name](
+        right(self, items, rows_per_step, *given), rows_per_step))
+    network = Network(ITEMS, SETTINGS["shared"], seed=3)
+    trainer = Trainer(network, draw_sessions(), Batching(parallel, 8), AllItems(network), Adagrad(0.1))
+    with pytest.raises(InputError, match="net.py: found hidden_states where a click's state depends on later clicks"):
+        prove(trainer, kernels)
 
 
 def test_states_that_are_not_carried_are_found(monkeypatch):

@@ -3,11 +3,13 @@
 import numpy as np
 import paddle
 
+import net
 from utils.data.batches import evaluation_batches
 from utils.device import host_array, is_on_host
 from utils.evaluation.metrics import ranks_of_counts, target_ranks
 from utils.files import InputError
 from utils.losses import chunk_rows, cross_entropy_of_scores
+from utils.model.layout import scored_length
 from utils.model.top_k import top_k_of_rows
 from utils.processes import ALONE
 from utils.runlog import progress
@@ -125,7 +127,10 @@ def _largest_sum(network):
     network.eval()
     for name, weight in network.named_parameters():
         require_finite(weight, f"weights {name}")
-    return float(paddle.abs(network.item_matrix).sum(axis=1).max())
+    largest_sum = float(paddle.abs(network.item_matrix).sum(axis=1).max())
+    if network.settings.score_scale:
+        require_finite(paddle.to_tensor(largest_sum) ** 2, "lengths of item vectors")  # this bounds their squares
+    return largest_sum
 
 
 def _hidden_states(network, largest_sum, batch):
@@ -142,7 +147,10 @@ def _scoring(network):
     A product with the items side by side is several times as fast as `network.scores`, and is used where that gives the
     same. They are returned too, float32 tensor [units + 1, items]; None where it doesn't.
     """
-    items_by_unit = paddle.transpose(network.item_matrix, [1, 0]).contiguous()
+    matrix, length = network.item_matrix, scored_length(network.settings)
+    if length:
+        matrix = paddle.concat([net.of_length(length, matrix[:, :-1]), matrix[:, -1:]], axis=1)
+    items_by_unit = paddle.transpose(matrix, [1, 0]).contiguous()
     states = np.random.default_rng(0).uniform(-1, 1, (PAD_ROWS, network.item_matrix.shape[1] - 1))
     tried = paddle.to_tensor(states.astype(np.float32))
     expected = network.scores(tried, network.item_matrix[:PROOF_ITEMS])

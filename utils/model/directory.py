@@ -91,6 +91,8 @@ def read_settings(model_dir, config):
                 raise ValueError(f"{name} {value!r}")
         if found.embedding == "shared" and found.emb_size != found.hid_size[-1]:
             raise ValueError(f"emb_size {found.emb_size} of a shared matrix with {found.hid_size[-1]} units")
+        if found.last_click and found.embedding != "shared":
+            raise ValueError(f"last_click with embedding {found.embedding}")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{Path(model_dir) / 'config.json'}: found no complete network settings ({error}), expected "
                          "those of train.py") from None

@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 EMBEDDINGS = "shared", "separate", "none"
+LEAST_SQUARE = 1e-12  # added to the square of a length, which could be 0
 GATES = 3  # reset, update and candidate, side by side in this order in every weight of FC and GRU
 ITEM_MATRIX = "item_matrix"
 ANSWERING = "hid_size", "emb_size", "embedding", "reset_after"  # the settings that matter once training is over
+ANSWERING_LATER = "score_scale", "last_click"  # too; an older config.json means their defaults
+LAST_CLICK = "last_click"
 
 
 @dataclass
@@ -24,11 +27,15 @@ class NetworkSettings:
         `separate` two matrices, `none` the first layer's gates have a weight for every item (emb_size plays no part)
     reset_after : bool, the GRU's reset gate acts after the recurrent product (as in nn.GRU, cuDNN) or before it (as in
         Paddle's fluid and Theano)
+    last_click : bool, the last click's vector, times a learned one, is added to the state that items are scored with;
+        only with a shared matrix
     emb_dropout, hid_dropout : float, share of the embedding's and of each layer's outputs that training zeroes
     carry_dropped : bool, the next click sees the state with dropout (the official code) or without
     through_time : bool, gradients go back through all clicks of a session, or (the official code) stop at the state
         before
     label_smoothing : float, share of each target's probability that is spread over all items
+    score_scale : float, the largest product of a state and an item's vector: all vectors are made equally long, as they
+        are scored by `scored_length`, and in a shared embedding 1; 0: vectors are as long as they have become
     init_range : float, weights are drawn from U(-init_range, init_range); 0 for Glorot's sqrt(6 / (rows + columns)) of
         each gate's matrix
     emb_lr_x, gru_lr_x, fc_lr_x : float, learning-rate multipliers of the embedding, of FC and GRU, and of the output
@@ -43,7 +50,9 @@ class NetworkSettings:
     carry_dropped: bool = False
     through_time: bool = True
     label_smoothing: float = 0.0
+    score_scale: float = 0.0
     init_range: float = 0.0
+    last_click: bool = False
     emb_lr_x: float = 1.0
     gru_lr_x: float = 1.0
     fc_lr_x: float = 1.0
@@ -76,6 +85,11 @@ def layers(settings):
             for number, units in enumerate(settings.hid_size)]
 
 
+def state_sizes(settings):
+    """How many numbers a session keeps of each layer, and with `last_click` of what items are scored with, the last."""
+    return settings.hid_size + settings.hid_size[-1:] * settings.last_click
+
+
 def input_matrix(settings):
     """The name of the weight whose rows are looked up for the items clicked."""
     return ITEM_MATRIX if settings.embedding == "shared" else "embedding"
@@ -84,6 +98,16 @@ def input_matrix(settings):
 def input_width(settings):
     """How many numbers of an item's row in `input_matrix` are read; a shared matrix has the bias behind them."""
     return GATES * settings.hid_size[0] if settings.embedding == "none" else settings.emb_size
+
+
+def scored_length(settings):
+    """How long the vectors that score the items are made, 0 for as long as they are; a state is at most sqrt(units)."""
+    return settings.score_scale / math.sqrt(settings.hid_size[-1])
+
+
+def has_unit_inputs(settings):
+    """Whether the embedding's vectors are made as long as 1: they are those that score the items."""
+    return settings.embedding == "shared" and settings.score_scale > 0
 
 
 def weight_shapes(settings, item_count):
@@ -99,6 +123,8 @@ def weight_shapes(settings, item_count):
         if layer.fc:
             shapes |= {f"{layer.fc}.weight": [layer.inputs, gates], f"{layer.fc}.bias": [gates]}
         shapes |= {f"{layer.gru}.weight": [layer.units, gates], f"{layer.gru}.bias": [gates]}
+    if settings.last_click:
+        shapes[LAST_CLICK] = [settings.hid_size[-1]]
     return shapes | {ITEM_MATRIX: [item_count, settings.hid_size[-1] + 1]}
 
 

@@ -16,6 +16,7 @@ from utils.model.directory import (
     require_one_network,
     vocabulary_checksum,
 )
+from utils.model.equal_lengths import fold_lengths
 from utils.model.joined import NAME as JOINED
 from utils.model.joined import JoinedScorer, read_members, read_weights
 from utils.model.layout import weight_shapes
@@ -120,6 +121,8 @@ def prepare(model_dir):
 def load_model(model_dir, epoch=None):
     """The layout.NetworkSettings of a model directory, the weights of an epoch, and the item ids; nothing of a memory.
 
+    Those of a network with a `score_scale` come as `equal_lengths.fold_lengths` makes them: they have none.
+
     Arguments and errors of `load_scorer`; an InputError too for a network that layout.py doesn't describe.
     """
     config = checkpoint.read_config(model_dir)
@@ -138,4 +141,4 @@ def _load_model(model_dir, epoch, config):
         if not max(values.max(), -values.min()) < LARGEST:
             raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a "
                              "model that was trained without overflow")
-    return settings, weights, item_ids
+    return fold_lengths(settings, weights), weights, item_ids

@@ -78,6 +78,11 @@ class NativeScorer(Scorer):
                                    len(ends), states, after.shape[1], address(outputs[-1]))
             below, rows = (address(outputs[-1]), units, units), None
             states += 4 * units
+        if self.last_click is not None:
+            has_clicks, units = sessions.lengths > 0, self.hid_size[-1]
+            last = items[sessions.offsets[1:][has_clicks] - 1]
+            after[has_clicks, -units:] = (after[has_clicks, -2 * units:-units]
+                                          + self.last_click * self.input_vectors[last])
         return after
 
     def scores(self, states, candidates=None):

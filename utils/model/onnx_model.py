@@ -4,7 +4,8 @@ The graph takes any number of sessions, each from its first click or from the st
 
 - items, int64 [sessions, clicks]: the clicks in time order, as indices. -1 is no click: it fills up shorter sessions,
   and stands for items that the model doesn't know, anywhere in a session.
-- states, float32 [sessions, units of all layers]: before these clicks; zeros before a session's first click.
+- states, float32 [sessions, units of all layers, and with last_click those of the last one again]: before these
+  clicks; zeros before a session's first click.
 
 and gives the states after the clicks (new_states), the scores of all items, float32 [sessions, items], and the best
 items with their scores, int64 and float32 [sessions, k].
@@ -14,7 +15,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from utils.files import InputError
-from utils.model.layout import GATES, ITEM_MATRIX, input_matrix, input_width, layers
+from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, input_matrix, input_width, layers, state_sizes
 
 OPSET, IR_VERSION = 17, 8  # of 2022; ONNX Runtime knows them from 1.12 on
 LARGEST = 2**31 - 2**20  # bytes of a file; protobuf reads no more than 2 GiB
@@ -42,7 +43,7 @@ def session_model(settings, weights, k, notes):
     if size > LARGEST:
         raise InputError(f"--onnx: found weights of {size / 2**30:.1f} GiB, expected less than 2 GiB, the most that an "
                          "ONNX file holds")
-    matrix, units = weights[ITEM_MATRIX], sum(settings.hid_size)
+    matrix, units = weights[ITEM_MATRIX], sum(state_sizes(settings))
     graph = _Graph()
     graph.constant("item_vectors", matrix[:, :-1])
     graph.constant("item_biases", matrix[:, -1])
@@ -110,9 +111,9 @@ def _clicks(graph, matrix):
 
 def _layers(graph, settings, weights, below):
     """The layers of FC and GRU: the name of the last one's state, float32 [sessions, units]."""
-    all_layers, number = layers(settings), len(settings.hid_size)
-    graph.constant("layer_sizes", np.array(settings.hid_size, np.int64))
-    graph.node("Split", ["states", "layer_sizes"], *[f"states_{place}" for place in range(number)], axis=1)
+    all_layers, sizes = layers(settings), state_sizes(settings)
+    graph.constant("layer_sizes", np.array(sizes, np.int64))
+    graph.node("Split", ["states", "layer_sizes"], *[f"states_{place}" for place in range(len(sizes))], axis=1)
     for place, layer in enumerate(all_layers):
         name, gates = layer.gru, GATES * layer.units
         # Without FC, what is looked up are the gates' inputs themselves.
@@ -129,8 +130,25 @@ def _layers(graph, settings, weights, below):
         # The GRU of ONNX Runtime gives zeros where a session has no click.
         graph.node("Where", ["has_clicks", f"after_last_{place}", f"states_{place}"], f"after_{place}")
         below = graph.node("Squeeze", [f"all_{place}", "axis_1"], f"outputs_{place}")
-    graph.node("Concat", [f"after_{place}" for place in range(number)], "new_states", axis=1)
-    return f"after_{number - 1}"
+    if settings.last_click:
+        _add_last_click(graph, weights[LAST_CLICK], len(all_layers))
+    graph.node("Concat", [f"after_{place}" for place in range(len(sizes))], "new_states", axis=1)
+    return f"after_{len(sizes) - 1}"
+
+
+def _add_last_click(graph, share, place):
+    """What items are scored with, as the last of the states: the last layer's and a share of the last click's vector.
+    """
+    graph.constant("share", share)
+    graph.node("Sub", ["counts", "one"], "before_end")
+    graph.node("Max", ["before_end", "zero"], "end")
+    graph.node("Unsqueeze", ["end", "axis_1"], "ends")
+    graph.node("GatherElements", ["packed_items", "ends"], "last_items", axis=1)
+    graph.node("Squeeze", ["last_items", "axis_1"], "last_item")
+    graph.node("Gather", ["item_vectors", "last_item"], "last_vector", axis=0)
+    graph.node("Mul", ["last_vector", "share"], "last_part")
+    graph.node("Add", [f"after_{place - 1}", "last_part"], "with_last")
+    graph.node("Where", ["has_clicks", "with_last", f"states_{place}"], f"after_{place}")
 
 
 def _gates(values):

@@ -9,6 +9,8 @@ from utils import device
 from utils.data.batches import pack
 from utils.data.sessions import Sessions
 from utils.files import InputError
+from utils.model.equal_lengths import with_length
+from utils.model.layout import scored_length
 from utils.model.scorer import Scorer
 
 
@@ -43,7 +45,8 @@ class PaddleScorer(Scorer):
         from utils.model.network import load_network_and_checksum  # loads Paddle, so it must come after `prepare`
         self.network, self.weights_checksum = load_network_and_checksum(model_dir, epoch)
         self.network.eval()
-        self.item_matrix = self.network.item_matrix.numpy()
+        length, matrix = scored_length(self.network.settings), self.network.item_matrix.numpy()
+        self.item_matrix = with_length(length, matrix) if length else matrix
         self.item_vectors, self.item_biases = self.item_matrix[:, :-1], self.item_matrix[:, -1]
 
     def replay(self, sessions, before):

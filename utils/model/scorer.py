@@ -9,7 +9,7 @@
 
 import numpy as np
 
-from utils.model.layout import ITEM_MATRIX, input_matrix, input_width, layers
+from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, input_width, layers, state_sizes
 from utils.model.selection import Selection
 from utils.model.top_k import top_k_among, top_k_of_rows
 
@@ -44,18 +44,22 @@ class Scorer:
         self.item_vectors, self.item_biases = self.item_matrix[:, :-1], self.item_matrix[:, -1]
         self.input_vectors = weights[input_matrix(settings)][:, :input_width(settings)]
         self.step = reset_after_step if settings.reset_after else reset_before_step
-        self.hid_size, self.state_size = settings.hid_size, sum(settings.hid_size)
+        self.hid_size, self.state_sizes = settings.hid_size, state_sizes(settings)
+        self.state_size, self.last_click = sum(self.state_sizes), weights.get(LAST_CLICK)
         both = lambda name: (weights[f"{name}.weight"], weights[f"{name}.bias"])
         self.gru = [both(layer.gru) for layer in layers(settings)]
         self.fc = [both(layer.fc) if layer.fc else None for layer in layers(settings)]
         self.click_cost = sum(weight.size for weight, _ in filter(None, self.gru + self.fc))
 
     def before_first_click(self, rows=None):
-        """Each layer's state before the first click: zeros, float32 [hid_size[layer]] or [rows, hid_size[layer]]."""
-        return [np.zeros(units if rows is None else (rows, units), np.float32) for units in self.hid_size]
+        """Each layer's state before the first click: zeros, float32 [hid_size[layer]] or [rows, hid_size[layer]].
+
+        A network with `last_click` has one more, the last layer's with the last click's vector beside it.
+        """
+        return [np.zeros(units if rows is None else (rows, units), np.float32) for units in self.state_sizes]
 
     def click(self, items, before):
-        """Each layer's state after one more click; the last layer's predicts the next.
+        """Each layer's state after one more click; the last one predicts the next.
 
         Parameters
         ----------
@@ -74,6 +78,8 @@ class Scorer:
             gate_inputs = below if fc is None else product(below, fc[0]) + fc[1]
             below = self.step(gate_inputs, state, *gru)
             states.append(below)
+        if self.last_click is not None:
+            states.append(below + self.last_click * self.input_vectors[items])
         return states
 
     def after_sessions(self, sessions):
@@ -104,7 +110,7 @@ class Scorer:
         return np.concatenate(found)
 
     def last_layer(self, states):
-        """The last layer's part, float32 [rows, hid_size[-1]], of states as `replay` returns them."""
+        """What items are scored with, float32 [rows, hid_size[-1]], of states as `replay` returns them."""
         return states[:, -self.hid_size[-1]:]
 
     def replay(self, sessions, before):
@@ -114,16 +120,16 @@ class Scorer:
         ----------
         sessions : sessions.Sessions
             The new clicks of each session, none or more. At least one session.
-        before : float32 array [sessions, sum(hid_size)]
+        before : float32 array [sessions, state_size]
             The states before these clicks; zeros before a session's first click. It is not changed.
 
         Returns
         -------
-        float32 array [sessions, sum(hid_size)]
+        float32 array [sessions, state_size]
         """
         order = np.argsort(-sessions.lengths, kind="stable")
         lengths, ends = sessions.lengths[order], sessions.offsets[1:][order]
-        states = np.split(before[order], np.cumsum(self.hid_size)[:-1], axis=1)
+        states = np.split(before[order], np.cumsum(self.state_sizes)[:-1], axis=1)
         for clicks_left in range(lengths[0], 0, -1):  # all sessions end together, so the longest starts alone
             running = np.count_nonzero(lengths >= clicks_left)
             items = sessions.items[ends[:running] - clicks_left]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.model.layout import LEAST_SQUARE
 from utils.native.compiling import FLOAT, INTEGER, KEY, POINTER, NotCompiled, address, aligned, library
 
 SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "network.cc", "losses.cc")]
@@ -18,14 +19,17 @@ LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losse
 LOSS = [INTEGER] + [FLOAT] * 3
 UPDATE = "8qd"  # training.cc's Update, as of the module struct
 ARGUMENTS = {
-    "network_forward": [POINTER, INTEGER] * 4 + [INTEGER] + [FLOAT] * 2 + [INTEGER, KEY, POINTER],
-    "network_backward": [POINTER, INTEGER] * 3 + [INTEGER] * 2 + [FLOAT] * 2 + [KEY, POINTER],
+    "network_forward": [POINTER, INTEGER] * 4 + [INTEGER] + [FLOAT] * 2
+    + [INTEGER, POINTER, POINTER, KEY, POINTER],
+    "network_backward": [POINTER, INTEGER] * 3 + [INTEGER] * 2 + [FLOAT] * 2 + [POINTER] * 3 + [KEY, POINTER],
     "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
     "shared_loss": [POINTER] * 6 + [INTEGER] * 5 + LOSS + [POINTER] * 3,
     "tiled_loss": [POINTER] * 3 + [INTEGER] * 4 + [FLOAT, KEY] + LOSS + [POINTER] * 3,
     "adagrad": [POINTER, INTEGER] + [FLOAT] * 2 + [INTEGER],
     "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
     "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
+    "set_lengths": [POINTER] + [INTEGER] * 3 + [FLOAT] * 2 + [POINTER] * 2,
+    "lengths_gradient": [POINTER] * 2 + [INTEGER] * 3 + [FLOAT, POINTER],
     "dropout": [POINTER, INTEGER, FLOAT, KEY],
     "search": [POINTER, POINTER, INTEGER, POINTER, INTEGER, POINTER],
     "distinct": [POINTER, INTEGER] + [POINTER] * 3,
@@ -165,6 +169,17 @@ class Kernels:
         """target[numbers[i], :columns of source] += source[i], in place, for int64 numbers."""
         require_rows(numbers, target.shape[0])
         self.call("add_rows", target, target.shape[1], source, source.shape[1], numbers, source.shape[0])
+
+    def set_lengths(self, vectors, units, length):
+        """`net.of_length` of the first `units` columns, and what each row was multiplied by, float32 [rows]."""
+        result, factors = _empty(vectors.shape, vectors), _empty(vectors.shape[:1], vectors)
+        self.call("set_lengths", vectors, *vectors.shape, units, length, LEAST_SQUARE, result, factors)
+        return result, factors
+
+    def lengths_gradient(self, gradient, result, factors, units, length):
+        """From the gradient by what `set_lengths` returned to that by the vectors before, in place."""
+        self.call("lengths_gradient", result, factors, *result.shape, units, length, gradient)
+        return gradient
 
     def dropout(self, values, share, key):
         """Zero a random share of `values` in place and scale the others by 1 / (1 - share), as the key says."""

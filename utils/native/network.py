@@ -6,7 +6,7 @@ add a hundredth of it.
 
 import numpy as np
 
-from utils.model.layout import GATES, input_matrix, input_width, layers
+from utils.model.layout import GATES, LAST_CLICK, has_unit_inputs, input_matrix, input_width, layers
 from utils.native.compiling import address
 from utils.native.kernels import copied, empty, require_rows, zeros
 
@@ -42,6 +42,9 @@ class NativeNetwork:
                     weight = weights[f"{name}.{part}"]
                     gradient = self.gradients[f"{name}.{part}"] = empty(weight.shape)
                     row[f"{kind}_{part}"], row[f"{kind}_{part}_gradient"] = address(weight), address(gradient)
+        self.last_click = weights.get(LAST_CLICK)
+        if self.last_click is not None:
+            self.gradients[LAST_CLICK] = empty(self.last_click.shape)
 
     def forward(self, inputs, rows_per_step, before, key, item_rows=None):
         """The hidden states of a batch, and each layer's states.
@@ -66,6 +69,10 @@ class NativeNetwork:
         self._require(clicks, rows_per_step, before)
         if clicks > self.room:
             self._make_room(clicks)
+        if has_unit_inputs(self.settings):
+            rows = self.kernels.gather(self.matrix, inputs, self.width) if item_rows is None else item_rows
+            item_rows, self.factors = self.kernels.set_lengths(copied(rows[:, :self.width]), self.width, 1)
+            self.unit_rows = item_rows
         if item_rows is None:
             require_rows(inputs, len(self.matrix))
         else:
@@ -77,7 +84,8 @@ class NativeNetwork:
         self.kernels.call(
             "network_forward", self.table, len(self.table), self.matrix, self.matrix.shape[1],
             inputs if item_rows is None else None, clicks, self.rows, len(self.rows), settings.reset_after,
-            settings.emb_dropout, settings.hid_dropout, settings.carry_dropped, key % 2**64, self.values)
+            settings.emb_dropout, settings.hid_dropout, settings.carry_dropped, address(self.last_click),
+            address(self.clicked), key % 2**64, self.values)
         return self.results[-1][:clicks], [states[:clicks] for states in self.states]
 
     def backward(self, gradient, key):
@@ -99,9 +107,13 @@ class NativeNetwork:
             raise IndexError(f"a gradient {list(gradient.shape)} for {self.clicks} clicks")
         self.kernels.call(
             "network_backward", self.table, len(self.table), self.values, clicks, self.rows, len(self.rows),
-            settings.reset_after, settings.through_time, settings.emb_dropout, settings.hid_dropout, key % 2**64,
+            settings.reset_after, settings.through_time, settings.emb_dropout, settings.hid_dropout,
+            address(self.last_click), address(self.clicked), address(self.gradients.get(LAST_CLICK)), key % 2**64,
             gradient)
-        return dict(self.gradients), self.inputs_gradient[:clicks]
+        by_inputs = self.inputs_gradient[:clicks]
+        if has_unit_inputs(settings):
+            self.kernels.lengths_gradient(by_inputs, self.unit_rows, self.factors, self.width, 1)
+        return dict(self.gradients), by_inputs
 
     def _require(self, clicks, rows_per_step, before):
         """IndexError unless the sizes fit together: C++ would read elsewhere."""
@@ -118,7 +130,8 @@ class NativeNetwork:
     def _make_room(self, clicks):
         """Memory for batches of up to so many clicks."""
         self.room = clicks + clicks // 4
-        has_own_result = self.settings.hid_dropout and not self.settings.carry_dropped
+        has_own_result = (self.settings.hid_dropout and not self.settings.carry_dropped) or self.settings.last_click
+        self.clicked = empty((self.room, self.width)) if self.settings.last_click else None
         self.values, self.states, self.results, self.kept = empty((self.room, self.width)), [], [], []
         for row, layer in zip(self.table, self.layers):
             rooms = {"gates": GATES * layer.units, "saved": 4 * layer.units, "gates_gradient": GATES * layer.units,

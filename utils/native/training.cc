@@ -281,6 +281,33 @@ void add_rows(float* target, int64_t target_width, const float* source, int64_t 
   }
 }
 
+void set_lengths(const float* vectors, int64_t rows, int64_t width, int64_t units, float length, float least_square,
+                 float* result, float* factors) {
+#pragma omp parallel for schedule(static) if (rows * width > kWorthwhile)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = vectors + row * width;
+    float *to = result + row * width, square = least_square;
+#pragma omp simd reduction(+ : square)
+    for (int64_t j = 0; j < units; ++j) square += from[j] * from[j];
+    const float factor = factors[row] = length / std::sqrt(square);
+    for (int64_t j = 0; j < units; ++j) to[j] = from[j] * factor;
+    for (int64_t j = units; j < width; ++j) to[j] = from[j];
+  }
+}
+
+void lengths_gradient(const float* result, const float* factors, int64_t rows, int64_t width, int64_t units,
+                      float length, float* gradient) {
+#pragma omp parallel for schedule(static) if (rows * width > kWorthwhile)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* vector = result + row * width;
+    float *own = gradient + row * width, along = 0;
+#pragma omp simd reduction(+ : along)
+    for (int64_t j = 0; j < units; ++j) along += own[j] * vector[j];
+    along /= length * length;
+    for (int64_t j = 0; j < units; ++j) own[j] = factors[row] * (own[j] - along * vector[j]);
+  }
+}
+
 void linear_forward(const float* inputs, const float* weight, const float* bias, int64_t rows, int64_t columns,
                     int64_t outputs, float* result) {
 #pragma omp parallel if (rows * outputs > kWorthwhile)

@@ -162,7 +162,7 @@ class NativeEngine:
         if not isinstance(hidden_gradient, np.ndarray):
             hidden_gradient = native.copied(host_array(hidden_gradient))
         gradients = self.native.backward(hidden_gradient, self.key)
-        self.key += len(self.layers) + 1
+        self.key += len(self.layers) + 1 + self.network.settings.last_click
         return gradients
 
     def state_arrays(self):

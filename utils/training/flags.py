@@ -7,7 +7,7 @@ from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
 
 UPDATE = {"pass_num": 1, "base_lr": 0.1, "lr_end": 1.0}  # defaults of a run that goes on from a model
-SHAPE = "hid_size", "embedding", "emb_size", "reset_gate"  # of a network; a model keeps it
+SHAPE = "hid_size", "embedding", "emb_size", "reset_gate", "score_scale", "last_click"  # of a network; a model keeps it
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 
 
@@ -59,6 +59,12 @@ def _add_network_flags(network):
     network.add_argument("--reset_gate", choices=["after", "before"], default="after",
                          help="whether the GRU's reset gate acts after the recurrent product (nn.GRU, cuDNN) or before "
                          "it (fluid)")
+    network.add_argument("--score_scale", type=number(float, 0, 1000), default=0.0,
+                         help="the largest product of a state and an item's vector, such as 30: all vectors are made "
+                         "equally long; 0: they are as long as they become")
+    network.add_argument("--last_click", type=number(int, 0, 1), default=0,
+                         help="1: the last click's vector, times a learned one, is added to the state that items are "
+                         "scored with")
     network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
                          help="initial weights are drawn from U(-x, x); 0: x is each matrix's Glorot range")
     network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0,
@@ -138,7 +144,8 @@ def parse_training_flags(parser, arguments=None):
         parser.set_defaults(**UPDATE, **inherited)
         options = parser.parse_with_config(arguments)
         for name in SHAPE:
-            found, expected = (of_run[name] or of_run["hid_size"][-1] for of_run in (vars(options), inherited))
+            found, expected = (of_run["hid_size"][-1] if name == "emb_size" and not of_run[name] else of_run[name]
+                               for of_run in (vars(options), inherited))
             if found != expected:
                 shown = [",".join(map(str, value)) if type(value) is list else value for value in (found, expected)]
                 raise InputError(f"--{name}: found {shown[0]} with --init_from {options.init_from}, expected {shown[1]}"
@@ -152,7 +159,8 @@ def _network_flags(model_dir):
     settings = network_of(model_dir)
     return {"hid_size": settings.hid_size, "embedding": settings.embedding,
             "emb_size": 0 if settings.embedding == "none" else settings.emb_size,
-            "reset_gate": "after" if settings.reset_after else "before",
+            "reset_gate": "after" if settings.reset_after else "before", "score_scale": settings.score_scale,
+            "last_click": int(settings.last_click),
             "emb_dropout": settings.emb_dropout, "hid_dropout": settings.hid_dropout,
             "neighbours": int(has_memory(model_dir))}
 
@@ -185,6 +193,9 @@ def check_training_flags(options, given):
     if options.embedding == "shared" and options.fc_lr_x != 1:
         raise InputError(f"--fc_lr_x: found {options.fc_lr_x:g} with --embedding shared, expected 1; "
                          "--emb_lr_x is that of the shared matrix")
+    if options.last_click and options.embedding != "shared":
+        raise InputError(f"--last_click: found 1 with --embedding {options.embedding}, expected 0; only a shared "
+                         "matrix's vectors are added to states")
     if options.batching == "parallel":
         if options.shuffle or options.group_batches > 1:
             raise InputError("--shuffle, --group_batches: found another order with --batching parallel, "
@@ -218,8 +229,8 @@ def training_run(options, found=None):
     from utils.training.settings import Data, Output, Schedule  # slow to import, so only once the flags are checked
     steps = options.step_num if getattr(options, "enable_ce", False) else None
     event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
-    same_names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "init_range",
-                  "emb_lr_x", "gru_lr_x", "fc_lr_x"]
+    same_names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "score_scale",
+                  "init_range", "emb_lr_x", "gru_lr_x", "fc_lr_x"]
     return {
         "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
                      options.valid_fraction, options.init_from, bool(options.neighbours)),
@@ -229,7 +240,8 @@ def training_run(options, found=None):
                          options.save_seconds, options.print_batch, event_files),
         "network_settings": NetworkSettings(
             reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
-            through_time=bool(options.through_time), **{name: getattr(options, name) for name in same_names}),
+            through_time=bool(options.through_time), last_click=bool(options.last_click),
+            **{name: getattr(options, name) for name in same_names}),
         "flags": vars(options), "splits_items": bool(options.split_items),
         "exchange_steps": options.exchange_steps,
     }

@@ -10,7 +10,7 @@ from paddle import nn
 
 import net
 from utils.device import as_tensor
-from utils.model.layout import layers
+from utils.model.layout import LAST_CLICK, has_unit_inputs, layers
 from utils.training.engines import PaddleEngine
 
 
@@ -50,13 +50,16 @@ class FusedEngine(PaddleEngine):
 
     def trained_weights(self):
         """What the gradients of a step are taken by: the weights of nn.GRU, by their names in the network."""
-        return self.copies
+        own = {LAST_CLICK: self.network.last_click} if self.network.settings.last_click else {}
+        return {**self.copies, **own}
 
     def hidden_states(self, inputs, rows_per_step):
         """As Network.hidden_states, of `item_rows` and `states`."""
         self._copy_weights()
         network, settings = self.network, self.network.settings
         states = self.item_rows[:, :-1] if settings.embedding == "shared" else self.item_rows
+        states = net.of_length(1, states) if has_unit_inputs(settings) else states
+        clicked = states
         states = net.dropout(states, settings.emb_dropout, network.training, "embedding")
         before = network.first_states(rows_per_step[0]) if self.states is None else self.states
         places = as_tensor(padded_places(rows_per_step)) if len(rows_per_step) > 1 else None
@@ -65,7 +68,7 @@ class FusedEngine(PaddleEngine):
             states = net.dropout(clean, settings.hid_dropout, network.training, f"layer {number}")
             carried = states if settings.carry_dropped else clean
             before[number] = carried[-rows_per_step[-1]:].detach()
-        return states
+        return network.with_last_click(states, clicked)
 
     def backward(self, hidden_gradient):
         gradients, by_inputs = super().backward(hidden_gradient)

@@ -16,6 +16,7 @@ import net
 from utils.device import as_array, as_tensor, is_on_host
 from utils.files import InputError
 from utils.losses import CHUNK_ROWS, chunk_rows
+from utils.model.layout import scored_length
 from utils.training.engines import gradients_of, trainable
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 
@@ -93,9 +94,18 @@ class Objective:
         if self.kernels:
             hidden, item_rows = as_array(hidden), as_array(item_rows)
         if self.kernels or self.softmax:
-            losses, *gradients, constant = self.fast(hidden, item_rows, scored)
+            losses, *gradients, constant = self._scaled(hidden, item_rows, scored)
             return mean_loss(losses) + constant, *gradients, {}
         return self.by_autograd(as_tensor(hidden), as_tensor(item_rows), scored)
+
+    def _scaled(self, hidden, item_rows, scored):
+        """As `fast`, of vectors as long as the network has them."""
+        length, units, fast = scored_length(self.network.settings), hidden.shape[1], self.kernels or self.softmax
+        if not length:
+            return self.fast(hidden, item_rows, scored)
+        rows, factors = fast.set_lengths(item_rows, units, length)
+        losses, by_hidden, by_rows, constant = self.fast(hidden, rows, scored)
+        return losses, by_hidden, fast.lengths_gradient(by_rows, rows, factors, units, length), constant
 
     def by_autograd(self, hidden, item_rows, scored):
         """The same for tensors, by Paddle's autograd from `plain`."""

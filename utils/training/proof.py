@@ -17,7 +17,8 @@ from utils.data.batches import Batch, pack
 from utils.data.sessions import choose, cut_windows
 from utils.device import as_array, is_gpu
 from utils.files import InputError
-from utils.model.layout import ITEM_MATRIX, input_matrix, layers, weight_shapes
+from utils.model.equal_lengths import fold_lengths
+from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, layers, weight_shapes
 from utils.model.network import shapes
 from utils.model.scorer import Scorer
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
@@ -65,7 +66,7 @@ def prove(trainer, kernels):
     Raises
     ------
     InputError
-        net.py trains another network than it evaluates.
+        net.py trains another network than it evaluates, or one that sees a session's later clicks.
     """
     network, random = trainer.network, np.random.default_rng(0)
     batch, rows = small_batch(trainer.sessions), network.item_matrix.shape[0]
@@ -74,6 +75,7 @@ def prove(trainer, kernels):
     is_fused = is_gpu() and computes(network.settings, trainer.batching.parallel)
     with trial_weights(network, random):
         require_same_rows(network, batch)
+        require_no_future(network, batch)
         proof = Proof({"scorer": changed_weights or scorer_differences(network, batch, random),
                        "carrying": carrying_differences(network, batch, random)})
         if kernels:
@@ -149,6 +151,21 @@ def require_same_rows(network, batch):
     if differences({"states": given.numpy()}, {"states": looked_up.numpy()}):
         raise InputError("net.py: found hidden_states that treats given item_rows otherwise than rows it looks up "
                          "itself, expected the same: training gives them, evaluation doesn't")
+
+
+def require_no_future(network, batch):
+    """Raise InputError where the states before the last step depend on that step: on a click that comes later."""
+    network.eval()
+    items, earlier = paddle.to_tensor(batch.inputs), batch.rows_per_step[:-1]
+    if not earlier:
+        return
+    with paddle.no_grad():
+        whole = network.hidden_states(items, batch.rows_per_step)[:sum(earlier)]
+        cut = network.hidden_states(items[:sum(earlier)], earlier)
+    if differences({"states": whole.numpy()}, {"states": cut.numpy()}):
+        raise InputError("net.py: found hidden_states where a click's state depends on later clicks of the session, "
+                         "expected only on those up to it: the later ones are what the network is to predict (a "
+                         "bidirectional layer, attention without a mask, positions counted from the end)")
 
 
 def other_weights(network):
@@ -250,11 +267,12 @@ def scorer_differences(network, batch, random):
     weights[ITEM_MATRIX] = normal(random, len(items), settings.hid_size[-1] + 1)
     if input_matrix(settings) != ITEM_MATRIX:
         weights[input_matrix(settings)] = normal(random, len(items), network.input_weights().shape[1])
-    scorer, rows = Scorer(settings, weights), weights[input_matrix(settings)][index]
+    rows, matrix = weights[input_matrix(settings)][index], weights[ITEM_MATRIX]
+    scorer = Scorer(fold_lengths(settings, weights), weights)
     states = scorer.packed_states(index, batch.rows_per_step)
     with paddle.no_grad():
         hidden = network.hidden_states(paddle.to_tensor(batch.inputs), batch.rows_per_step, paddle.to_tensor(rows))
-        scores = network.scores(hidden, paddle.to_tensor(weights[ITEM_MATRIX]))
+        scores = network.scores(hidden, paddle.to_tensor(matrix))
     return differences({"hidden_states": states, "scores": scorer.scores(states)},
                        {"hidden_states": hidden.numpy(), "scores": scores.numpy()})
 
@@ -288,6 +306,7 @@ class NativeMasks:
         self.kernels, self.key, self.done = kernels, key, {}
         self.place_of = {"embedding": 0, "candidates": 0}
         self.place_of |= {f"layer {layer}": layer + 1 for layer in range(number_of_layers)}
+        self.place_of[LAST_CLICK] = number_of_layers + 1
 
     def __call__(self, values, share, training, place):
         if not (training and share):

@@ -24,7 +24,8 @@ except ImportError:  # Windows
 FREE = {"model_dir", "init_from", "train_dir", "valid_dir", "vocab_path", "config", "overwrite", "resume",
         "save_seconds", "keep", "patience", "print_batch", "tensorboard", "visualdl", "is_local", "parallel",
         "num_devices", "split_items", "fit"}
-LATER = {"exchange_steps": 1, "amp": None, "neighbours": 0}  # flags that came later, and what runs from before did
+# flags that came later, and what runs from before did
+LATER = {"exchange_steps": 1, "amp": None, "neighbours": 0, "score_scale": 0.0, "last_click": 0}
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 

@@ -7,6 +7,7 @@ autograd. Like the C++, it is compared with net.py and losses.py before a run's 
 import paddle
 
 from utils.device import add_rows, as_float32, as_tensor, is_on_host
+from utils.model.layout import LEAST_SQUARE
 
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
@@ -53,6 +54,34 @@ class PaddleSoftmax:
             hidden_gradient -= smoothing * mean_row
             matrix_gradient -= smoothing / items * hidden.mean(axis=0)
         return losses, hidden_gradient[:, :-1] / rows, matrix_gradient
+
+    def set_lengths(self, vectors, units, length):
+        """As kernels.Kernels.set_lengths."""
+        return set_lengths(as_tensor(vectors), units, length)
+
+    def lengths_gradient(self, gradient, result, factors, units, length):
+        """As kernels.Kernels.lengths_gradient, but not in place."""
+        return lengths_gradient(gradient, result, factors, units, length)
+
+
+def set_lengths(vectors, units, length):
+    """`net.of_length` of the first `units` columns of a float32 tensor, and each row's factor, float32 tensor [rows].
+    """
+    squares = (vectors[:, :units] * vectors[:, :units]).sum(axis=1)
+    factors = length * paddle.rsqrt(squares + LEAST_SQUARE)
+    return _beside(vectors[:, :units] * factors.unsqueeze(1), vectors), factors
+
+
+def lengths_gradient(gradient, result, factors, units, length):
+    """From the gradient by the vectors that `set_lengths` returned, float32 tensor, to that by those before."""
+    along = (gradient[:, :units] * result[:, :units]).sum(axis=1, keepdim=True) / length**2
+    return _beside((gradient[:, :units] - along * result[:, :units]) * factors.unsqueeze(1), gradient)
+
+
+def _beside(first, values):
+    """`values`, a float32 tensor, with `first` in the place of its first columns."""
+    units = first.shape[1]
+    return first if units == values.shape[1] else paddle.concat([first, values[:, units:]], axis=1)
 
 
 def product(left, right, **transposed):

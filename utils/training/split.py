@@ -10,11 +10,11 @@ import paddle
 
 from utils.device import as_array, as_tensor
 from utils.files import InputError
-from utils.model.layout import ITEM_MATRIX
+from utils.model.layout import ITEM_MATRIX, scored_length
 from utils.training.objectives import AllItems, Scored
 from utils.training.optimizers import Gradient
 from utils.training.sampling import distinct
-from utils.training.softmax import product
+from utils.training.softmax import lengths_gradient, product, set_lengths
 
 ROWS_AT_ONCE = 1 << 14  # of a matrix that goes from all processes to one
 
@@ -130,7 +130,9 @@ class SplitAllItems(AllItems):
         hidden, own, positions = as_tensor(hidden), as_tensor(scored.own), len(self.targets)
         every = paddle.scatter(paddle.zeros([positions, hidden.shape[1]]), own, hidden)
         every = self.processes.sum(every)
-        matrix = self.network.item_matrix.detach()
+        matrix, length, units = self.network.item_matrix.detach(), scored_length(self.network.settings), hidden.shape[1]
+        if length:
+            matrix, factors = set_lengths(matrix, units, length)
         scores = product(every, matrix[:, :-1], transpose_y=True) + matrix[:, -1]
         log_sum, targets, mean, is_here, places = self._of_all(scores)
         smoothing, items = self.network.settings.label_smoothing, self.item_count
@@ -143,6 +145,8 @@ class SplitAllItems(AllItems):
         ones = paddle.ones([positions, 1])
         self.gradient = product(gradient, paddle.concat([every, ones], axis=1), transpose_x=True)
         by_hidden = self.processes.sum(product(gradient, matrix[:, :-1]))
+        if length:
+            self.gradient = lengths_gradient(self.gradient, matrix, factors, units, length)
         own_share = len(scored.own) / positions  # the trainer multiplies by it
         return (float(paddle.gather(losses, own).mean()), paddle.gather(by_hidden, own) / own_share,
                 paddle.zeros_like(item_rows), {})
