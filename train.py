@@ -14,31 +14,22 @@ from functools import partial
 
 from utils import device
 from utils.launch import processes_to_start, watch
-from utils.options import COUNT, Parser, number
 from utils.process import run
-from utils.training.flags import add_training_flags, batching, parse_training_flags, training_run
-
-
-def parse_arguments(arguments=None):
-    parser = Parser(__doc__)
-    add_training_flags(parser)
-    parser.add_argument("--step_num", type=number(int, 1, COUNT), default=1000, help="with --enable_ce: steps an epoch")
-    parser.add_argument("--enable_ce", action="store_true",
-                        help="stop every epoch after --step_num steps, for a quick check")
-    return parse_training_flags(parser, arguments)
+from utils.training.flags import batching, training_run
+from utils.training.full_flags import parse_arguments
+from utils.training.optimizer_flags import make_optimizer
 
 
 def make_trainer(options, network, sessions):
     """The trainer.Trainer that the flags ask for. Call it after `device.prepare`: it loads Paddle."""
     from utils.training.objectives import AllItems
-    from utils.training.optimizers import Adagrad
     from utils.training.trainer import Trainer
-    optimizer = Adagrad(options.base_lr, epsilon_inside=False)
-    return Trainer(network, sessions, batching(options), AllItems(network), optimizer, amp=options.amp)
+    return Trainer(network, sessions, batching(options), AllItems(network), make_optimizer(options), options.grad_cap,
+                   options.amp)
 
 
 def main():
-    options = parse_arguments()
+    options = parse_arguments(description=__doc__)
     if count := processes_to_start(options):
         watch(count, options.use_cuda)
     prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, True, options.amp)

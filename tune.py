@@ -51,7 +51,8 @@ PRUNERS = "median", "hyperband", "none"
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--script", choices=TRAINERS, default=TRAINERS[0], help="trainer whose settings are searched")
+    parser.add_argument("--script", choices=TRAINERS, default="train_sample_neg.py",
+                        help="trainer whose settings are searched")
     parser.add_argument("--space", default="settings/search.json", help="JSON file of the flags to search, as NNI's")
     parser.add_argument("--base", default="",
                         help="settings file of the flags that the space leaves out; empty: the trainer's defaults")

@@ -32,7 +32,6 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-import train_sample_neg  # noqa: E402
 from utils import device  # noqa: E402
 from utils.data.session_files import read_conversion  # noqa: E402
 from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
@@ -42,6 +41,7 @@ from utils.model import checkpoint  # noqa: E402
 from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import line_of, log, read_records  # noqa: E402
+from utils.training import sampled_flags  # noqa: E402
 
 VALID_FRACTION = 0.1
 JOINED = 4  # models in a set
@@ -96,7 +96,7 @@ def parse_arguments():
                         + ", ".join(network_names()))
     parser.add_argument("--losses", type=losses, default=[],
                         help="also the defaults with each of these losses, such as bpr,top1: of "
-                        + ", ".join(train_sample_neg.LOSSES))
+                        + ", ".join(sampled_flags.LOSSES))
     parser.add_argument("--extra", type=extra, action="append", default=[], metavar="'NAME: FLAGS'",
                         help="one more variation: its name, a colon, and flags of train_sample_neg.py; may be repeated")
     options = parser.parse_args()
@@ -130,10 +130,10 @@ def losses(text):
     """A type for argparse: `bpr,top1` as a list of Variation."""
     variations = []
     for loss in text.split(","):
-        if loss not in train_sample_neg.LOSSES:
-            raise argparse.ArgumentTypeError(f"found {loss!r}, expected some of {','.join(train_sample_neg.LOSSES)}")
+        if loss not in sampled_flags.LOSSES:
+            raise argparse.ArgumentTypeError(f"found {loss!r}, expected some of {','.join(sampled_flags.LOSSES)}")
         flags = ["--loss", loss]
-        is_default = train_sample_neg.parse_arguments(flags) == train_sample_neg.parse_arguments([])
+        is_default = sampled_flags.parse_arguments(flags) == sampled_flags.parse_arguments([])
         key = "defaults" if is_default else f"loss_{loss}"
         variations.append(Variation(key, f"the defaults with `--loss {loss}`", flags))
     return variations
@@ -235,7 +235,7 @@ def plan(options, variations):
             flags = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
             runs[model_dir] = variation, flags
             try:
-                train_sample_neg.parse_arguments(flags)
+                sampled_flags.parse_arguments(flags)
             except InputError as error:
                 message = str(error).replace(Path(sys.argv[0]).name, "train_sample_neg.py")
                 raise InputError(f"--extra, {variation.name}: {message}") from None
@@ -266,7 +266,7 @@ def require_same(model_dir, flags, data, net):
     from utils.training.resume import differences
     if not checkpoint.holds_run(model_dir):
         return
-    now = {"script": "train_sample_neg.py", "options": vars(train_sample_neg.parse_arguments(flags)), "data": data}
+    now = {"script": "train_sample_neg.py", "options": vars(sampled_flags.parse_arguments(flags)), "data": data}
     then = checkpoint.read_config(model_dir)
     try:
         then = {**then, "data": {name: then["data"].get(name) for name in data}}

@@ -68,8 +68,8 @@ def test_linear_dropout_rows_and_counts(kernels, same_with_any_number, rows):
     same_with_any_number(lambda: in_place(lambda changed: kernels.dropout(changed, 0.4, 9)))
     same_with_any_number(lambda: in_place(lambda changed: kernels.add_rows(changed, inputs, numbers)))
     gradient = draw(ITEMS, UNITS + 1, seed=3)
-    same_with_any_number(lambda: in_place(lambda changed: kernels.adagrad(
-        [(changed, np.ones_like(changed), None, gradient, None, None, 0.1)], 0.0, 1e-6, True)))
+    same_with_any_number(lambda: in_place(lambda changed: kernels.update_weights(
+        "adagrad", [(changed, [np.ones_like(changed)], gradient, None, None, 0.1)], [0.0, 0.0, 1e-6, True])))
 
 
 @pytest.mark.parametrize("rows", [32, 140, 355])

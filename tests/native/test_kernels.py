@@ -168,11 +168,11 @@ def test_no_index_beyond_a_matrix_reaches_cpp(kernels, wrong):
     """Where it would read and write any place in memory."""
     matrix, numbers = draw(ITEMS, UNITS + 1), np.array([0, wrong, 3])
     source, hidden, loss = draw(3, UNITS), draw(3, UNITS), Loss("bpr-max", elu=0.5, regularisation=1.0)
-    update = matrix, matrix.copy(), None, draw(3, UNITS + 1), numbers, None, 0.1
+    update = matrix, [matrix.copy()], draw(3, UNITS + 1), numbers, None, 0.1
     for call in (
         lambda: kernels.gather(matrix, numbers, UNITS),
         lambda: kernels.add_rows(matrix, source, numbers),
-        lambda: kernels.adagrad([update], 0.0, 1e-6, True),
+        lambda: kernels.update_weights("adagrad", [update], [0.0, 0.0, 1e-6, True]),
         lambda: kernels.distinct(numbers, np.empty(ITEMS, np.int64)),
         lambda: kernels.softmax_cross_entropy(hidden, matrix, numbers, 0.0, None, 4),
         lambda: kernels.shared_loss(loss, hidden, matrix, np.ones(ITEMS, np.float32), numbers, True, None, None, 4),

@@ -21,6 +21,10 @@ CASES = {f"{engine}, {network}, {objective}, {batching}": (engine, network, obje
              ("none", "shared bpr-max, in batch, logq", "sessions"),
              ("shared", "shared top1-max, in batch", "parallel"), ("scaled", "shared bpr-max", "parallel"),
              ("separate", "tiled bpr", "sessions"))}
+CASES |= {f"{case}, {optimizer}": (*CASES[case], optimizer) for case, optimizer in (
+    ("native, shared, shared ce, in batch, logq, parallel", "nadam, L2"),
+    ("native, separate, all items, parallel", "adamw"),
+    ("native, two layers, shared ce, logq, sessions", "sgd, momentum, L2"))}
 
 
 def train(case, kernels, processes, steps, splits_items=False):
@@ -29,7 +33,7 @@ def train(case, kernels, processes, steps, splits_items=False):
 
     from net import Network
     from utils.training.split import own_rows
-    engine, network, objective, batching = CASES[case]
+    engine, network, objective, batching, *optimizer = CASES[case]
     settings = small_runs.NETWORKS[network]
     network = small_runs.make_network(settings, SMOOTHING)
     if splits_items:
@@ -37,7 +41,8 @@ def train(case, kernels, processes, steps, splits_items=False):
     own_share = small_runs.BATCHINGS[batching].size // processes.count
     batching = small_runs.Batching(batching == "parallel", own_share)
     trainer = small_runs.make_trainer(network, small_runs.OBJECTIVES[objective](network), batching,
-                                      kernels if engine == "native" else None, momentum=0.1, grad_cap=3.0)
+                                      kernels if engine == "native" else None, momentum=0.1, grad_cap=3.0,
+                                      optimizer=small_runs.OPTIMIZERS[optimizer[0]]() if optimizer else None)
     trainer.optimizer.rate = 0.02
     trainer.join(processes, splits_items)
     if splits_items:

@@ -11,7 +11,7 @@ from utils.losses import Loss
 from utils.model.layout import NetworkSettings
 from utils.training.engines import NativeEngine
 from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
-from utils.training.optimizers import Adagrad
+from utils.training.optimizers import SGD, Adagrad, Adam, Nadam, RMSProp
 from utils.training.trainer import Trainer
 
 ITEMS = 23
@@ -31,6 +31,17 @@ LOSSES = {
     "bpr-max": Loss("bpr-max", elu=0.5, regularisation=1.5),
     "top1": Loss("top1"),
     "top1-max": Loss("top1-max"),
+}
+
+OPTIMIZERS = {
+    "official": lambda: Adagrad(0.1), "official, momentum": lambda: Adagrad(0.1, 0.5),
+    "official, momentum, L2": lambda: Adagrad(0.1, 0.5, weight_decay=0.2),
+    "adagrad": lambda: Adagrad(0.1, epsilon_inside=False),
+    "rmsprop": lambda: RMSProp(0.1), "rmsprop, momentum, L2": lambda: RMSProp(0.1, 0.3, weight_decay=0.2),
+    "sgd": lambda: SGD(0.1), "sgd, momentum, L2": lambda: SGD(0.1, 0.3, weight_decay=0.2),
+    "adam": lambda: Adam(0.1), "adam, L2": lambda: Adam(0.1, weight_decay=0.2),
+    "adamw": lambda: Adam(0.1, weight_decay=0.2, decoupled=True),
+    "nadam": lambda: Nadam(0.1), "nadam, L2": lambda: Nadam(0.1, weight_decay=0.2),
 }
 
 
@@ -72,9 +83,9 @@ for loss_name in ("ce", "bpr"):
     OBJECTIVES[f"tiled {loss_name}"] = lambda network, loss=loss_name: tiled(network, loss)
 
 
-def make_trainer(network, objective, batching, kernels, momentum=0.3, grad_cap=0.0):
+def make_trainer(network, objective, batching, kernels, momentum=0.3, grad_cap=0.0, optimizer=None):
     """A trainer whose parts all go by C++, as proof.prove arranges it, or, without kernels, by Paddle's operations."""
-    optimizer = Adagrad(0.1, momentum)
+    optimizer = optimizer or Adagrad(0.1, momentum)
     trainer = Trainer(network, draw_sessions(), batching, objective, optimizer, grad_cap)
     if kernels:
         trainer.use(NativeEngine(network, kernels), kernels)

@@ -3,10 +3,25 @@
 import numpy as np
 import paddle
 import pytest
+from small_runs import OPTIMIZERS
 
-from utils.training.optimizers import Adagrad, Adam, Gradient, clip_by_global_norm
+from utils.training.optimizers import Adagrad, Gradient, Nadam, clip_by_global_norm
 
 ROWS, COLUMNS, STEPS = 6, 3, 5
+optimizers = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+of_paddle = paddle.optimizer
+PADDLES = {
+    "adagrad": lambda weights: of_paddle.Adagrad(0.1, 1e-6, weights),
+    "rmsprop": lambda weights: of_paddle.RMSProp(0.1, parameters=weights),
+    "rmsprop, momentum, L2": lambda weights: of_paddle.RMSProp(0.1, momentum=0.3, parameters=weights, weight_decay=0.2),
+    "sgd": lambda weights: of_paddle.SGD(0.1, weights),
+    "sgd, momentum, L2": lambda weights: of_paddle.Momentum(0.1, 0.3, weights, weight_decay=0.2),
+    "adam": lambda weights: of_paddle.Adam(0.1, parameters=weights),
+    "adam, L2": lambda weights: of_paddle.Adam(0.1, parameters=weights, weight_decay=0.2),
+    "adamw": lambda weights: of_paddle.AdamW(0.1, parameters=weights, weight_decay=0.2),
+    "nadam": lambda weights: of_paddle.NAdam(0.1, parameters=weights),
+    "nadam, L2": lambda weights: of_paddle.NAdam(0.1, parameters=weights, weight_decay=0.2),
+}
 
 
 def draw_gradients():
@@ -56,19 +71,29 @@ def test_official_adagrad_by_its_formula(run):
     np.testing.assert_allclose(run(Adagrad(0.1, momentum=0.3), draw_gradients()), weight, atol=1e-5)
 
 
-def test_adagrad_in_paddles_form_is_paddles(run):
-    make = lambda weights: paddle.optimizer.Adagrad(0.1, epsilon=1e-6, parameters=weights)
-    found = run(Adagrad(0.1, epsilon_inside=False), draw_gradients())
-    np.testing.assert_allclose(found, run_paddles(make, draw_gradients()), atol=1e-6)
+@pytest.mark.parametrize("name", PADDLES)
+def test_the_whole_moves_as_by_paddles_optimizer(run, name):
+    if "nadam" in name and not hasattr(of_paddle, "NAdam"):
+        pytest.skip("this Paddle has no NAdam")
+    expected = run_paddles(PADDLES[name], draw_gradients())
+    np.testing.assert_allclose(run(OPTIMIZERS[name](), draw_gradients()), expected, atol=1e-5)
 
 
-def test_adam_is_paddles(run):
-    expected = run_paddles(lambda weights: paddle.optimizer.Adam(0.1, parameters=weights), draw_gradients())
-    np.testing.assert_allclose(run(Adam(0.1), draw_gradients()), expected, atol=1e-5)
+def test_nadam_by_its_formula(run):
+    """With the product of all of its decays, and after more steps than optimizers.py takes it over."""
+    weight, mean, square, product = np.ones((ROWS, COLUMNS)), 0.0, 0.0, 1.0
+    decay_at = lambda step: 0.9 * (1 - 0.5 * 0.96 ** (0.004 * step))
+    gradients = np.random.default_rng(4).normal(0.1, 1, (600, ROWS, COLUMNS)).astype(np.float32)
+    for step, gradient in enumerate(gradients.astype(np.float64), 1):
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        product *= decay_at(step)
+        change = (1 - decay_at(step)) * gradient / (1 - product)
+        change += decay_at(step + 1) * mean / (1 - product * decay_at(step + 1))
+        weight = weight - 0.01 * change / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(run(Nadam(0.01), gradients), weight, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [lambda: Adagrad(0.1, 0.5), lambda: Adagrad(0.1, epsilon_inside=False),
-                                  lambda: Adam(0.1)])
+@optimizers
 def test_rows_move_as_in_the_whole_and_others_rest(run, make):
     rows = np.array([4, 1])
     whole, part = run(make(), draw_gradients()), run(make(), draw_gradients(), rows)
@@ -86,7 +111,7 @@ def test_velocity_of_an_untouched_row_is_frozen(kernels_or_none):
     assert (optimizer.state["weight"]["velocity"].numpy()[2] == velocity[2]).all() and (velocity[2] != 0).all()
 
 
-@pytest.mark.parametrize("make", [lambda: Adagrad(0.1, momentum=0.5), lambda: Adagrad(0.1), lambda: Adam(0.1)])
+@optimizers
 def test_biases_that_a_step_had_nothing_to_do_with_rest(kernels_or_none, make):
     optimizer, weight = make(), new_weight()
     optimizer.kernels = kernels_or_none
@@ -108,7 +133,7 @@ def test_multipliers_scale_the_rate(run):
     np.testing.assert_allclose(moved(3.0), 3 * moved(1.0), rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [lambda: Adagrad(0.1, 0.5), lambda: Adam(0.1)])
+@optimizers
 def test_restored_it_goes_on_where_it_stopped(kernels_or_none, make):
     whole, resumed, weight, other = make(), make(), new_weight(), new_weight()
     whole.kernels = resumed.kernels = kernels_or_none

@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from small_runs import OPTIMIZERS
 
 import net
 from net import Network
@@ -18,7 +19,7 @@ from utils.training import proof as proof_module
 from utils.training.engines import NativeEngine, PaddleEngine
 from utils.training.fused import FusedEngine
 from utils.training.objectives import AllItems, SharedNegatives, TiledNegatives
-from utils.training.optimizers import Adagrad, Adam
+from utils.training.optimizers import Adagrad, RowOptimizer
 from utils.training.proof import prove
 from utils.training.softmax import PaddleSoftmax
 from utils.training.trainer import Trainer
@@ -139,8 +140,24 @@ def test_without_cpp_an_edited_loss_goes_by_autograd(monkeypatch):
     assert "loss" not in proven(None, objective=shared(Loss("bpr")))[1].differs, "there is only autograd"
 
 
-def test_adam_goes_by_paddle(kernels):
-    assert proven(kernels, optimizer=Adam(0.1))[2] == "engine:native loss:native optimizer:paddle"
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_edited_optimizer_goes_by_paddle(kernels, monkeypatch, make):
+    assert proven(kernels, optimizer=make())[2] == "engine:native loss:native optimizer:native"
+    plain = type(make()).formula
+    monkeypatch.setattr(type(make()), "formula", lambda self, gradient, *others: plain(self, 1.01 * gradient, *others))
+    trainer, _, line = proven(kernels, optimizer=make())
+    assert "optimizer:paddle (not what utils/native computes: weight" in line and trainer.optimizer.kernels is None
+
+
+def test_an_optimizer_of_ones_own_goes_by_paddle(kernels):
+    class Sign(RowOptimizer):
+        kinds = ()
+
+        def formula(self, gradient, rate, weight):
+            return (weight - rate * paddle.sign(gradient),)
+    trainer, _, line = proven(kernels, optimizer=Sign(0.1))
+    assert line == "engine:native loss:native optimizer:paddle"
+    trainer.step(next(iter(trainer.batches(np.random.default_rng(1)))))
 
 
 def test_the_runs_own_weights_and_masks_stay_as_they_are(kernels, monkeypatch):
@@ -169,7 +186,7 @@ def times_wrong(array):
     array *= np.float32(1.01)
 
 
-def times_wrong_in_place(results, kernels, updates, *others):
+def times_wrong_in_place(results, kernels, name, updates, *others):
     with paddle.no_grad():
         for weight, *_ in updates:
             paddle.assign(1.01 * weight, weight)
@@ -180,7 +197,7 @@ def times_wrong_in_place(results, kernels, updates, *others):
     (NativeNetwork, "backward", lambda results, *_: times_wrong(results[1]), "engine"),
     (NativeNetwork, "backward", lambda results, *_: times_wrong(results[0]["gru.0.bias"]), "engine"),
     (Kernels, "softmax_cross_entropy", lambda results, *_: times_wrong(results[0]), "loss"),
-    (Kernels, "adagrad", times_wrong_in_place, "optimizer"),
+    (Kernels, "update_weights", times_wrong_in_place, "optimizer"),
 ], ids=["hidden states", "inputs' gradient", "bias's gradient", "loss", "optimizer"])
 def test_wrong_cpp_is_not_used(kernels, monkeypatch, owner, name, change, part):
     monkeypatch.setattr(owner, name, twisted(getattr(owner, name), change))

@@ -36,7 +36,9 @@ RUNS = {
     "few steps an epoch": ["train.py", "--enable_ce", "--step_num", 7],
     "sampled": SAMPLED,
     "sampled side by side": [*SAMPLED, "--batching", "parallel", "--hid_size", "6,8"],
-    "sampled, Adam": [*SAMPLED, "--optimizer", "adam", "--base_lr", 0.01, "--embedding", "separate"],
+    "sampled, Nadam": [*SAMPLED, "--optimizer", "nadam", "--embedding", "separate", "--lr_schedule", "one-cycle"],
+    "AdamW": ["train.py", "--optimizer", "adamw", "--lr_schedule", "cosine", "--warmup", 0.2, "--grad_cap", 1],
+    "sampled, SGD": [*SAMPLED, "--optimizer", "sgd", "--weight_decay", 0.001],
     "tiled negatives": TILED,
     "tiled negatives without the native library": [*TILED, "--tune_cpu", 0],
     "targets alone": [*SAMPLED[:1], "--neg_size", 0, "--loss", "bpr-max"],
@@ -165,6 +167,8 @@ def stopped(tiny_data, tmp_path, run_here):
     (["--batch_size", 5, "--seed", 2], ["--batch_size 5 (the run: 10), --seed 2 (the run: 1)"]),
     (["--hid_size", "8,8"], ["--hid_size 8,8 (the run: 8)"]),
     (["--pass_num", 3], ["--pass_num 3 (the run: 2)"]),
+    (["--optimizer", "sgd", "--lr_schedule", "cosine"],
+     ["--optimizer sgd (the run: adagrad)", "--base_lr 5.0 (the run: 0.1)", "--lr_schedule cosine (the run: linear)"]),
     (["--valid_fraction", 0.2], ["--valid_fraction 0.2 (the run: 0.1)"]),
     (["--watch", "mrr@20"], ["--watch mrr@20 (the run: recall@20)"]),
 ])
@@ -178,7 +182,8 @@ def test_other_settings_are_refused_by_name(tiny_data, stopped, run_here, more, 
 def test_a_run_that_an_older_version_stopped_goes_on(tiny_data, stopped, run_here):
     config, state = (json.loads((stopped / name).read_text(encoding="utf-8")) for name in ("config.json",
                                                                                            "last/state.json"))
-    for name in ("exchange_steps", "amp", "split_items"):
+    for name in ("exchange_steps", "amp", "split_items", "optimizer", "momentum", "weight_decay", "grad_cap",
+                 "lr_schedule", "warmup"):
         del config["options"][name]
     del config["processes"], state["progress"]["processes"], config["sha256"], state["sha256"]
     (stopped / "config.json").write_text(json.dumps(config), encoding="utf-8")

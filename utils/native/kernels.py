@@ -1,4 +1,4 @@
-"""The hot parts of a training step in C++ (training.cc, losses.cc), for numbers in the processor's memory.
+"""The hot parts of a training step in C++ (the .cc files of `SOURCES`), for numbers in the processor's memory.
 
 The library is compiled at first use, which takes seconds, and kept in the user's cache directory. It needs a C++
 compiler and the MKL that Paddle's packages for Linux on x86 bring.
@@ -12,12 +12,12 @@ import numpy as np
 from utils.model.layout import LEAST_SQUARE
 from utils.native.compiling import FLOAT, INTEGER, KEY, POINTER, NotCompiled, address, aligned, library
 
-SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "network.cc", "losses.cc")]
+SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "network.cc", "losses.cc", "optimizers.cc")]
 COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
 LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
 LOSS = [INTEGER] + [FLOAT] * 3
-UPDATE = "8qd"  # training.cc's Update, as of the module struct
+UPDATE = "8qd"  # optimizers.cc's Update, as of the module struct
 ARGUMENTS = {
     "network_forward": [POINTER, INTEGER] * 4 + [INTEGER] + [FLOAT] * 2
     + [INTEGER, POINTER, POINTER, KEY, POINTER],
@@ -25,7 +25,10 @@ ARGUMENTS = {
     "softmax_cross_entropy": [POINTER] * 5 + [INTEGER] * 4 + [FLOAT] + [POINTER] * 3,
     "shared_loss": [POINTER] * 6 + [INTEGER] * 5 + LOSS + [POINTER] * 3,
     "tiled_loss": [POINTER] * 3 + [INTEGER] * 4 + [FLOAT, KEY] + LOSS + [POINTER] * 3,
-    "adagrad": [POINTER, INTEGER] + [FLOAT] * 2 + [INTEGER],
+    "adagrad": [POINTER, INTEGER] + [FLOAT] * 3 + [INTEGER],
+    "rmsprop": [POINTER, INTEGER] + [FLOAT] * 4,
+    "sgd": [POINTER, INTEGER] + [FLOAT] * 2,
+    "adam": [POINTER, INTEGER, FLOAT, INTEGER] + [FLOAT] * 6,
     "gather": [POINTER, INTEGER, POINTER, INTEGER, INTEGER, POINTER],
     "add_rows": [POINTER, INTEGER, POINTER, INTEGER, POINTER, INTEGER],
     "set_lengths": [POINTER] + [INTEGER] * 3 + [FLOAT] * 2 + [POINTER] * 2,
@@ -139,24 +142,29 @@ class Kernels:
                    dropped_share, key % 2**64, *_numbers(loss), *results)
         return results
 
-    def adagrad(self, updates, momentum, epsilon, epsilon_inside):
-        """One step of `optimizers.Adagrad` in place.
+    def update_weights(self, name, updates, numbers):
+        """One step of an optimiser of `optimizers.py` in place.
 
         Parameters
         ----------
+        name : str
+            The optimiser's.
         updates : list of tuples
-            Weight, sums, velocity or None, gradient, rows or None, rows_with_bias or None, and rate, for each weight.
+            Weight, list of what the optimiser keeps of it, gradient, rows or None, rows_with_bias or None, and rate,
+            for each weight.
+        numbers : list
+            What else the formula needs, as the optimiser's `numbers()` returns it.
         """
         table, kept = [], []
-        for weight, sums, velocity, gradient, rows, rows_with_bias, rate in updates:
+        for weight, state, gradient, rows, rows_with_bias, rate in updates:
             width = gradient.shape[-1] if gradient.ndim > 1 else 1
             count = gradient.size // width
             if rows is not None:
                 require_rows(rows, weight.shape[0])
-            table += [*[_argument(values, kept) or 0 for values in (weight, sums, velocity, gradient, rows)],
+            first, second = [*state, None, None][:2]
+            table += [*[_argument(values, kept) or 0 for values in (weight, first, second, gradient, rows)],
                       count, count if rows_with_bias is None else rows_with_bias, width, rate]
-        self.call("adagrad", struct.pack(UPDATE * len(updates), *table), len(updates), momentum, epsilon,
-                  epsilon_inside)
+        self.call(name, struct.pack(UPDATE * len(updates), *table), len(updates), *numbers)
 
     def gather(self, matrix, numbers, columns):
         """The rows of `matrix` with the int64 `numbers`, their first `columns` columns."""

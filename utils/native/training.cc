@@ -120,39 +120,6 @@ inline void reset_gradient(const float* back, const float* reset, const float* h
   }
 }
 
-// What an Adagrad step changes of a weight; as kernels.Kernels.adagrad writes it.
-struct Update {
-  float *weight, *sums, *velocity;  // `velocity` may be null
-  const float* gradient;
-  const int64_t* numbers;  // of the rows, or null
-  int64_t rows, rows_with_bias, width;
-  double rate;
-
-  void row(int64_t row, float momentum, float epsilon, bool epsilon_inside) const {
-    const int64_t begin = (numbers ? numbers[row] : row) * width, count = row < rows_with_bias ? width : width - 1;
-    float *w = weight + begin, *s = sums + begin;
-    if (numbers && row + kAhead < rows) {
-      const int64_t later = numbers[row + kAhead] * width;
-      prefetch_row(weight + later, width), prefetch_row(sums + later, width);
-      if (velocity) prefetch_row(velocity + later, width);
-    }
-    const float *g = gradient + row * width, rate = this->rate;
-    if (velocity) {
-      float* v = velocity + begin;
-      for (int64_t j = 0; j < count; ++j) {
-        s[j] += g[j] * g[j];
-        v[j] = momentum * v[j] - rate * g[j] / (epsilon_inside ? std::sqrt(s[j] + epsilon) : std::sqrt(s[j]) + epsilon);
-        w[j] += v[j];
-      }
-    } else {
-      for (int64_t j = 0; j < count; ++j) {
-        s[j] += g[j] * g[j];
-        w[j] -= rate * g[j] / (epsilon_inside ? std::sqrt(s[j] + epsilon) : std::sqrt(s[j]) + epsilon);
-      }
-    }
-  }
-};
-
 }  // namespace
 
 extern "C" {
@@ -247,16 +214,6 @@ void gru_backward(const float* states_gradient, const float* states, const float
     product(true, false, units, columns.last - middle, clicks, saved + 2 * units, 4 * units, gradients + middle, gates,
             0, weight_gradient + middle, gates);
     column_sums(gradients, clicks, gates, columns, bias_gradient);
-  }
-}
-
-void adagrad(const Update* updates, int64_t count, float momentum, float epsilon, int64_t epsilon_inside) {
-#pragma omp parallel
-  {
-    for (const Update* update = updates; update < updates + count; ++update) {
-      const Part own = Thread().part(update->rows);
-      for (int64_t row = own.first; row < own.last; ++row) update->row(row, momentum, epsilon, epsilon_inside);
-    }
   }
 }
 

@@ -5,18 +5,20 @@ import os
 from utils.data.session_files import refuse_sessions
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
+from utils.training.optimizer_flags import add_optimizer_flags, add_rate_flags, check_optimizer_flags
 
-UPDATE = {"pass_num": 1, "base_lr": 0.1, "lr_end": 1.0}  # defaults of a run that goes on from a model
+UPDATE = {"pass_num": 1}  # defaults of a run that goes on from a model, beside those of optimizer_flags.py
 SHAPE = "hid_size", "embedding", "emb_size", "reset_gate", "score_scale", "last_click"  # of a network; a model keeps it
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 
 
-def add_training_flags(parser):
-    """Add the flags of both trainers."""
+def add_training_flags(parser, rate):
+    """Add the flags of both trainers; `rate` is the default learning rate."""
     _add_data_flags(parser.add_argument_group("data"))
     _add_network_flags(parser.add_argument_group("network"))
     _add_memory_flags(parser.add_argument_group("memory of neighbours"))
-    _add_step_flags(parser.add_argument_group("training"))
+    _add_step_flags(parser.add_argument_group("training"), rate)
+    add_optimizer_flags(parser.add_argument_group("optimiser"))
     _add_validation_flags(parser.add_argument_group("validation"))
     _add_record_flags(parser.add_argument_group("records"))
     add_device_flags(parser)
@@ -85,7 +87,7 @@ def _add_memory_flags(memory):
                         "(docs/runs.md); 0: the network alone")
 
 
-def _add_step_flags(training):
+def _add_step_flags(training, rate):
     training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
                           help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's "
                           "way)")
@@ -94,9 +96,7 @@ def _add_step_flags(training):
     training.add_argument("--fit", type=number(int, 0, 1), default=0,
                           help="1: short trainings on the newest sessions find --pass_num and --lr_end, where neither "
                           "is given, nor --init_from or several processes (docs/runs.md); 0: these are as they are")
-    training.add_argument("--base_lr", type=number(float, 0, FLOAT32), default=0.1, help="learning rate")
-    training.add_argument("--lr_end", type=number(float, 0, FLOAT32), default=0.1,
-                          help="share of the learning rate that is left at the end; it changes linearly")
+    add_rate_flags(training, rate)
     for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
         training.add_argument(f"--{name}_lr_x", type=number(float, 0, FLOAT32), default=1.0,
                               help=f"learning-rate multiplier of {what}")
@@ -136,8 +136,11 @@ def _add_record_flags(records):
     records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, to visualdl/")
 
 
-def parse_training_flags(parser, arguments=None):
-    """The checked options of a trainer's command line; with --init_from, those of the network come from that model."""
+def parse_training_flags(parser, rate, arguments=None):
+    """The checked options of a trainer's command line; with --init_from, those of the network come from that model.
+
+    `rate` is the default learning rate.
+    """
     options = parser.parse_with_config(arguments)
     if options.init_from:
         inherited = _network_flags(options.init_from)
@@ -150,6 +153,7 @@ def parse_training_flags(parser, arguments=None):
                 shown = [",".join(map(str, value)) if type(value) is list else value for value in (found, expected)]
                 raise InputError(f"--{name}: found {shown[0]} with --init_from {options.init_from}, expected {shown[1]}"
                                  " as that model has")
+    check_optimizer_flags(options, rate)
     return check_training_flags(options, parser.given)
 
 
@@ -215,6 +219,7 @@ def _check_fit(options, given):
     """Leave --fit out where the user says what it would find."""
     said = [f"--{name}" for name in ("pass_num", "lr_end", "init_from", "split_items")
             if name in given and getattr(options, name)]
+    said += ["--lr_schedule"] * (options.lr_schedule != "linear") + ["--warmup"] * bool(options.warmup)
     if said and options.fit and "fit" in given:
         raise InputError(f"--fit: found 1 with {said[0]}, expected one of them")
     options.fit = int(options.fit and not said)
@@ -235,7 +240,7 @@ def training_run(options, found=None):
         "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
                      options.valid_fraction, options.init_from, bool(options.neighbours)),
         "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
-                             options.patience, found),
+                             options.patience, found, options.lr_schedule, options.warmup),
         "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
                          options.save_seconds, options.print_batch, event_files),
         "network_settings": NetworkSettings(

@@ -7,6 +7,7 @@ no activation is near a straight line, and the run's own weights are put back af
 """
 
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ from utils.model.scorer import Scorer
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.fused import FusedEngine, computes
 from utils.training.objectives import Scored
-from utils.training.optimizers import Adagrad, Gradient
+from utils.training.optimizers import Gradient
 from utils.training.softmax import PaddleSoftmax
 
 TOLERANCE = 1e-3  # relative to the largest number of what is compared
@@ -85,7 +86,7 @@ def prove(trainer, kernels):
                 network, one_click(batch) if trainer.batching.parallel else batch, random)
         if kernels or trainer.objective.is_softmax:
             proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
-        if kernels and isinstance(trainer.optimizer, Adagrad):
+        if kernels and trainer.optimizer.name:
             proof.differs["optimizer"] = optimizer_differences(trainer.optimizer, kernels)
     if proof.agrees("engine"):
         trainer.use(NativeEngine(network, kernels) if kernels else FusedEngine(network), kernels)
@@ -244,14 +245,15 @@ def loss_differences(objective, kernels, batch, random):
 
 
 def optimizer_differences(optimizer, kernels):
-    """What training.cc and the optimiser's plain update differ in: a list of str."""
+    """What optimizers.cc and the optimiser's plain update differ in: a list of str."""
     random, results = np.random.default_rng(3), []
     start, values = normal(random, 6, 3), normal(random, 2, 4, 3)
     values[:, 3:, -1] = 0  # rows_with_bias
     for used in (kernels, None):
         weight = net.parameter(paddle.nn.Layer(), start, 1.5)
-        tried = Adagrad(0.1, optimizer.momentum, optimizer.epsilon, optimizer.epsilon_inside)
-        tried.kernels = used
+        tried = copy(optimizer)
+        tried.kernels, tried.rate = used, 0.1
+        tried.restore({})
         for part in values:
             tried.step({"weight": weight}, [Gradient("weight", part.copy(), np.array([4, 0, 2, 5]), 3)])
         results.append({"weights": weight.numpy(), **tried.state_arrays()})

@@ -3,6 +3,7 @@
 Nothing here needs Paddle.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from utils.model.layout import weight_count
 WEIGHT_BYTES, NEGATIVE_BYTES, CLICK_BYTES = 24, 32, 48
 # What makes a training diverge, and how large it is in trainings that don't.
 USUAL = {"base_lr": 1.0, "lr_end": 1.0, "emb_lr_x": 10.0, "gru_lr_x": 10.0, "fc_lr_x": 10.0, "init_range": 1.0,
-         "logq": 1.0, "bpreg": 10.0, "elu_param": 10.0}
+         "logq": 1.0, "bpreg": 10.0, "elu_param": 10.0, "weight_decay": 0.1}
+FIRST = 0.04  # share of the learning rate that one-cycle begins with
 
 
 @dataclass
@@ -46,12 +48,14 @@ class Schedule:
 
     epochs : int
     steps : int or None, of an epoch at most
-    rate : float, learning rate
-    rate_end : float, share of it at the end of the last epoch; it changes linearly
+    rate : float, the largest learning rate
+    rate_end : float, share of it at the end of the last epoch
     seed : int
     watch : str, the figure of the validation that finds the best epoch
     patience : int, epochs without a better one after which training stops; 0: never
     found : dict or None, what fitting.fit returned
+    kind : str, how the rate changes: linear, constant, cosine or one-cycle
+    warmup : float, share of the training in which it rises first
     """
 
     epochs: int
@@ -62,10 +66,27 @@ class Schedule:
     watch: str = "recall@20"
     patience: int = 0
     found: dict = None
+    kind: str = "linear"
+    warmup: float = 0.0
 
     def rate_after(self, share_done):
-        """The learning rate after a share of the whole training."""
-        return self.rate * (1 + (self.rate_end - 1) * share_done)
+        """The learning rate after a share of the whole training.
+
+        It falls by half a cosine as of Loshchilov and Hutter (ICLR 2017, formula 5), without their restarts. one-cycle
+        is the policy of Smith and Topin (2018) as in PyTorch, but for the momentum, which stays.
+        """
+        if share_done < self.warmup:
+            rise = share_done / self.warmup
+            return self.rate * (FIRST + (1 - FIRST) * half_cosine(rise) if self.kind == "one-cycle" else rise)
+        fall = (share_done - self.warmup) / (1 - self.warmup)
+        if self.kind in ("cosine", "one-cycle"):
+            fall = half_cosine(fall)
+        return self.rate * (1 + (self.rate_end - 1) * fall)
+
+
+def half_cosine(share):
+    """From 0 to 1 as the share goes from 0 to 1, slowly at both ends."""
+    return (1 - math.cos(math.pi * share)) / 2
 
 
 @dataclass

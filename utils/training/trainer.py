@@ -32,7 +32,7 @@ class Trainer:
     sessions : sessions.Sessions
     batching : batches.Batching
     objective : objectives.Objective
-    optimizer : optimizers.Adagrad or optimizers.Adam
+    optimizer : optimizers.RowOptimizer
     grad_cap : float
         Largest norm of all gradients together; 0 for no limit.
     amp : {None, "bf16"}
@@ -86,7 +86,10 @@ class Trainer:
         self.steps += 1
         if self.exchange.every == 1:
             return self._update(batch, part)
-        loss = self._update(part.batch, Part(part.batch)) if part.share else 0.0
+        if part.share:
+            loss = self._update(part.batch, Part(part.batch))
+        else:
+            loss, self.optimizer.steps = 0.0, self.optimizer.steps + 1  # the others count this step
         if self.steps % self.exchange.every == 0:
             self.meet_weights()
         return loss

@@ -3,15 +3,15 @@
 import json
 import random
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from utils.files import InputError
 from utils.memory import read_bytes
+from utils.training import full_flags, sampled_flags
 from utils.tuning.space import all_parameters, corners, flags_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRAINERS = "train_sample_neg.py", "train.py"
+TRAINERS = {"train_sample_neg.py": sampled_flags.parse_arguments, "train.py": full_flags.parse_arguments}
 DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "minimize"}  # of --watch, in a search
 # What tune.py says itself, or what doesn't belong to a settings file: where the data are, how epochs are judged and
 # kept, what is shown, and on what it runs.
@@ -26,7 +26,7 @@ COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes t
 def parse(script, flags):
     """The trainer's options, a Namespace; InputError if it refuses the flags."""
     try:
-        return import_module(Path(script).stem).parse_arguments(words({"fit": 0, "neighbours": 0} | flags))
+        return TRAINERS[script](words({"fit": 0, "neighbours": 0} | flags))
     except InputError as error:
         raise InputError(str(error).replace(Path(sys.argv[0]).name, script)) from None
 
