@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils.data.session_files import refuse_conversion
 from utils.files import finish, require_different, require_file, write_atomically
-from utils.options import Parser, add_table_flags, table_columns
+from utils.options import DAYS, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 
@@ -48,6 +48,9 @@ def parse_flags():
     parser.add_argument("--test_input", default="rsc15_test.txt",
                         help="the same of the test clicks; '': none")
     parser.add_argument("--test_output", default="rsc15_test_paddle.txt", help="the test sessions to write")
+    parser.add_argument("--newest_days", type=number(float, 0, DAYS), default=0,
+                        help="days before the last training click; training sessions that end earlier are left out; 0: "
+                        "none")
     add_table_flags(parser)
     return parser.parse_args()
 
@@ -60,8 +63,15 @@ def convert(flag, source, target, file, flags):
     # slow to import, so only once the flags are checked
     from utils.data.click_files import read_clicks
     from utils.data.click_writing import write_sessions
+    from utils.data.clicks import DAY, Clicks, sessions_since
 
     clicks = read_clicks([source], table_columns(flags), flag)
+    if flags.newest_days and flag == "--train_input":
+        older = clicks.sizes()
+        clicks = sessions_since(clicks, round(flags.newest_days * DAY), Clicks.ends)
+        removed = [old - new for old, new in zip(older, clicks.sizes())]
+        print("--newest_days {:g}: left out {:,} sessions, {:,} events, {:,} items".format(flags.newest_days, *removed),
+              flush=True)
     try:
         write_sessions(clicks, file)
         finish(file)

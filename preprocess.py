@@ -33,14 +33,14 @@ from utils.data.conversion import open_targets, text_paths
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, finish, require_different, require_file, write_atomically
 from utils.memory import available
-from utils.options import COUNT, Parser, add_table_flags, number, table_columns
+from utils.options import COUNT, DAYS, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
 GIGABYTE = 1e9
 SHARE = 0.75  # of the memory that there is
-SECONDS, DAYS = 1e10, 1e5  # more than there are from 1970 to the last time that can be read
+SECONDS = 1e10  # more than there are from 1970 to the last time that can be read
 URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
 
@@ -57,7 +57,7 @@ def main():
         write = outputs.enter_context((text_writer if flags.to_text else split_writer)(flags))
         bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
         clicks = filter_clicks(read(flags, bad_rows, outputs), flags)
-        write(*split(clicks, flags, "train_full", "test", flags.newest_fraction))
+        write(*split(clicks, flags, "train_full", "test", flags.newest_fraction, flags.newest_days))
     say("done")
 
 
@@ -161,6 +161,8 @@ def parse_flags():
         raise InputError("--event_column, --events: found one without the other, expected both")
     if "to_text" in parser.given and not flags.to_text:
         raise InputError("--to_text: found an empty name, expected a directory to write to")
+    if flags.newest_days and flags.newest_fraction < 1:
+        raise InputError(f"--newest_days: found {flags.newest_days:g} with --newest_fraction, expected one of them")
     unused = parser.given & {"out_dir", "prefix"}
     if flags.to_text and unused:
         raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
@@ -173,8 +175,14 @@ def add_rule_flags(rules):
     rules.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
                        help="seconds; above 0, --session_column names users, and their clicks are cut into "
                        "sessions at longer gaps, numbered from 1; 0: sessions as given")
+    rules.add_argument("--session_span", type=number(float, 0, SECONDS), default=0,
+                       help="seconds; above 0, a session is cut before a click that comes longer than that after its "
+                       "first one, so that nothing is predicted from older clicks; the pieces are numbered from 1; 0: "
+                       "no such cut")
     rules.add_argument("--drop_repeats", type=switch, default=0,
                        help="1: of several clicks in a row on the same item, keep only the first")
+    rules.add_argument("--drop_one_item", type=switch, default=0,
+                       help="1: drop sessions whose clicks are all on the same item")
     rules.add_argument("--min_session_length", type=number(int, 1, COUNT), default=2,
                        help="clicks; shorter sessions are dropped")
     rules.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
@@ -192,6 +200,9 @@ def add_rule_flags(rules):
     rules.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
                        help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
                        "train_tr and train_valid are split from these")
+    rules.add_argument("--newest_days", type=number(float, 0, DAYS), default=0,
+                       help="days before the last training click; older training sessions are dropped, by their end or "
+                       "start as --split_by says; train_tr and train_valid are split from what is left; 0: keep all")
 
 
 def encoding(name):
@@ -243,14 +254,27 @@ def read(flags, bad_rows, temporary):
 
 
 def filter_clicks(clicks, flags):
-    """Cut the sessions at gaps, then drop repeats, short sessions and rare items, as the flags say."""
-    from utils.data.clicks import SECOND, cut_at_gaps, drop_rare_items, drop_repeats, drop_short_sessions
+    """Cut the sessions, then drop repeats, sessions of one item, short sessions and rare items, as the flags say."""
+    from utils.data.clicks import (
+        SECOND,
+        cut_at_gaps,
+        cut_at_span,
+        drop_one_item,
+        drop_rare_items,
+        drop_repeats,
+        drop_short_sessions,
+    )
 
     if flags.session_gap:
         clicks = cut_at_gaps(clicks, round(flags.session_gap * SECOND))
         say("--session_gap {:g}: {:,} sessions", flags.session_gap, clicks.sizes()[0])
+    if flags.session_span:
+        clicks = cut_at_span(clicks, round(flags.session_span * SECOND))
+        say("--session_span {:g}: {:,} sessions", flags.session_span, clicks.sizes()[0])
     if flags.drop_repeats:
         clicks = report("--drop_repeats 1", clicks, drop_repeats(clicks))
+    if flags.drop_one_item:
+        clicks = report("--drop_one_item 1", clicks, drop_one_item(clicks))
 
     def drop_short(clicks):
         return report(f"--min_session_length {flags.min_session_length}", clicks,
@@ -276,8 +300,8 @@ def report(what, before, after):
     return after
 
 
-def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
-    """Split off the sessions of the last `--test_days`.
+def split(clicks, flags, training_name, test_name, newest_fraction=1.0, newest_days=0.0):
+    """Split off the sessions of the last `--test_days`, and keep the newest of the others.
 
     Returns
     -------
@@ -289,6 +313,7 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
         drop_short_sessions,
         keep_items_of,
         newest_sessions,
+        sessions_since,
         split_by_end,
         split_by_start,
     )
@@ -301,8 +326,12 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0):
         first, last = clicks.time_range()
         raise InputError(f"--test_days {flags.test_days:g}: left no session for {training_name} of "
                          f"{(last - first) / DAY:.3g} days of clicks; expected less")
+    times_of = Clicks.ends if by_end else Clicks.starts
+    if newest_days:
+        newest = sessions_since(training, round(newest_days * DAY), times_of)
+        training = report(f"--newest_days {newest_days:g}", training, newest)
     if newest_fraction < 1:
-        newest = newest_sessions(training, newest_fraction, Clicks.ends if by_end else Clicks.starts)
+        newest = newest_sessions(training, newest_fraction, times_of)
         training = report(f"--newest_fraction {newest_fraction:g}", training, newest)
     if by_end:
         known = drop_short_sessions(keep_items_of(test, training), flags.min_session_length)

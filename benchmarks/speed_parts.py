@@ -13,7 +13,6 @@ import numpy as np
 import paddle
 
 from net import Network
-from utils.data.sessions import cut_windows
 from utils.evaluation.flags import add_inference_flags
 from utils.evaluation.ranks import network_ranks
 from utils.losses import chunk_rows
@@ -46,7 +45,7 @@ class TrainingPart:
     def __init__(self, script, arguments, item_count, sessions, kernels):
         options = script.parse_arguments(arguments)
         self.network = Network(item_count, training_run(options)["network_settings"], options.seed)
-        self.trainer = script.make_trainer(options, self.network, cut_windows(sessions, options.max_length)[0])
+        self.trainer = script.make_trainer(options, self.network, sessions)
         self.computed_by = prove(self.trainer, kernels)[1]
         self.units, self.epochs = self.network.settings.hid_size[-1], 0
         self.operations = 6 * scored_items(self.trainer) * self.units + 36 * self.units**2

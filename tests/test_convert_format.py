@@ -26,6 +26,18 @@ def test_without_flags_it_converts_the_files_of_preprocess(tmp_path):
                               "rsc15_test_paddle.txt: 1 sessions, 2 events, 2 items\n")
 
 
+def test_newest_days_leave_out_older_training_sessions_alone(tmp_path):
+    day = 86_400
+    rows = "".join(f"{session}\ta\t{session * day}\n{session}\tb\t{session * day + 9}\n" for session in range(4))
+    for name in "in", "test":
+        (tmp_path / name).write_text(HEADER + rows + f"9\tc\t0\n9\ta\t{2 * day}\n")
+    process = assert_worked(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "test",
+                                    "--test_output", "test_out", "--newest_days", 1))
+    assert (tmp_path / "out").read_text() == "a b\na b\n"
+    assert (tmp_path / "test_out").read_text() == "a b\nc a\na b\na b\na b\n"
+    assert "--newest_days 1: left out 3 sessions, 6 events, 1 items\n" in process.stdout
+
+
 def test_names_and_columns_by_flag_and_gzip(tmp_path):
     clicks = b"who,what,when\nu,a,2019-10-01 00:00:05 UTC\nv,b,2019-10-01 00:00:03 UTC\n"
     (tmp_path / "in.gz").write_bytes(gzip.compress(clicks))

@@ -191,7 +191,7 @@ def test_careless_command_lines_are_one_line(run_here, tmp_path, monkeypatch, co
 
 
 @pytest.mark.parametrize("flag, low, high", [
-    ("--session_gap", 0, 1e10), ("--test_days", 0, 1e5)])
+    ("--session_gap", 0, 1e10), ("--session_span", 0, 1e10), ("--test_days", 0, 1e5), ("--newest_days", 0, 1e5)])
 def test_the_limits_of_times_themselves_work(tmp_path, run_here, flag, low, high):
     """No number that is allowed overflows: all clicks are one user's session, or all sessions are the test's."""
     clicks = "".join(f"{row // 2}\ta\t{row}\n{row // 2}\tb\t{row}\n" for row in range(20))

@@ -169,7 +169,29 @@ def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path):
                                     "train_tr": {"3": ["x", "a", "b"]}, "train_valid": {"4": ["a", "b"]}}
 
 
+def test_newest_days_leave_out_older_training_sessions(four_sessions, tmp_path):
+    process = assert_worked(preprocess(tmp_path, "--input", four_sessions, *SMALL, "--newest_days", 2))
+    parts = read_parts(tmp_path)
+    assert {part: list(found) for part, found in parts.items()} == {
+        "train_full": ["2", "3"], "test": ["4"], "train_tr": ["2"], "train_valid": ["3"]}
+    assert "--newest_days 2: removed 1 sessions, 2 clicks, 0 items" in process.stdout
+
+
+def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path):
+    clicks = write_clicks(tmp_path / "clicks.tsv", {
+        1: [("a", 0), ("b", 5), ("a", 11), ("a", 20), ("b", 22), ("a", 23)], 2: [("b", 3 * DAY), ("a", 3 * DAY)],
+        3: [("b", 5 * DAY), ("a", 5 * DAY)]})
+    process = assert_worked(preprocess(tmp_path, "--input", clicks, "--session_span", 10, "--drop_one_item", 1,
+                                       "--min_support", 1))
+    assert read_parts(tmp_path)["train_full"] == {"1": ["a", "b"], "3": ["b", "a"], "4": ["b", "a"]}
+    assert "--session_span 10: 5 sessions" in process.stdout
+    assert "--drop_one_item 1: removed 1 sessions, 2 clicks, 0 items" in process.stdout
+
+
 @pytest.mark.parametrize("flags, message", [
+    (["--newest_days", 2, "--newest_fraction", 0.5], "--newest_days: found 2 with --newest_fraction"),
+    (["--newest_days", -1], "--newest_days"), (["--session_span", "long"], "--session_span"),
+    (["--drop_one_item", 2], "--drop_one_item"),
     (["--min_session_length", 3], "--min_session_length 3: left none of 4 sessions, 8 clicks"),
     (["--min_support", 5], "--min_support 5: left none of 4 sessions, 8 clicks"),
     (["--min_support", 1, "--test_days", 9], "--test_days 9: left no session for train_full of 6 days of clicks"),

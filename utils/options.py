@@ -11,6 +11,7 @@ COUNT = 2**31 - 1  # what a 32-bit integer holds
 SEED = 2**63 - 1
 FLOAT32 = 1e38  # nearly the largest
 SECONDS = 1e9  # 32 years
+DAYS = 1e5  # more than there are from 1970 to the last time that can be read
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,6 +1,7 @@
 """utils/data/batches.py: every click is in exactly one step, as slow plain versions put it."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -190,3 +191,46 @@ def test_batching_chooses_between_the_two_ways():
     steps = [step.inputs.tolist() for step in side_by_side]
     assert steps == [step.inputs.tolist() for step in session_parallel_steps(sessions, 6, 3)]
     assert {len(inputs) for inputs in steps} == {4, 6}
+
+
+def seen_before_targets(steps, parallel):
+    """The clicks that the network has seen of its session as it predicts: (clicks, target) of each prediction."""
+    found, rows = [], []
+    for step in steps:
+        clicks, targets = 0, iter(step.targets.tolist())
+        predicted = set(range(len(step.inputs)) if step.predicted is None else step.predicted.tolist())
+        if not parallel:
+            rows = [[] for _ in range(step.rows_per_step[0])]
+        elif rows:
+            rows = rows if step.kept is None else [rows[slot] for slot in step.kept]
+            rows = [[] if step.restarted is not None and step.restarted[slot] else row for slot, row in enumerate(rows)]
+        else:
+            rows = [[] for _ in step.inputs]
+        for count in step.rows_per_step:
+            for row in range(count):
+                rows[row] = [*rows[row], int(step.inputs[clicks])]
+                if clicks in predicted:
+                    found.append((rows[row], next(targets)))
+                clicks += 1
+        assert next(targets, None) is None
+    return sorted(found)
+
+
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9), look_back=st.integers(1, 8),
+       parallel=st.booleans(), size=st.integers(1, 5))
+def test_looking_back_a_prediction_sees_just_so_many_clicks_before_it(lengths, look_back, parallel, size):
+    lists = [[100 * session + click for click in range(length)] for session, length in enumerate(lengths)]
+    batching = Batching(parallel, size, longest=look_back, overlap=look_back - 1)
+    found = seen_before_targets(batching.batches(as_sessions(lists), np.random.default_rng(1)), parallel)
+    assert found == sorted((items[max(0, place - look_back):place], items[place])
+                           for items in lists for place in range(1, len(items)))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_sliding_windows_carry_clicks_over(parallel):
+    batching = Batching(parallel, 2, longest=4, overlap=2)
+    found = seen_before_targets(batching.batches(as_sessions([list(range(9)), [20, 21]]), np.random.default_rng(1)),
+                                parallel)
+    seen = {target: clicks for clicks, target in found}
+    assert len(found) == 9 and seen[4] == [0, 1, 2, 3] and seen[5] == [2, 3, 4] and seen[6] == [2, 3, 4, 5]
+    assert seen[7] == [4, 5, 6] and seen[21] == [20]

@@ -78,12 +78,32 @@ def slow_cut_at_gaps(rows, gap):
     return cut
 
 
+def slow_cut_at_span(rows, span):
+    cut, session, first = [], 0, None
+    for before, item, seconds in rows:
+        if first is None or first[0] != before or seconds - first[1] > span:
+            session, first = session + 1, (before, seconds)
+        cut.append((session, item, seconds))
+    return cut
+
+
+def slow_drop_one_item(rows):
+    items = {}
+    for session, item, _ in rows:
+        items.setdefault(session, set()).add(item)
+    return [row for row in rows if len(items[row[0]]) > 1]
+
+
 def slow_filter(rows, flags):
     rows = slow_sorted(rows)
     if flags.session_gap:
         rows = slow_cut_at_gaps(rows, flags.session_gap)
+    if flags.session_span:
+        rows = slow_cut_at_span(rows, flags.session_span)
     if flags.drop_repeats:
         rows = slow_drop_repeats(rows)
+    if flags.drop_one_item:
+        rows = slow_drop_one_item(rows)
     before = None
     while before != rows:
         before = rows
@@ -94,7 +114,7 @@ def slow_filter(rows, flags):
     return rows
 
 
-def slow_split(rows, flags, fraction):
+def slow_split(rows, flags, fraction, days):
     split_time = max(row[2] for row in rows) - flags.test_days * 86_400
     first, last = {}, {}
     for session, _, seconds in rows:
@@ -106,6 +126,10 @@ def slow_split(rows, flags, fraction):
     else:
         training = slow_drop_short([row for row in rows if row[2] < split_time], flags.min_session_length)
         test = [row for row in rows if first[row[0]] >= split_time]
+    if days:
+        time = {row[0]: row[2] for row in training} if flags.split_by == "end" else first
+        since = max((row[2] for row in training), default=0) - days * 86_400
+        training = [row for row in training if time[row[0]] >= since]
     if fraction < 1:
         sessions = sorted({row[0] for row in training})
         time = {row[0]: row[2] for row in training} if flags.split_by == "end" else first
@@ -121,7 +145,8 @@ def slow_split(rows, flags, fraction):
 FLAGS = st.builds(Namespace, session_gap=st.sampled_from([0, 0, 3, 10]), drop_repeats=st.integers(0, 1),
                   min_support=st.integers(1, 4), min_session_length=st.integers(1, 3), until_stable=st.integers(0, 1),
                   split_by=st.sampled_from(["end", "start"]), test_days=st.sampled_from([0, 5 / 86_400, 12 / 86_400]),
-                  newest_fraction=st.sampled_from([1.0, 0.5, 0.1]))
+                  newest_fraction=st.sampled_from([1.0, 0.5, 0.1]), session_span=st.sampled_from([0, 0, 2, 8]),
+                  drop_one_item=st.integers(0, 1), newest_days=st.sampled_from([0, 0, 3 / 86_400, 9 / 86_400]))
 
 
 @given(ROWS, FLAGS)
@@ -129,12 +154,13 @@ FLAGS = st.builds(Namespace, session_gap=st.sampled_from([0, 0, 3, 10]), drop_re
 def test_the_whole_of_preparation_equals_plain_python(rows, flags):
     try:
         expected = slow_filter(rows, flags)
-        expected = [expected, *slow_split(expected, flags, flags.newest_fraction)]
+        expected = [expected, *slow_split(expected, flags, flags.newest_fraction, flags.newest_days)]
     except ValueError:  # max() of no rows
         expected = [[]]
     try:
         filtered = preprocess.filter_clicks(table_of(rows), flags)
-        found = [filtered, *preprocess.split(filtered, flags, "train_full", "test", flags.newest_fraction)]
+        found = [filtered, *preprocess.split(filtered, flags, "train_full", "test", flags.newest_fraction,
+                                             flags.newest_days)]
     except InputError:
         assert not all(expected)
         return
@@ -306,6 +332,12 @@ def test_repeats_are_those_right_after_one_another_in_a_session():
 def test_a_gap_of_just_the_limit_does_not_cut():
     table = clicks.cut_at_gaps(table_of([(7, 0, 0), (7, 1, 10), (7, 2, 21), (9, 0, 0)]), 10 * SECOND)
     assert rows_of(table) == as_text([(1, 0, 0), (1, 1, 10), (2, 2, 21), (3, 0, 0)])
+
+
+def test_a_click_that_comes_just_at_the_span_stays_and_a_later_one_begins_a_new_piece():
+    rows = [(7, 0, 0), (7, 1, 4), (7, 2, 10), (7, 0, 11), (7, 1, 21), (7, 2, 22), (9, 0, 0)]
+    table = clicks.cut_at_span(table_of(rows), 10 * SECOND)
+    assert rows_of(table) == as_text([(1, 0, 0), (1, 1, 4), (1, 2, 10), (2, 0, 11), (2, 1, 21), (3, 2, 22), (4, 0, 0)])
 
 
 def test_a_session_ending_just_at_the_split_is_test():

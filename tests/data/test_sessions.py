@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from utils.data import sessions as session_module
 from utils.data import text_cache
 from utils.data.session_files import CONVERSION, session_files, session_files_in
-from utils.data.sessions import Sessions, cut_blocks, cut_windows, read_sessions
+from utils.data.sessions import Sessions, cut_blocks, cut_windows, joined, read_sessions
 from utils.files import InputError
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
@@ -141,25 +141,40 @@ def test_nothing_to_read_is_an_error_that_names_the_flag(tmp_path):
 
 def test_short_sessions_are_not_cut():
     sessions = as_sessions([[1], [1, 2, 3], [4, 5]])
-    assert cut_windows(sessions, 2) == (sessions, 0)
+    assert cut_windows(sessions, 2) == cut_windows(sessions, 2, 1) == (sessions, None)
 
 
 def test_a_window_begins_with_the_click_that_the_one_before_ended_with():
-    windows, cut = cut_windows(as_sessions([[9], [0, 1, 2, 3, 4, 5], [7, 8]]), 2)
+    windows, context = cut_windows(as_sessions([[9], [0, 1, 2, 3, 4, 5], [7, 8]]), 2)
     assert as_lists(windows) == [[9], [0, 1, 2], [2, 3, 4], [4, 5], [7, 8]]
-    assert cut == 1
+    assert context is None
 
 
-@given(lists=SESSION_LISTS, longest=st.integers(1, 13))
-def test_windows_hold_every_prediction_once_and_none_is_too_long(lists, longest):
+def test_windows_that_overlap_give_every_prediction_clicks_before_it():
+    windows, context = cut_windows(as_sessions([[9], [0, 1, 2, 3, 4, 5], [7, 8]]), 3, 2)
+    assert as_lists(windows) == [[9], [0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5], [7, 8]]
+    assert context.tolist() == [0, 0, 2, 2, 0]
+
+
+@given(lists=SESSION_LISTS, longest=st.integers(1, 13), overlap=st.integers(0, 12))
+def test_windows_hold_every_prediction_once_and_none_is_too_long(lists, longest, overlap):
+    overlap = min(overlap, longest - 1)
     # all clicks differ
     lists = [[1000 * number + click for click in range(len(items))] for number, items in enumerate(lists)]
-    windows, cut = cut_windows(as_sessions(lists), longest)
-    pairs = [pair for items in as_lists(windows) for pair in zip(items, items[1:])]
+    windows, context = cut_windows(as_sessions(lists), longest, overlap)
+    before = [0] * len(windows.lengths) if context is None else context.tolist()
+    pairs = [pair for items, skipped in zip(as_lists(windows), before) for pair in [*zip(items, items[1:])][skipped:]]
     assert pairs == [pair for items in lists for pair in zip(items, items[1:])]
     assert windows.lengths.min() >= 1 and windows.lengths.max() <= longest + 1
-    assert cut == sum(len(items) > longest + 1 for items in lists)
+    for items, skipped in zip(as_lists(windows), before):
+        assert skipped == (overlap if items[0] % 1000 else 0)  # of all windows but a session's first
     assert [items for items in as_lists(windows) if len(items) == 1] == [items for items in lists if len(items) == 1]
+
+
+def test_sessions_are_joined_in_order():
+    parts = [as_sessions([[1, 2], [3]]), as_sessions([[4]]), as_sessions([[5, 6, 7], [8]])]
+    assert as_lists(joined(parts)) == [[1, 2], [3], [4], [5, 6, 7], [8]]
+    assert joined(parts).offsets.dtype == np.int64 and joined(parts).items.dtype == np.int32
 
 
 # The copy beside the text

@@ -35,7 +35,8 @@ def prepared(clicks, flags):
     texts = []
     try:
         filtered = preprocess.filter_clicks(clicks, flags)
-        for part in (filtered, *preprocess.split(filtered, flags, "train_full", "test", flags.newest_fraction)):
+        for part in (filtered, *preprocess.split(filtered, flags, "train_full", "test", flags.newest_fraction,
+                                                 flags.newest_days)):
             for write in (click_writing.write_table, click_writing.write_sessions):
                 file = io.BytesIO()
                 write(part, file)

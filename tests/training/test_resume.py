@@ -41,6 +41,8 @@ RUNS = {
     "sampled, SGD": [*SAMPLED, "--optimizer", "sgd", "--weight_decay", 0.001],
     "tiled negatives": TILED,
     "tiled negatives without the native library": [*TILED, "--tune_cpu", 0],
+    "windows that overlap, by recency": [*SAMPLED, "--max_length", 3, "--window_overlap", 2, "--recency_half_life", 60,
+                                         "--newest_sessions", 150],
     "targets alone": [*SAMPLED[:1], "--neg_size", 0, "--loss", "bpr-max"],
 }
 

@@ -7,7 +7,13 @@ from utils import memory
 from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
-from utils.training.settings import Data, flag_to_blame, require_memory_for_network, require_memory_for_steps
+from utils.training.settings import (
+    Data,
+    flag_to_blame,
+    require_memory_for_network,
+    require_memory_for_steps,
+    require_memory_for_windows,
+)
 
 SESSIONS = Sessions(np.zeros(5000, np.int32), np.arange(0, 5001, 5))  # 1000 sessions of 4 predictions
 
@@ -21,7 +27,7 @@ def one_gibibyte(monkeypatch):
     (100_000, [100], True), (1_000_000, [100], False), (1000, [2000], True), (1000, [100_000], False),
     (10**9, [1], False), (1000, [100, 5000], False)])
 def test_a_network(items, hid_size, fits):
-    settings, data = NetworkSettings(hid_size, hid_size[-1]), Data("train_data", "shop/vocab.txt")
+    settings, data = NetworkSettings(hid_size, hid_size[-1]), Data(["train_data"], "shop/vocab.txt")
     if fits:
         return require_memory_for_network(items, settings, data)
     with pytest.raises(InputError, match=f"--vocab_path shop/vocab.txt, --hid_size .*: found a network of {items} "):
@@ -43,6 +49,13 @@ def test_a_step(flags, flag):
         return require_memory_for_steps(SESSIONS, hid_size, flags)
     with pytest.raises(InputError, match=f"{flag}: found {flags[flag[2:]]}, which takes at least"):
         require_memory_for_steps(SESSIONS, hid_size, flags)
+
+
+def test_windows():
+    sessions = Sessions(np.zeros(200_001, np.int32), np.array([0, 200_001]))
+    require_memory_for_windows(sessions, Data(["train_data"], "vocab.txt", 1000, 900))
+    with pytest.raises(InputError, match="--window_overlap, --look_back: found windows of 199000000 clicks together"):
+        require_memory_for_windows(sessions, Data(["train_data"], "vocab.txt", 1000, 999))
 
 
 USUAL = {"base_lr": 0.1, "lr_end": 0.1, "emb_lr_x": 10.0, "gru_lr_x": 1.0, "fc_lr_x": 1.0, "logq": 1.0, "bpreg": 0.5}

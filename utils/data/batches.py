@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.data.chosen_sessions import drawn_by_recency
+from utils.data.sessions import cut_windows
 from utils.processes import ALONE
 
 
@@ -16,18 +18,33 @@ class Batching:
     size : int, sessions per step
     shuffle : bool, whole sessions in random order; otherwise in the order of the files
     group : int, neighbouring batches of whole sessions that are sorted by length together
+    longest : int or None, predictions of a session at most; longer ones are cut into windows. None: any number
+    overlap : int, of a window's predictions, how many are also those of the window before, and only trained there
+    half_life : float, a session with so many newer ones takes part in half of the epochs; 0: all take part in all
     """
 
     parallel: bool
     size: int
     shuffle: bool = False
     group: int = 1
+    longest: int = None
+    overlap: int = 0
+    half_life: float = 0.0
+
+    def sessions_of_epoch(self, sessions, random):
+        """Those of the Sessions that an epoch takes, by draws from a numpy.random.Generator where any are needed."""
+        return drawn_by_recency(sessions, self.half_life, random) if self.half_life else sessions
+
+    def windows(self, sessions):
+        """The Sessions cut into windows, as by sessions.cut_windows."""
+        return cut_windows(sessions, self.longest, self.overlap) if self.longest else (sessions, None)
 
     def batches(self, sessions, random, fewest_slots=1):
         """Yield the steps of an epoch: ParallelStep, or Batch in an order drawn from a numpy.random.Generator."""
+        windows, context = self.windows(sessions)
         if self.parallel:
-            return session_parallel_steps(sessions, self.size, fewest_slots)
-        return training_batches(sessions, self.size, random, self.shuffle, self.group)
+            return session_parallel_steps(windows, self.size, fewest_slots, context)
+        return training_batches(windows, self.size, random, self.shuffle, self.group, context)
 
 
 class Batch(NamedTuple):
@@ -35,19 +52,21 @@ class Batch(NamedTuple):
 
     Rows are in descending order of length, so that the rows still running at a time step are always the first ones.
 
-    inputs : int64 [predictions], the click seen
+    inputs : int64 [clicks], the click seen
     targets : int64 [predictions], the click that follows it
     positions : int64 [predictions], the target's position in Sessions.items; -1 for padding
-    rows_per_step : list of int, how many rows take part in each time step; their sum is `predictions`
+    rows_per_step : list of int, how many rows take part in each time step; their sum is `clicks`
+    predicted : int64 [predictions] or None, after which of the clicks there is a prediction; None: after each of them
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     positions: np.ndarray
     rows_per_step: list
+    predicted: np.ndarray = None
 
 
-def pack(sessions, rows, minimum_rows=1):
+def pack(sessions, rows, minimum_rows=1, context=None):
     """Pack the sessions numbered `rows` into a Batch.
 
     Parameters
@@ -57,6 +76,8 @@ def pack(sessions, rows, minimum_rows=1):
         Session numbers; sessions with fewer than two clicks add nothing.
     minimum_rows : int
         Pad every time step to at least this many rows, with item 0 and position -1.
+    context : int64 [sessions], optional
+        As many of a session's clicks, the first ones, have no prediction.
     """
     lengths = sessions.offsets[rows + 1] - sessions.offsets[rows]
     by_length = np.argsort(-lengths, kind="stable")
@@ -73,10 +94,13 @@ def pack(sessions, rows, minimum_rows=1):
     positions = np.where(is_real, starts[row] + time + 1, -1)
     inputs = np.where(is_real, sessions.items[positions - 1], 0).astype(np.int64)
     targets = np.where(is_real, sessions.items[positions], 0).astype(np.int64)
-    return Batch(inputs, targets, positions, rows_per_step.tolist())
+    if context is None or not context[rows].any():
+        return Batch(inputs, targets, positions, rows_per_step.tolist())
+    predicted = np.flatnonzero(time >= context[rows[by_length]][row])
+    return Batch(inputs, targets[predicted], positions[predicted], rows_per_step.tolist(), predicted)
 
 
-def training_batches(sessions, batch_size, random, shuffle=False, group=1):
+def training_batches(sessions, batch_size, random, shuffle=False, group=1, context=None):
     """Batches of whole sessions, each session in exactly one.
 
     Neighbouring sessions form groups of `group` batches. A group is sorted by length, cut into batches, and its batches
@@ -91,6 +115,8 @@ def training_batches(sessions, batch_size, random, shuffle=False, group=1):
     random : numpy.random.Generator
     shuffle : bool
         Draw the order of the sessions at random instead of keeping that of the file.
+    context : int64 [sessions], optional
+        As in `pack`.
 
     Yields
     ------
@@ -105,21 +131,24 @@ def training_batches(sessions, batch_size, random, shuffle=False, group=1):
         members = members[np.argsort(lengths[members], kind="stable")]
         cuts = np.arange(0, len(members), batch_size)
         for cut in random.permutation(cuts):
-            yield pack(sessions, members[cut:cut + batch_size])
+            yield pack(sessions, members[cut:cut + batch_size], context=context)
 
 
 class ParallelStep(NamedTuple):
     """One step of session-parallel training: one click of each running session.
 
-    inputs, targets : int64 [slots], the click seen and the one that follows it
+    inputs : int64 [slots], the click seen
+    targets : int64 [predictions], the click that follows it
     kept : int64 [slots] or None, the previous step's slots that are still there; None for all of them
     restarted : bool [slots] or None, slots where a new session began after the previous step; None for no slot
+    predicted : int64 [predictions] or None, the slots that have a prediction, which may be none; None: all have
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     kept: np.ndarray
     restarted: np.ndarray
+    predicted: np.ndarray = None
 
     @property
     def rows_per_step(self):
@@ -127,11 +156,11 @@ class ParallelStep(NamedTuple):
         return [len(self.inputs)]
 
 
-def session_parallel_steps(sessions, batch_size, fewest_slots=1):
+def session_parallel_steps(sessions, batch_size, fewest_slots=1, context=None):
     """Steps through all sessions in their order, `batch_size` side by side (Hidasi et al., ICLR 2016, figure 2).
 
     When a slot's session ends, the slot takes the next waiting session. If none is left the slot goes, so the last
-    steps have fewer slots. The steps end when fewer than `fewest_slots` are left.
+    steps have fewer slots. The steps end when fewer than `fewest_slots` are left. `context` is as in `pack`.
 
     Yields
     ------
@@ -139,12 +168,17 @@ def session_parallel_steps(sessions, batch_size, fewest_slots=1):
     """
     waiting = np.flatnonzero(sessions.lengths > 1)
     running, next_waiting = waiting[:batch_size], min(batch_size, len(waiting))
-    positions, ends = sessions.offsets[running], sessions.offsets[running + 1]
+    firsts = sessions.offsets[:-1] if context is None else sessions.offsets[:-1] + context  # clicks with a prediction
+    positions, begins, ends = sessions.offsets[running], firsts[running], sessions.offsets[running + 1]
     kept, restarted = None, np.ones(len(running), bool)
     while len(positions) >= fewest_slots:
         for _ in range(int((ends - positions).min()) - 1):
             inputs, targets = (sessions.items[at].astype(np.int64) for at in (positions, positions + 1))
-            yield ParallelStep(inputs, targets, kept, restarted)
+            if (positions >= begins).all():
+                yield ParallelStep(inputs, targets, kept, restarted)
+            else:
+                predicted = np.flatnonzero(positions >= begins)
+                yield ParallelStep(inputs, targets[predicted], kept, restarted, predicted)
             kept = restarted = None
             positions = positions + 1
         restarted = ends - positions <= 1
@@ -152,9 +186,10 @@ def session_parallel_steps(sessions, batch_size, fewest_slots=1):
         taken = waiting[next_waiting:next_waiting + len(slots)]
         next_waiting += len(taken)
         positions[slots[:len(taken)]], ends[slots[:len(taken)]] = sessions.offsets[taken], sessions.offsets[taken + 1]
+        begins[slots[:len(taken)]] = firsts[taken]
         if len(taken) < len(slots):
             kept = np.delete(np.arange(len(positions)), slots[len(taken):])
-            positions, ends, restarted = positions[kept], ends[kept], restarted[kept]
+            positions, begins, ends, restarted = positions[kept], begins[kept], ends[kept], restarted[kept]
 
 
 def evaluation_batches(sessions, batch_size, minimum_rows=8, processes=ALONE):

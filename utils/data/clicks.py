@@ -177,17 +177,56 @@ def drop_repeats(clicks):
     return clicks.each(drop)
 
 
+def drop_one_item(clicks):
+    """Drop the sessions whose clicks are all on the same item."""
+    def drop(block):
+        differs = block.items != np.repeat(block.items[block.offsets[:-1]], block.lengths())
+        return keep_sessions(block, np.diff(np.append(0, np.cumsum(differs))[block.offsets]) > 0)
+
+    return clicks.each(drop)
+
+
 def cut_at_gaps(clicks, gap):
     """Cut each session, or history of a user, where more than `gap` microseconds are between two clicks.
 
     The pieces are numbered from 1 in the order of the ids and times.
     """
+    return _cut(clicks, lambda block: np.flatnonzero(np.diff(block.times) > gap) + 1)
+
+
+def cut_at_span(clicks, span):
+    """Cut each session so that no click comes more than `span` microseconds after the first one of its piece.
+
+    The pieces are numbered as by `cut_at_gaps`.
+    """
+    def cuts(block):
+        times, starts, ends, found = block.times, block.offsets[:-1], block.offsets[1:], []
+        while (too_long := times[ends - 1] - times[starts] > span).any():
+            starts, ends = starts[too_long], ends[too_long]
+            starts = _first_after(times, starts, ends, times[starts] + span)
+            found.append(starts)
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    return _cut(clicks, cuts)
+
+
+def _first_after(times, starts, ends, limits):
+    """The first click of each range of ascending times that is later than its limit, which its last click is."""
+    low, high = starts, ends - 1
+    while (low < high).any():
+        middle = (low + high) // 2
+        late = times[middle] > limits
+        low, high = np.where(late, low, np.minimum(middle + 1, high)), np.where(late, middle, high)
+    return low
+
+
+def _cut(clicks, cuts_of):
+    """Cut sessions before the clicks that the function `cuts_of` returns for a block, and number the pieces from 1."""
     first = 1
 
     def cut(block):
         nonlocal first
-        cuts = np.flatnonzero(np.diff(block.times) > gap) + 1
-        offsets = np.union1d(block.offsets, cuts)
+        offsets = np.union1d(block.offsets, cuts_of(block))
         sessions = np.arange(first, first + len(offsets) - 1)
         first += len(sessions)
         return replace(block, sessions=sessions, offsets=offsets, session_names=None)
@@ -238,6 +277,15 @@ def newest_sessions(clicks, fraction, times_of):
         return keep_sessions(block, newest)
 
     return clicks.each(keep)
+
+
+def sessions_since(clicks, time, times_of):
+    """Keep the sessions of the last `time` microseconds before the last click.
+
+    `times_of` is `Clicks.starts` or `Clicks.ends`.
+    """
+    first = clicks.time_range()[1] - time
+    return clicks.each(lambda block: keep_sessions(block, times_of(block) >= first))
 
 
 def keep_items_of(clicks, training):

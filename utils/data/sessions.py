@@ -128,6 +128,15 @@ def _line_error(chunk, file, first_line, position, item_count):
                       f"expected item indices from 0 to {item_count - 1} separated by blanks")
 
 
+def joined(parts):
+    """Several Sessions as one, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    firsts = np.cumsum([0] + [len(part.items) for part in parts])
+    offsets = [part.offsets[1:] + first for part, first in zip(parts, firsts)]
+    return Sessions(np.concatenate([part.items for part in parts]), np.concatenate([[0], *offsets]))
+
+
 def choose(sessions, numbers):
     """The sessions with these numbers, an int array, in that order."""
     starts, lengths = sessions.offsets[numbers], sessions.lengths[numbers]
@@ -136,30 +145,34 @@ def choose(sessions, numbers):
     return Sessions(sessions.items[source], offsets)
 
 
-def cut_windows(sessions, longest):
+def cut_windows(sessions, longest, overlap=0):
     """Cut sessions with more than `longest` predictions into windows of at most that many.
 
-    A window begins with the last click of the window before it, so every click except a session's first is still a
-    target exactly once.
+    Of a window's predictions, the first `overlap` < `longest` are the last ones of the window before it. They are there
+    for their clicks alone, so every click except a session's first is still a target exactly once.
 
     Returns
     -------
     Sessions
         In the same order, each long session replaced by its windows.
-    int
-        How many sessions were cut.
+    int64 [windows] or None
+        How many of each window's predictions, the first ones, belong to the window before; None: none of any.
     """
-    lengths = sessions.lengths
-    cut = int((lengths > longest + 1).sum())
-    if not cut:
-        return sessions, 0
-    windows = np.maximum(-(-(lengths - 1) // longest), 1)
+    predictions, step = sessions.lengths - 1, longest - overlap
+    if not (predictions > longest).any():
+        return sessions, None
+    windows = window_counts(predictions, longest, overlap)
     number = np.arange(windows.sum()) - np.repeat(np.cumsum(windows) - windows, windows)  # the window's in its session
-    starts = np.repeat(sessions.offsets[:-1], windows) + number * longest
+    starts = np.repeat(sessions.offsets[:-1], windows) + number * step
     ends = np.minimum(starts + longest + 1, np.repeat(sessions.offsets[1:], windows))
     offsets = np.concatenate([[0], np.cumsum(ends - starts)])
     source = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], ends - starts)
-    return Sessions(sessions.items[source], offsets), cut
+    return Sessions(sessions.items[source], offsets), np.where(number > 0, overlap, 0) if overlap else None
+
+
+def window_counts(predictions, longest, overlap):
+    """How many windows `cut_windows` cuts sessions of so many predictions into, int64 arrays; all but the last full."""
+    return 1 + np.maximum(-(-(predictions - longest) // (longest - overlap)), 0)
 
 
 def cut_blocks(sessions, predictions):

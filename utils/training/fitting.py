@@ -13,8 +13,7 @@ import numpy as np
 import paddle
 
 from net import Network
-from utils.data.session_files import read_conversion
-from utils.data.sessions import Sessions, choose, cut_windows, read_sessions
+from utils.data.sessions import Sessions, choose
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.ranks import network_ranks
 from utils.evaluation.validation import BATCH_SIZE, evenly_chosen, split_sessions, without_unknown
@@ -23,6 +22,7 @@ from utils.model import checkpoint
 from utils.runlog import log
 from utils.training.flags import training_run
 from utils.training.loop import epoch_generator
+from utils.training.preparation import choose_sessions, read_whole
 from utils.training.proof import prove
 
 NEWEST = 0.1  # the share of the sessions that judges
@@ -150,9 +150,10 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
 def newest_sessions(options):
     """What short trainings train on and are judged by: two Sessions, whose items are numbered anew, without gaps."""
     _, item_count, vocab_sha256 = *read_vocabulary(options.vocab_path), checksum(options.vocab_path)
-    read_conversion(options.train_dir, vocab_sha256, "--train_dir")
-    whole = read_sessions(options.train_dir, item_count, "--train_dir")
-    whole = split_sessions(whole, item_count, vocab_sha256, options.valid_dir, options.valid_fraction)[0]
+    data = training_run(options)["data"]
+    whole = read_whole(data, item_count, vocab_sha256)
+    whole = split_sessions(whole, item_count, vocab_sha256, data.valid_dir, data.valid_fraction)[0]
+    whole, _ = choose_sessions(whole, data)
     count = len(whole.lengths)
     first = count - math.ceil(NEWEST * count)
     older = choose(whole, np.arange(first))
@@ -160,6 +161,5 @@ def newest_sessions(options):
     older = choose(older, np.arange(first - int(np.searchsorted(predictions, MOST, side="right")), first))
     judging, _ = without_unknown(choose(whole, np.arange(first, count)), older, item_count)
     items, numbers = np.unique(older.items, return_inverse=True)
-    older, _ = cut_windows(Sessions(numbers.astype(np.int32), older.offsets), options.max_length)
     judging = Sessions(np.searchsorted(items, judging.items).astype(np.int32), judging.offsets)
-    return older, evenly_chosen(judging, MOST_JUDGING)
+    return Sessions(numbers.astype(np.int32), older.offsets), evenly_chosen(judging, MOST_JUDGING)

@@ -6,6 +6,7 @@ from utils.data.session_files import refuse_sessions
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
 from utils.training.optimizer_flags import add_optimizer_flags, add_rate_flags, check_optimizer_flags
+from utils.training.sequence_flags import add_sequence_flags, check_sequence_flags, train_paths, windows
 
 UPDATE = {"pass_num": 1}  # defaults of a run that goes on from a model, beside those of optimizer_flags.py
 SHAPE = "hid_size", "embedding", "emb_size", "reset_gate", "score_scale", "last_click"  # of a network; a model keeps it
@@ -15,6 +16,7 @@ WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
 def add_training_flags(parser, rate):
     """Add the flags of both trainers; `rate` is the default learning rate."""
     _add_data_flags(parser.add_argument_group("data"))
+    add_sequence_flags(parser)
     _add_network_flags(parser.add_argument_group("network"))
     _add_memory_flags(parser.add_argument_group("memory of neighbours"))
     _add_step_flags(parser.add_argument_group("training"), rate)
@@ -35,7 +37,9 @@ def add_training_flags(parser, rate):
 def _add_data_flags(data):
     data.add_argument("--config", default="",
                       help="JSON file of flags and values, as in settings/; flags on the command line win over it")
-    data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
+    data.add_argument("--train_dir", default="train_data",
+                      help="directory of session files (or one file); several are separated by commas, the oldest "
+                      "first")
     data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one per line, in the order of their indices")
     data.add_argument("--model_dir", default="model_recall20", help="directory to write")
     data.add_argument("--init_from", default="",
@@ -46,8 +50,6 @@ def _add_data_flags(data):
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
                       help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
                       "start one")
-    data.add_argument("--max_length", type=number(int, 1, COUNT), default=1000,
-                      help="most predictions in a session; longer sessions are cut into windows")
 
 
 def _add_network_flags(network):
@@ -175,6 +177,7 @@ def check_training_flags(options, given):
     `given` is the set of the names that the command line or --config has.
     """
     refuse_sessions(options.model_dir, "--model_dir")
+    check_sequence_flags(options)
     if options.init_from and os.path.realpath(options.init_from) == os.path.realpath(options.model_dir):
         raise InputError(f"--init_from: found {options.init_from}, which is --model_dir, expected another directory")
     if options.resume and options.overwrite:
@@ -237,8 +240,9 @@ def training_run(options, found=None):
     same_names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "score_scale",
                   "init_range", "emb_lr_x", "gru_lr_x", "fc_lr_x"]
     return {
-        "data": Data(options.train_dir, options.vocab_path, options.max_length, options.valid_dir,
-                     options.valid_fraction, options.init_from, bool(options.neighbours)),
+        "data": Data(train_paths(options.train_dir), options.vocab_path, *windows(options), options.valid_dir,
+                     options.valid_fraction, options.init_from, bool(options.drop_one_item), options.newest_sessions,
+                     options.recency_half_life, bool(options.neighbours)),
         "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
                              options.patience, found, options.lr_schedule, options.warmup),
         "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
@@ -255,4 +259,5 @@ def training_run(options, found=None):
 def batching(options):
     """The batches.Batching that the trainers' flags ask for."""
     from utils.data.batches import Batching
-    return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches)
+    return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches,
+                    *windows(options), options.recency_half_life)

@@ -95,7 +95,7 @@ class _Run:
         self.trainer, self.network, self.validation = trainer, trainer.network, validation
         self.schedule, self.output, self.event_writers = schedule, output, event_writers
         self.blamed, self.guess = blamed, loss_of_a_guess(trainer)  # the flag to blame for a loss far above a guess's
-        self.model_dir, self.predictions = Path(output.model_dir), trainer.sessions.predictions
+        self.model_dir = Path(output.model_dir)
         if validation:
             self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
         self.unread = UnreadLosses()
@@ -152,7 +152,7 @@ class _Run:
         batches = self._batches_to_do(progress, arrays)
         began = self.saved = time.monotonic()
         seconds_before = progress.seconds
-        with progress_bar(self.predictions, f"epoch {epoch}", progress.predictions) as bar:
+        with progress_bar(self.trainer.predictions, f"epoch {epoch}", progress.predictions) as bar:
             for batch in batches:
                 self._train_step(progress, batch)
                 progress.seconds = seconds_before + time.monotonic() - began
@@ -216,7 +216,7 @@ class _Run:
     def _train_step(self, progress, batch):
         """One update, counted in `progress`."""
         schedule, epoch = self.schedule, progress.epoch
-        share_done = (epoch - 1 + progress.predictions / self.predictions) / schedule.epochs
+        share_done = (epoch - 1 + progress.predictions / self.trainer.predictions) / schedule.epochs
         self.trainer.set_rate(schedule.rate_after(share_done))
         progress.num_steps += 1
         if self.trainer.draws_by_paddle:

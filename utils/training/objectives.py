@@ -34,7 +34,7 @@ class Scored(NamedTuple):
         all positions, the targets first; [positions, 1 + drawn] of each position its own, the target first
     candidate_count : int, how many of the items are candidates
     input_items : int64, rows of the input matrix, each once; None where they are `items`
-    inputs : int64 [positions], into input_items
+    inputs : int64 [clicks], into input_items; as many as positions, where every click has a prediction
     key : int, of the dropout on the candidates
     own : int64 [positions] or None, where among shared candidates the positions' targets are; None: the first ones, in
         their order
@@ -211,7 +211,7 @@ class SharedNegatives(Objective):
     def plain(self, hidden, item_rows, scored, rows):
         network, first_drawn = self.network, len(scored.candidates) - self.size
         candidate_rows = F.embedding(as_tensor(scored.candidates), item_rows)  # a GPU adds up its gradient in one order
-        shift, own = as_tensor(self._logq_shift(scored)), as_tensor(_own(scored)[rows])
+        shift, own = as_tensor(self._logq_shift(scored)), as_tensor(self._own(scored)[rows])
         if self.in_batch:
             return self.loss(network.scores(hidden, candidate_rows) + shift, own)
         own_rows = F.embedding(own, candidate_rows)
@@ -221,7 +221,7 @@ class SharedNegatives(Objective):
         return self.loss(paddle.concat([own_scores, drawn_scores], axis=1), paddle.zeros([hidden.shape[0]], "int64"))
 
     def fast(self, hidden, item_rows, scored):
-        kernels, own, first_drawn = self.kernels, _own(scored), len(scored.candidates) - self.size
+        kernels, own, first_drawn = self.kernels, self._own(scored), len(scored.candidates) - self.size
         targets = scored.candidates[own]
         if self.is_softmax:
             shift, own_shift, constant = self._merged_shift(scored, len(item_rows))
@@ -260,7 +260,7 @@ class SharedNegatives(Objective):
         float
             What to add to the mean loss, since a target's own shift is not the sum's.
         """
-        shift, own = self._logq_shift(scored), _own(scored)
+        shift, own = self._logq_shift(scored), self._own(scored)
         own_shift, weights = shift[own], np.exp(shift)
         if not self.in_batch:
             weights[:len(scored.candidates) - self.size] = 0
@@ -268,6 +268,10 @@ class SharedNegatives(Objective):
         if not self.in_batch:
             return merged, own_shift, 0.0
         return merged, None, float((merged[scored.candidates[own]] - own_shift).mean())
+
+    def _own(self, scored):
+        """Where among the candidates the positions' targets are, int64 array."""
+        return np.arange(len(scored.candidates) - self.size) if scored.own is None else scored.own
 
     def _logq_shift(self, scored):
         """The logQ correction of each candidate, float32 array [candidates]."""
@@ -319,7 +323,7 @@ def require_negatives(objective, sessions, batching):
     """Raise InputError where nothing is drawn, and no step of the objective has two targets to compare."""
     if objective.fewest_slots < 2:
         return
-    predictions = np.maximum(sessions.lengths - 1, 0)
+    predictions = np.maximum(batching.windows(sessions)[0].lengths - 1, 0)
     if batching.parallel:
         most = min(np.count_nonzero(predictions), batching.size)
     else:
@@ -334,11 +338,6 @@ def mean_loss(losses):
     if isinstance(losses, np.ndarray) or is_on_host(losses):
         return float(as_array(losses).mean(dtype=np.float64))  # in float32 it could overflow
     return losses.astype("float64").mean()
-
-
-def _own(scored):
-    """Where among the shared candidates of a Scored its positions' targets are, int64 array."""
-    return np.arange(len(scored.inputs)) if scored.own is None else scored.own
 
 
 def _sum(before, new):

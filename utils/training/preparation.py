@@ -2,14 +2,16 @@
 
 import platform
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import paddle
 
 from net import Network
+from utils.data.chosen_sessions import chances_by_recency, newest, without_one_item
 from utils.data.session_files import read_conversion
-from utils.data.sessions import cut_windows, read_sessions
+from utils.data.sessions import cut_windows, joined, read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.validation import sessions_checksum, split_sessions
 from utils.files import InputError
@@ -21,7 +23,7 @@ from utils.training.objectives import AllItems
 from utils.training.proof import prove
 from utils.training.remembering import divide, sessions_before
 from utils.training.resume import commit
-from utils.training.settings import require_memory_for_network, require_memory_for_steps
+from utils.training.settings import require_memory_for_network, require_memory_for_steps, require_memory_for_windows
 
 
 def require_possible(data, processes, splits_items, exchange_steps):
@@ -32,6 +34,9 @@ def require_possible(data, processes, splits_items, exchange_steps):
         raise InputError("--split_items: found 1 with validation, expected no validation; infer.py evaluates")
     if exchange_steps > 1 and processes.is_alone:
         raise InputError(f"--exchange_steps: found {exchange_steps} with one process, expected 1, or several processes")
+    if data.window_overlap and not processes.is_alone:
+        raise InputError("--window_overlap, --look_back: found windows that overlap with several processes, expected "
+                         "none, or one process")
     if exchange_steps > 1 and splits_items:
         raise InputError(f"--exchange_steps: found {exchange_steps} with --split_items 1, expected 1")
 
@@ -53,10 +58,10 @@ def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows
     """
     item_ids, item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
     initial_model = find_initial(data.init_from, item_ids) if data.init_from else None
-    training, validation, remembering, description, popular = _read_sessions(data, item_count, vocab_sha256,
-                                                                             initial_model)
+    training, windows, validation, remembering, description, popular = _read_sessions(data, item_count, vocab_sha256,
+                                                                                      initial_model)
     require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
-    require_memory_for_steps(training, network_settings.hid_size, flags)
+    require_memory_for_steps(windows, network_settings.hid_size, flags)
     paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
     # Before an older run is deleted: the network may be too large for the memory.
     network = Network(item_count, network_settings, schedule.seed, rows)
@@ -85,34 +90,71 @@ def _prove(trainer, kernels, splits_items):
     return proof.agrees("scorer")
 
 
-def _read_sessions(data, item_count, vocab_sha256, initial_model):
-    """The sessions to train on, to validate with and to remember, and what config.json and popular.json say of them.
+def read_whole(data, item_count, vocab_sha256):
+    """All training sessions of a settings.Data, the newest last: Sessions."""
+    for path in data.train_paths:
+        read_conversion(path, vocab_sha256, "--train_dir")
+    return joined([read_sessions(path, item_count, "--train_dir") for path in data.train_paths])
 
-    The second and third may be None, and so may the model to begin with.    """
-    read_conversion(data.train_dir, vocab_sha256, "--train_dir")
-    whole = read_sessions(data.train_dir, item_count, "--train_dir")
+
+def _read_sessions(data, item_count, vocab_sha256, initial_model):
+    """The sessions to train on, and the same in windows; those to validate with and to remember; and what config.json
+    and popular.json say of them.
+
+    The third and fourth may be None, and so may the model to begin with.
+    """
+    whole = read_whole(data, item_count, vocab_sha256)
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
                                                     data.valid_fraction, initial_model and initial_model.is_known)
+    training, dropped = choose_sessions(training, data)
     remembering = None
     if data.neighbours:
         training, remembering = divide(training, validation, item_count,
                                        initial_model and sessions_before(initial_model))
-    training, cut = cut_windows(training, data.max_length)
+    require_memory_for_windows(training, data)
+    windows, _ = cut_windows(training, data.max_length, data.window_overlap)
     if not training.predictions:
-        raise InputError(f"--train_dir: found no session of two clicks in {data.train_dir}, expected at least one")
-    description = {"sessions": len(training.lengths), "events": len(training.items), "items": item_count,
+        raise InputError(f"--train_dir: found no session of two clicks in {','.join(data.train_paths)}"
+                         f"{' that is trained on' * bool(dropped)}, expected at least one")
+    description = {"sessions": len(windows.lengths), "events": len(windows.items), "items": item_count,
                    "vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(whole),
-                   "validation_sha256": sessions_checksum(validation)}
+                   "validation_sha256": sessions_checksum(validation), **({"left_out": dropped} if dropped else {})}
     log(f"sessions:{description['sessions']} events:{description['events']} items:{item_count} "
         f"predictions:{training.predictions}")
-    if cut:
-        log(f"cut into windows of {data.max_length} predictions: {cut} sessions (--max_length)")
+    _log_what_is_trained(training, data, dropped)
     if validation:
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
     elif remembering:
         log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
-    return training, validation, remembering, description, count_popular(whole, item_count)
+    return training, windows, validation, remembering, description, count_popular(whole, item_count)
+
+
+def choose_sessions(sessions, data):
+    """The sessions that are trained on, and how many sessions and clicks each flag left out, a dict by flags."""
+    dropped = {}
+    for flag, value, choose in (("drop_one_item", data.drop_one_item, without_one_item),
+                                ("newest_sessions", data.newest_sessions, partial(newest, count=data.newest_sessions))):
+        if value:
+            chosen = choose(sessions)
+            dropped[flag] = {"sessions": len(sessions.lengths) - len(chosen.lengths),
+                             "events": len(sessions.items) - len(chosen.items)}
+            sessions = chosen
+    return sessions, dropped
+
+
+def _log_what_is_trained(sessions, data, dropped):
+    """Say what was left out, what was cut, and how many sessions an epoch takes, where that isn't all as it came."""
+    if dropped:
+        log("left out of training: " + "; ".join(
+            f"--{flag}: {counts['sessions']} sessions, {counts['events']} clicks" for flag, counts in dropped.items()))
+    if cut := int((sessions.lengths > data.max_length + 1).sum()):
+        overlap = f", {data.window_overlap} of them the last of the window before" if data.window_overlap else ""
+        log(f"cut into windows of {data.max_length} predictions{overlap}: {cut} sessions (--max_length)")
+    if data.recency_half_life:
+        chances = chances_by_recency(sessions, data.recency_half_life)
+        log(f"an epoch takes about {chances.sum():.0f} of {len(chances)} sessions of several clicks "
+            f"(--recency_half_life)")
 
 
 def versions():

@@ -27,7 +27,8 @@ FREE = {"model_dir", "init_from", "train_dir", "valid_dir", "vocab_path", "confi
 # flags that came later, and what runs from before did
 LATER = {"exchange_steps": 1, "amp": None, "neighbours": 0, "score_scale": 0.0, "last_click": 0,
          "lr_schedule": "linear", "warmup": 0.0, "optimizer": "adagrad", "momentum": 0.0, "weight_decay": 0.0,
-         "grad_cap": 0.0}
+         "grad_cap": 0.0, "window_overlap": 0, "look_back": 0, "drop_one_item": 0, "newest_sessions": 0,
+         "recency_half_life": 0.0}
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.data.sessions import window_counts
 from utils.memory import require_memory
 from utils.model.layout import weight_count
 
 # Bytes that are in use at once, to the least: of a weight when an epoch is saved, the weight, the optimiser's sum of
 # squares, and of both a copy and the file; of a negative, as it is drawn and numbered; of a click and a unit, what a
-# GRU layer computes and its gradients.
-WEIGHT_BYTES, NEGATIVE_BYTES, CLICK_BYTES = 24, 32, 48
+# GRU layer computes and its gradients; of a click in a window, it and from where it is copied.
+WEIGHT_BYTES, NEGATIVE_BYTES, CLICK_BYTES, WINDOW_BYTES = 24, 32, 48, 12
 # What makes a training diverge, and how large it is in trainings that don't.
 USUAL = {"base_lr": 1.0, "lr_end": 1.0, "emb_lr_x": 10.0, "gru_lr_x": 10.0, "fc_lr_x": 10.0, "init_range": 1.0,
          "logq": 1.0, "bpreg": 10.0, "elu_param": 10.0, "weight_decay": 0.1}
@@ -25,20 +26,29 @@ FIRST = 0.04  # share of the learning rate that one-cycle begins with
 class Data:
     """What to train on and to validate with.
 
-    train_dir, vocab_path : str
-    max_length : int, predictions of a session at most; longer ones are cut
+    train_paths : list of str, directories or files of sessions, the oldest first
+    vocab_path : str
+    max_length : int, predictions of a session at most; longer ones are cut into windows
+    window_overlap : int, of a window's predictions, how many are also those of the window before, and trained there
     valid_dir : str, sessions to validate with; empty: none
     valid_fraction : float, the share of the training sessions to validate with instead, the newest; 0: none
     init_from : str, directory of a model to begin with; empty: none
+    drop_one_item : bool, whether sessions are left out whose clicks are all on the same item
+    newest_sessions : int, how many of the others are trained on; 0: all
+    recency_half_life : float, newer sessions beside which one counts half; 0: all count the same
     neighbours : bool, the model gets a memory of neighbours
     """
 
-    train_dir: str
+    train_paths: list
     vocab_path: str
     max_length: int = 1000
+    window_overlap: int = 0
     valid_dir: str = ""
     valid_fraction: float = 0.0
     init_from: str = ""
+    drop_one_item: bool = False
+    newest_sessions: int = 0
+    recency_half_life: float = 0.0
     neighbours: bool = False
 
 
@@ -115,6 +125,13 @@ def require_memory_for_network(item_count, network_settings, data):
     units = ",".join(map(str, network_settings.hid_size))
     require_memory(WEIGHT_BYTES * weight_count(network_settings, item_count),
                    f"--vocab_path {data.vocab_path}, --hid_size {units}: found a network of {item_count} items")
+
+
+def require_memory_for_windows(sessions, data):
+    """InputError where there is too little memory for the windows of the Sessions, as the Data ask for them."""
+    counts = window_counts(sessions.lengths - 1, data.max_length, data.window_overlap)
+    clicks = int((counts - 1).sum()) * data.max_length
+    require_memory(WINDOW_BYTES * clicks, f"--window_overlap, --look_back: found windows of {clicks} clicks together")
 
 
 def require_memory_for_steps(sessions, hid_size, flags):

@@ -47,6 +47,7 @@ class Trainer:
         self.input_matrix = input_matrix_name(network)
         self.division, self.exchange, self.split = Division(ALONE), Exchange(ALONE), None
         self.steps, self.nominal_slots = 0, batching.size
+        self.predictions = sessions.predictions  # of the epoch
 
     def join(self, processes, splits_items=False, exchange_steps=1):
         """Train with other processes.Processes: a step has as many sessions more, and this one computes its part.
@@ -74,7 +75,9 @@ class Trainer:
         self.objective.start_epoch(random if self.exchange.every == 1 else self._own_generator(random))
         self.division.start_epoch()
         self.steps = 0
-        return self.batching.batches(self.sessions, random, self.objective.fewest_slots)
+        sessions = self.batching.sessions_of_epoch(self.sessions, random)
+        self.predictions = sessions.predictions
+        return self.batching.batches(sessions, random, self.objective.fewest_slots)
 
     def step(self, batch):
         """One update; the mean loss over the batch's predictions, in nats for the cross-entropy, as of the objective.
@@ -107,8 +110,10 @@ class Trainer:
         scale = share * nominal
         if self.batching.parallel:
             self.engine.carry_states(part)
-        scored = self.objective.draw(batch)
-        if scored is None:  # one target and nothing to compare it with: there is no gradient
+        scored = self._draw(batch)
+        if scored is None:  # there is no gradient
+            if batch.predicted is not None:  # but a state that sessions carry on
+                self.engine.forward(batch.inputs, batch.rows_per_step)
             return 0.0
         if own is not None:
             scored = self.objective.part(scored, own)
@@ -117,7 +122,11 @@ class Trainer:
         with products(self.amp):
             hidden = self.engine.forward(part.inputs, part.rows_per_step, input_rows)
             hidden = hidden if share else hidden * 0.0  # of another process's session
-            loss, hidden_gradient, items_gradient, others = self.objective(hidden, item_rows, scored)
+            predicting = self._predicting(hidden, batch.predicted)
+            loss, hidden_gradient, items_gradient, others = self.objective(predicting, item_rows, scored)
+        if batch.predicted is not None:
+            zeros = np.zeros(hidden.shape, np.float32) if self.kernels else paddle.zeros(hidden.shape)
+            hidden_gradient = self._add_rows(zeros, hidden_gradient, batch.predicted)
         gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
@@ -129,6 +138,18 @@ class Trainer:
             gradients = self.split.own(gradients, scaled(self.objective.gradient, nominal))
         self.optimizer.step(self.parameters, gradients)
         return loss
+
+    def _draw(self, batch):
+        """What the objective scores; None where nothing is predicted, or one target has nothing to be compared with."""
+        return self.objective.draw(batch) if len(batch.targets) else None
+
+    def _predicting(self, hidden, predicted):
+        """Those of the hidden states, float32 [clicks, units], that something is predicted from."""
+        if predicted is None:
+            return hidden
+        if self.kernels:
+            return self.kernels.gather(as_array(hidden), predicted, hidden.shape[1])
+        return paddle.gather(as_tensor(hidden), as_tensor(predicted))
 
     def look_up(self, scored):
         """The rows `scored.items` of the item matrix; and those of the inputs, None for the engine to look them up."""
@@ -145,9 +166,9 @@ class Trainer:
         part = self.division.part(batch)
         self.steps += 1
         if self.exchange.every == 1:
-            self.objective.draw(batch)
+            self._draw(batch)
         elif part.share:
-            self.objective.draw(part.batch)
+            self._draw(part.batch)
 
     def meet(self, gradients, items_gradient, inputs_gradient, scored):
         """All gradients of a step, a list of Gradient: those by whole weights, and those by rows of the item matrices.
@@ -276,10 +297,10 @@ def loss_of_a_guess(trainer):
     trainer.network.eval()
     objective.start_epoch(random)
     for batch in islice(trainer.batching.batches(trainer.sessions, random, objective.fewest_slots), GUESSED_STEPS):
-        scored = objective.draw(batch)
+        scored = objective.draw(batch) if len(batch.targets) else None
         if scored is None or predictions >= GUESSED_PREDICTIONS:
             break
-        hidden = np.zeros((len(batch.inputs), trainer.network.settings.hid_size[-1]), np.float32)
+        hidden = np.zeros((len(batch.targets), trainer.network.settings.hid_size[-1]), np.float32)
         rows = trainer.network.item_matrix.shape if scored.items is None else [len(scored.items), hidden.shape[1] + 1]
         losses += float(objective(hidden, np.zeros(rows, np.float32), scored)[0]) * len(batch.targets)
         predictions += len(batch.targets)
