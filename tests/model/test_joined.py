@@ -164,7 +164,7 @@ def test_a_damaged_state_is_answered_without_its_clicks(joined):
         return
     state = joined.replay(sessions_of([[3, 5, 8]]), np.zeros((1, joined.state_size), np.float32))
     without = state.copy()
-    state[:, -clicks:].view(np.int32)[0] = [-1, ITEMS + 1, 2**31 - 1]
+    state[:, -3:].view(np.int32)[0] = [-1, ITEMS + 1, 2**31 - 1]
     without[:, -clicks:] = 0
     best = [joined.best(joined.last_layer(each), [5], [()], [None])[0] for each in (state, without)]
     assert best[0][0].tolist() == best[1][0].tolist() and np.isfinite(best[0][1]).all()

@@ -13,7 +13,7 @@ def parse_arguments(arguments=None, description=""):
     parser = Parser(description)
     add_training_flags(parser, RATE)
     parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4,
-                        pass_num=8, fit=1, neighbours=1)
+                        pass_num=8, fit=1, neighbours=1, score_scale=30.0)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES, default="ce",
                          help="loss of a prediction; --logq follows it where that isn't given")

@@ -205,9 +205,8 @@ class RunningTrial:
         model_dir = self._model_dir()
         _wait_until_free(model_dir)
         own = {**self.plan.folds[len(self.values)], **self.plan.device, "model_dir": model_dir, "seed": self.plan.seed,
-               "watch": self.plan.watched, "keep": 1, "resume": 1, "fit": 0,
-               "neighbours": 0}
-        command = [sys.executable, str(ROOT / self.plan.script), *words(self.flags), *words(own)]
+               "watch": self.plan.watched, "keep": 1, "resume": 1, "fit": 0}
+        command = [sys.executable, str(ROOT / self.plan.script), *words({"neighbours": 0} | self.flags), *words(own)]
         with open(self.log_file, "a", encoding="utf-8") as output:
             # A session of its own: a terminal's Ctrl-C comes to this process alone, which ends the training in order.
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,

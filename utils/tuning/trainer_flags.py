@@ -18,7 +18,7 @@ DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "mini
 OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "init_from", "valid_dir",
           "valid_fraction", "watch", "patience", "keep", "save_seconds", "print_batch", "tensorboard", "visualdl",
           "seed", "use_cuda", "threads", "tune_cpu", "parallel", "num_devices", "split_items", "exchange_steps",
-          "is_local", "enable_ce", "step_num", "amp", "fit", "neighbours"}
+          "is_local", "enable_ce", "step_num", "amp", "fit"}
 LARGEST = 1 << 20  # bytes of a settings file
 COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes them
 
@@ -39,7 +39,7 @@ def words(flags):
 def whole_settings(script, flags):
     """The flags, and the trainer's defaults for all others that change what it trains: a settings file's contents."""
     options = parse(script, flags)
-    left_out = OTHERS | {"emb_size"}  # without it, it follows --hid_size
+    left_out = OTHERS | {"emb_size", "neighbours"}  # that follows --hid_size; networks are tried alone
     defaults = {name: value for name, value in vars(options).items() if name not in left_out and value is not None}
     whole = {name: ",".join(map(str, value)) if type(value) is list else value
              for name, value in {**defaults, **flags}.items()}
