@@ -2,8 +2,8 @@
 
     p(item) = sum over the networks of weight * softmax(scores)[item] + weight of the memory * share[item]
 
-All is computed as logarithms, where nothing gets so
-small that two items become equal. Where no neighbour is found, the networks' weights are scaled up to a sum of 1.
+All is computed as logarithms, where nothing gets so small that two items become equal. Where no neighbour is found, the
+networks' weights are scaled up to a sum of 1.
 """
 
 import numpy as np
@@ -68,7 +68,7 @@ def mix(scores, weights, memory_weight=0.0, found=None):
         Theirs; with that of the memory they sum to 1.
     memory_weight : float
     found : (items, scores, offsets), optional
-        As `Neighbours.scores_of` returns them; None without a memory.
+        As `Neighbours.shares_of` returns them; None without a memory.
 
     Returns
     -------
