@@ -6,6 +6,7 @@ from utils.training.flags import add_training_flags, parse_training_flags
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
 RATE = 0.15  # default learning rate
+SCALE = 30.0  # default score scale of ce with shared negatives
 
 
 def parse_arguments(arguments=None, description=""):
@@ -13,7 +14,7 @@ def parse_arguments(arguments=None, description=""):
     parser = Parser(description)
     add_training_flags(parser, RATE)
     parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4,
-                        pass_num=8, fit=1, neighbours=1, score_scale=30.0)
+                        pass_num=8, fit=1, neighbours=1, score_scale=None)
     sampled = parser.add_argument_group("sampled training")
     sampled.add_argument("--loss", choices=LOSSES, default="ce",
                          help="loss of a prediction; --logq follows it where that isn't given")
@@ -41,6 +42,8 @@ def parse_arguments(arguments=None, description=""):
         given.in_batch = int(given.negatives == "shared" and (given.batching == "parallel" or given.neg_size == 0))
     if given.logq is None:
         given.logq = float(given.loss == "ce" and given.negatives == "shared")
+    if given.score_scale is None:
+        given.score_scale = SCALE if given.loss == "ce" and given.negatives == "shared" else 0.0
     return check(given)
 
 
