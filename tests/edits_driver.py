@@ -56,7 +56,8 @@ def served_items(model_dir):
 
 
 def findings(train_script, infer_script):
-    more = ["--neg_size", 20, "--batch_size", 16] if "sample" in train_script else ["--batch_size", 8]
+    sampled = ["--neg_size", 20, "--batch_size", 16, "--neighbours", 0]
+    more = sampled if "sample" in train_script else ["--batch_size", 8]
     run(train_script, *FLAGS, *more, "--model_dir", "plain", "--tune_cpu", 0)
     out, warnings = run(train_script, *FLAGS, *more, "--model_dir", "model")
     evaluated, _ = run(infer_script, "--test_dir", DATA / "test_data", "--model_dir", "model", "--last_index", 2,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import assert_one_line_error, assert_worked, files_below, write_random_model
 
-from utils.data.sessions import read_sessions
+from utils.data.sessions import choose, read_sessions
 from utils.files import InputError
 from utils.model import checkpoint
 from utils.model.joined import JoinedScorer
@@ -41,8 +41,11 @@ def merge(run_here, tmp_path):
                                tmp_path / "model")
 
 
-def with_memory(model, training, weight=0.4):
-    write_neighbours(model, remember(read_sessions(training, ITEMS, "--train_dir"), ITEMS), weight)
+def with_memory(model, training, weight=0.4, newest=None):
+    """The model with a memory of all training sessions, or of so many of the newest."""
+    sessions = read_sessions(training, ITEMS, "--train_dir")
+    numbers = np.arange(len(sessions.lengths))[-(newest or 0):]
+    write_neighbours(model, remember(choose(sessions, numbers), ITEMS), weight)
     return model
 
 
@@ -103,7 +106,7 @@ def test_the_memory_that_models_have_is_kept_once(models, training, merge):
     with_memory(models[1], training, 0.2)
     assert_worked(merge(*models, "--overwrite", 1)[0])
     assert load_scorer(model)[0].memory.weight == pytest.approx(0.3)
-    with_memory(models[1], training, 0.2, neighbours=7)
+    with_memory(models[1], training, 0.2, newest=30)
     before = files_below(model)
     assert_one_line_error(merge(*models, "--overwrite", 1)[0], models[1], "another memory")
     assert files_below(model) == before

@@ -89,7 +89,7 @@ def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
     ("0 0 0\n", ["--loss", "bpr-max", "--neg_size", 3]),
     ("0 1 2\n", ["--batching", "parallel", "--neg_size", 2]),
     ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--loss", "bpr-max"]),  # one target in the last batch
-    ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--label_smoothing", 0.1]),
+    ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--label_smoothing", 0.1, "--score_scale", 0]),
 ])
 def test_tiny_data_works(tiny_data, tmp_path, text, more):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
@@ -169,12 +169,13 @@ def test_to_name_the_default_loss_changes_nothing(tiny_data, tmp_path, run_here)
 
 
 @pytest.mark.parametrize("loss", ["bpr", "bpr-max", "top1", "top1-max"])
-def test_another_loss_changes_nothing_else_but_the_correction(tiny_data, tmp_path, run_here, loss):
+def test_another_loss_changes_nothing_else_but_the_correction_and_the_scale(tiny_data, tmp_path, run_here, loss):
     for name, more in (("ce", []), ("other", ["--loss", loss])):
         assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / name, "--pass_num", 1, *more)))
     default, other = options_of(tmp_path / "ce"), options_of(tmp_path / "other")
-    assert {name for name in default if default[name] != other[name]} == {"loss", "logq", "model_dir"}
-    assert (other["loss"], other["logq"], other["negatives"]) == (loss, 0, "shared")
+    assert {name for name in default if default[name] != other[name]} == {"loss", "logq", "score_scale",
+                                                                              "model_dir"}
+    assert (other["loss"], other["logq"], other["score_scale"], other["negatives"]) == (loss, 0, 0, "shared")
 
 
 @pytest.mark.parametrize("loss", ["bpr", "ce"])

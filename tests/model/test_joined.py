@@ -16,7 +16,7 @@ from utils.model.checked_json import write_json
 from utils.model.joined import JoinedScorer, member_directory
 from utils.model.load import load_model, load_scorer
 from utils.model.mixture import add_neighbours, log_sum_exp, mean_of_networks
-from utils.model.neighbours import Neighbours, Remembered, remember
+from utils.model.neighbours import RECENT, Neighbours, Remembered, remember
 from utils.model.neighbours_file import Memory, write_neighbours
 from utils.model.scorer import Scorer
 from utils.model.selection import Selection
@@ -184,7 +184,7 @@ def test_a_directory_answers_with_its_memory_in_every_epoch(with_memory, tmp_pat
     write_random_model(with_memory, seed=1, items=ITEMS, epoch=2)
     for epoch in 1, 2:
         scorer = load_scorer(with_memory, epoch)[0]
-        assert scorer.memory.weight == 0.4 and scorer.state_size == 8 + 3 and "neighbours:" in scorer.way
+        assert scorer.memory.weight == 0.4 and scorer.state_size == 8 + RECENT and "neighbours:" in scorer.way
     first = load_scorer(with_memory, 1)[0]
     assert first.weights_checksum == alone.weights_checksum and first.checksum != alone.checksum
     write_neighbours(with_memory, remember(TRAINING, ITEMS), 0.5)

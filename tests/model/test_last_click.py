@@ -103,7 +103,8 @@ def test_models_merge():
 def usual(tiny_data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("last_click")
     return ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--hid_size", 8,
-            "--pass_num", 1, "--batch_size", 10, "--threads", 1, "--overwrite", 1, "--model_dir", directory / "model"]
+            "--pass_num", 1, "--batch_size", 10, "--threads", 1, "--neighbours", 0, "--overwrite", 1,
+            "--model_dir", directory / "model"]
 
 
 def test_a_model_is_trained_evaluated_asked_and_gone_on_from(usual, tiny_data, run_here, tmp_path):

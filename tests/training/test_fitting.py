@@ -15,7 +15,7 @@ from utils.model import checkpoint
 from utils.training import fitting
 from utils.training.fitting import Tried, chosen_of, newest_sessions
 
-FITTED = "--fit", 1, "--valid_fraction", 0, "--neg_size", 16
+FITTED = "--fit", 1, "--valid_fraction", 0, "--neg_size", 16, "--score_scale", 0
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_fitted_run_is_the_one_of_the_flags_that_it_found(tiny_data, run_here,
     assert f"fit: epochs:{found['pass_num']} lr_end:{found['lr_end']:g}" in process.stdout
     best = max(found["tried"], key=lambda one: one["recall_and_mrr"])
     assert best["epoch"] == found["pass_num"] and [one["epoch"] for one in found["tried"][:8]] == list(range(1, 9))
-    given = "--pass_num", found["pass_num"], "--lr_end", found["lr_end"], "--valid_fraction", 0, "--neg_size", 16
+    given = "--pass_num", found["pass_num"], "--lr_end", found["lr_end"], *FITTED[2:]
     assert run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "given", *given)).returncode == 0
     assert result(tmp_path / "fitted") == result(tmp_path / "given")
     assert "fit" not in config_of(tmp_path / "given")

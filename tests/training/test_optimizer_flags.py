@@ -50,9 +50,9 @@ def test_a_cap_of_what_no_process_has_whole_is_refused():
 def test_whatever_is_filled_in_may_be_given(name):
     """As a resumed run or a settings file gives it."""
     for kind in ("linear", "constant", "cosine", "one-cycle"):
-        options = parse("--optimizer", name, "--lr_schedule", kind)
+        options = parse("--optimizer", name, "--lr_schedule", kind, "--fit", "0")
         filled = [f"--{flag}={getattr(options, flag)}" for flag in ("base_lr", "lr_end", "warmup", "weight_decay")]
-        assert parse("--optimizer", name, "--lr_schedule", kind, *filled) == options
+        assert parse("--optimizer", name, "--lr_schedule", kind, "--fit", "0", *filled) == options
 
 
 def test_the_optimizer_is_that_of_the_flags():
