@@ -158,6 +158,15 @@ def test_packed_states_are_those_after_each_click(joined):
     np.testing.assert_allclose(joined.scores(packed), joined.scores(expected), rtol=0, atol=1e-5)
 
 
+def test_clicks_one_by_one_lead_to_the_same_scores(joined):
+    states, several = joined.before_first_click(), joined.before_first_click(2)
+    for item in (3, 5, 8):
+        states, several = joined.click(item, states), joined.click(np.array([item, 7]), several)
+    whole = joined.after_sessions(sessions_of([[3, 5, 8]]))
+    np.testing.assert_allclose(joined.scores(states[-1]), joined.scores(whole)[0], rtol=1e-5)
+    np.testing.assert_allclose(joined.scores(several[-1])[0], joined.scores(whole)[0], rtol=1e-5)
+
+
 def test_a_damaged_state_is_answered_without_its_clicks(joined):
     clicks = joined.clicks
     if not clicks:

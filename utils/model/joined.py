@@ -90,6 +90,22 @@ class JoinedScorer(Scorer):
         ways = dict.fromkeys(scorer.way for scorer in scorers)  # each once
         self.way = " ".join([*ways, *([f"neighbours:{memory.neighbours.way}"] if memory else [])])
 
+    def before_first_click(self, rows=None):
+        """A state as `replay` takes it, and what items are scored with: float32 [n], or [rows, n]."""
+        return self._after_click(np.zeros((rows or 1, sum(self.widths)), np.float32), rows is None)
+
+    def click(self, items, before):
+        """As `Scorer.click`, of states as `before_first_click` returns them; networks that replay all clicks can't."""
+        if not self.state_size:
+            raise TypeError("a network that was edited in net.py takes whole sessions: after_sessions")
+        numbers = np.atleast_1d(np.asarray(items, np.int32))
+        clicked = Sessions(numbers, np.arange(len(numbers) + 1))
+        return self._after_click(self.replay(clicked, np.atleast_2d(before[0])), np.ndim(items) == 0)
+
+    def _after_click(self, states, is_one):
+        found = [states, self.last_layer(states)]
+        return [each[0] for each in found] if is_one else found
+
     def replay(self, sessions, before):
         """As `Scorer.replay`; without `state_size`, the sessions are whole and `before` isn't used."""
         rows = len(sessions.lengths)
