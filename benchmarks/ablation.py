@@ -66,12 +66,14 @@ class Variation(NamedTuple):
     network: str = ""
 
 
-DEFAULTS = Variation("defaults", "sessions side by side: train_sample_neg.py's defaults", [])
+DEFAULTS = Variation("defaults", "item vectors of one length: train_sample_neg.py's defaults, without a memory", [])
+FREE = ["--score_scale", "0"]  # item vectors as long as they become
 STEPS = [
     Variation("sorted_in_batch", "whole sessions, batches sorted by length, the batch's targets as negatives",
-              [*WHOLE, *SORTED, "--in_batch", "1"]),
-    Variation("sorted", "negatives drawn alone", [*WHOLE, *SORTED]),
-    Variation("in_order", "batches in the order of the sessions, not sorted by length", WHOLE),
+              [*WHOLE, *FREE, *SORTED, "--in_batch", "1"]),
+    Variation("sorted", "negatives drawn alone", [*WHOLE, *FREE, *SORTED]),
+    Variation("in_order", "batches in the order of the sessions, not sorted by length", [*WHOLE, *FREE]),
+    Variation("side_by_side", "sessions side by side", FREE),
     DEFAULTS,
 ]
 

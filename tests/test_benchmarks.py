@@ -98,19 +98,20 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     process = assert_worked(run_ablation("--losses", "ce", "--extra", "half the rate: --base_lr 0.075"))
     about, *runs = process.stdout.partition("\n\n")[0].splitlines()
     titles, ruler, *lines = process.stdout.partition("\n\n")[2].splitlines()
-    assert about.startswith("train:") and "runs:5" in about and len(runs) == 5 and runs[-1].endswith("(5 of 5)")
+    assert about.startswith("train:") and "runs:6" in about and len(runs) == 6 and runs[-1].endswith("(6 of 6)")
     assert (titles, ruler) == ("| | recall@20 | MRR@20 | CPU time |", "|-|-|-|-|")
     rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
     assert [name.split(",")[0] for name, *_ in rows] == [
         "whole sessions", "negatives drawn alone", "batches in the order of the sessions",
-        "sessions side by side: train_sample_neg.py's defaults", "the defaults with `--loss ce`", "half the rate"]
-    assert rows[3][1:] == rows[4][1:]  # ce is the default: one run for both
+        "sessions side by side", "item vectors of one length: train_sample_neg.py's defaults",
+        "the defaults with `--loss ce`", "half the rate"]
+    assert rows[4][1:] == rows[5][1:]  # ce is the default: one run for both
     assert all(0 < float(figure) < 1 for row in rows for figure in row[1:3])
-    assert rows[3][3] == rows[4][3] == "1.0" and all(0.1 < float(row[3]) < 10 for row in rows)
+    assert rows[4][3] == rows[5][3] == "1.0" and all(0.1 < float(row[3]) < 10 for row in rows)
 
     before = files_below(tmp_path)
     again = assert_worked(run_ablation())
-    assert again.stdout.partition("\n\n")[2].splitlines() == [titles, ruler, *lines[:4]]
+    assert again.stdout.partition("\n\n")[2].splitlines() == [titles, ruler, *lines[:5]]
     assert again.stdout.partition("\n\n")[0].count("\n") == 0 and files_below(tmp_path) == before
     assert_one_line_error(run_ablation("--epochs", 2), "--output: found other data or settings",
                           "--pass_num 2 (the run: 1)")
@@ -140,7 +141,7 @@ def ablation(monkeypatch):
 def test_another_network_is_trained_in_a_copy(run_ablation, ablation, monkeypatch, tmp_path):
     process = assert_worked(run_ablation("--networks", "bilinear"))
     rows = process.stdout.partition("\n\n")[2].splitlines()[2:]
-    assert [row.split(":")[0] for row in rows] == ["| sessions side by side", "| `bilinear`"]
+    assert [row.split(":")[0] for row in rows] == ["| item vectors of one length", "| `bilinear`"]
     output = tmp_path / "output"
     assert "engine:paddle (not what utils/native computes: weight bilinear)" in (
         output / "network_bilinear_seed_1.log").read_text()
