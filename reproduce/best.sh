@@ -6,7 +6,7 @@
 # TRAIN and TEST are split files of full RSC15 (rsc15_train_full.txt and rsc15_test.txt, which
 # `python preprocess.py --fetch 1` makes) or of its newest 1/64 (the same with --newest_fraction 0.015625).
 # SEED 1 uses the seeds 1 to 4, SEED 2 the next four, and so on.
-# Time on 1/64: about 5 minutes on one core. Expect: see README.md, results; we did not have full RSC15.
+# Time on 1/64: about 6 minutes on one core. Expect: see README.md, results; we did not have full RSC15.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/best.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
 train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/best}") seed=${4:-1}
