@@ -84,6 +84,16 @@ def test_only_the_newest_sessions_of_an_item_are_remembered(monkeypatch):
     assert memory_of([0, 1], [0, 1], [0, 1], [0, 2]).shares(np.array([0]))[0].tolist() == [1, 2]  # 0 is never repeated
 
 
+@pytest.mark.skipif(neighbours.native_library() is None, reason="no C++ compiler")
+@pytest.mark.parametrize("wrong", [False, True])
+def test_cpp_that_gives_other_shares_is_not_used(monkeypatch, wrong):
+    if wrong:
+        found = Neighbours.shares
+        halved = lambda self, clicks: (found(self, clicks)[0], found(self, clicks)[1] / 2)
+        monkeypatch.setattr(Neighbours, "shares", halved)
+    assert memory_of([0, 1, 2], [3, 1]).way == ("numpy" if wrong else "native")
+
+
 sessions_strategy = st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=70), min_size=1, max_size=25)
 
 

@@ -21,6 +21,7 @@ NEWEST = 500  # sessions that each item leads to
 NEIGHBOURS = 500
 REACH = 50  # clicks on both sides of the anchor that a neighbour recommends
 DECAY = 0.9  # of a click's weight from one step to the one before it
+TOLERANCE = 1e-4  # how far C++'s shares may be from NumPy's, relative to them
 PRIOR = 10  # clicks that an item's own rate of repeats must outweigh
 
 SOURCE = Path(__file__).parent.parent / "native" / "neighbours.cc"
@@ -113,12 +114,25 @@ class Neighbours:
         self.session_of = session_of_clicks(sessions)
         self.starts, self.newest = index_newest(self.items, self.session_of, len(repeat_rates))
         self.step_weights = DECAY ** np.arange(RECENT)
-        self.library = native_library()
-        self.way = "native" if self.library else "numpy"
         arrays = (self.items, self.offsets, self.session_of, self.starts, self.newest, self.repeat_rates,
                   self.step_weights)
         self.layout = np.array([*map(address, arrays), RECENT, NEIGHBOURS, REACH, len(repeat_rates)], np.int64)
         self.most = min(len(repeat_rates), NEIGHBOURS * (2 * REACH + 1) + 1)  # items that can have a share at once
+        self.library = native_library()
+        if self.library and not self._counts_right():
+            self.library = None
+        self.way = "native" if self.library else "numpy"
+
+    def _counts_right(self):
+        """Whether C++ gives the first, the middle and the last session the shares that NumPy does."""
+        last = len(self.offsets) - 2
+        for number in {0, last // 2, last}:
+            clicks = self.items[self.offsets[number]:self.offsets[number + 1]]
+            items, shares = self.shares(clicks)
+            plain_items, plain = plain_shares(self, clicks)
+            if not (np.array_equal(items, plain_items) and np.allclose(shares, plain, rtol=TOLERANCE, atol=0)):
+                return False
+        return True
 
     def shares(self, clicks):
         """How much of the next click the memory gives to each item.
