@@ -7,8 +7,9 @@
 
 The newest tenth of the training sessions is split off. train_sample_neg.py trains each variation on the rest, or with
 --every on a part of them, one process a seed. The table has recall@20 and MRR@20 of the last epoch: the mean over the
-seeds, and their range; and the processor time of the training as a multiple of the defaults'. Started again with the
-same flags, it goes on where it was stopped; finished runs aren't trained again.
+seeds, and their range; both of the best epoch with a memory of neighbours, by the predictions that choose its weight;
+and the processor time of the training as a multiple of the defaults'. Started again with the same flags, it goes on
+where it was stopped; finished runs aren't trained again.
 
 A file in benchmarks/networks is appended to net.py in a copy of the repository's scripts, and that copy trains. With
 --networks, the table has the defaults, these networks and what --losses and --extra say.
@@ -66,7 +67,7 @@ class Variation(NamedTuple):
     network: str = ""
 
 
-DEFAULTS = Variation("defaults", "item vectors of one length: train_sample_neg.py's defaults, without a memory", [])
+DEFAULTS = Variation("defaults", "item vectors of one length: train_sample_neg.py's defaults", [])
 FREE = ["--score_scale", "0"]  # item vectors as long as they become
 STEPS = [
     Variation("sorted_in_batch", "whole sessions, batches sorted by length, the batch's targets as negatives",
@@ -174,29 +175,38 @@ def main():
         f"seeds:{options.seeds} sets:{options.sets} runs:{len(runs)}")
     waiting = [(model_dir, [sys.executable, scripts(options, variation.network) / "train_sample_neg.py", *flags])
                for model_dir, (variation, flags) in runs.items()
-               if last_record(model_dir, "epoch").get("epoch") != options.epochs]
+               if not last_record(model_dir, "neighbours")]
     run_processes(waiting, options.jobs, len(runs))
     rows = table(options, variations)
-    log("\n| | recall@20 | MRR@20 | CPU time |\n|-|-|-|-|")
-    for name, records, seconds in rows:
-        figures = [with_range([record[figure] for record in records]) for figure in FIGURES]
-        log(f"| {' | '.join([name, *figures, seconds])} |")
+    log("\n| | recall@20 | MRR@20 | both with a memory | CPU time |\n|-|-|-|-|-|")
+    for name, alone, mixed, seconds in rows:
+        figures = [with_range([record[figure] for record in alone]) for figure in FIGURES]
+        means = [with_range([np.mean([record[figure] for record in mixed])]) if mixed else "" for figure in FIGURES]
+        log(f"| {' | '.join([name, *figures, ' / '.join(filter(None, means)), seconds])} |")
 
 
 def table(options, variations):
-    """The rows: names, records with the figures of each seed, and the CPU time as a multiple of the defaults'."""
+    """The rows: names, figures of each seed alone and with a memory, and the CPU time as a multiple."""
     seeds, rows, seconds = range(1, options.seeds + 1), [], {}
     for variation in variations:
         model_dirs = [directory(options, variation.key, seed) for seed in seeds]
         seconds[variation.key] = np.mean([cpu_seconds(model_dir) for model_dir in model_dirs])
-        rows.append((variation, [last_record(model_dir, "epoch") for model_dir in model_dirs]))
-    rows = [(variation.name, records, f"{seconds[variation.key] / seconds['defaults']:.1f}")
-            for variation, records in rows]
+        rows.append((variation, [last_record(model_dir, "epoch") for model_dir in model_dirs],
+                     [best_weight(last_record(model_dir, "neighbours")) for model_dir in model_dirs]))
+    rows = [(variation.name, alone, mixed if all(mixed) else [],
+             f"{seconds[variation.key] / seconds['defaults']:.1f}") for variation, alone, mixed in rows]
     if options.sets:
         joined = [joined_record(options, number_of) for number_of in range(1, options.sets + 1)]
         after = 1 + [variation.key for variation in variations].index("defaults")
-        rows.insert(after, (f"{JOINED} of these joined by merge_models.py", joined, f"{JOINED:.1f}"))
+        rows.insert(after, (f"{JOINED} of these joined by merge_models.py", [], joined, f"{JOINED:.1f}"))
     return rows
+
+
+def best_weight(record):
+    """The figures of a run with the weight of its memory, a dict; empty where too few predictions chose it."""
+    if "weights" not in record:
+        return {}
+    return {figure: record[figure][record["weights"].index(record["weight"])] for figure in FIGURES}
 
 
 def net_with(network):
@@ -233,7 +243,7 @@ def plan(options, variations):
             model_dir = directory(options, variation.key, seed)
             own = {"train_dir": options.output / "train", "valid_dir": options.output / "valid",
                    "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.epochs,
-                   "keep": 1, "threads": 1, "resume": 1, "neighbours": 0}
+                   "keep": 1, "threads": 1, "resume": 1}
             flags = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
             runs[model_dir] = variation, flags
             try:
@@ -377,7 +387,9 @@ def joined_record(options, number_of):
 
 
 def with_range(values):
-    """The mean of some figures from 0 to 1, and from where to where they go, as in README.md."""
+    """The mean of some figures from 0 to 1, and from where to where they go, as in README.md; empty for none."""
+    if not values:
+        return ""
     mean, low, high = (f"{value:.4f}".removeprefix("0") for value in (np.mean(values), min(values), max(values)))
     return mean if len(values) == 1 else f"{mean} ({low} to {high})"
 

@@ -99,7 +99,7 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     about, *runs = process.stdout.partition("\n\n")[0].splitlines()
     titles, ruler, *lines = process.stdout.partition("\n\n")[2].splitlines()
     assert about.startswith("train:") and "runs:6" in about and len(runs) == 6 and runs[-1].endswith("(6 of 6)")
-    assert (titles, ruler) == ("| | recall@20 | MRR@20 | CPU time |", "|-|-|-|-|")
+    assert (titles, ruler) == ("| | recall@20 | MRR@20 | both with a memory | CPU time |", "|-|-|-|-|-|")
     rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
     assert [name.split(",")[0] for name, *_ in rows] == [
         "whole sessions", "negatives drawn alone", "batches in the order of the sessions",
@@ -107,7 +107,7 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
         "the defaults with `--loss ce`", "half the rate"]
     assert rows[4][1:] == rows[5][1:]  # ce is the default: one run for both
     assert all(0 < float(figure) < 1 for row in rows for figure in row[1:3])
-    assert rows[4][3] == rows[5][3] == "1.0" and all(0.1 < float(row[3]) < 10 for row in rows)
+    assert rows[4][4] == rows[5][4] == "1.0" and all(0.1 < float(row[4]) < 10 for row in rows)
 
     before = files_below(tmp_path)
     again = assert_worked(run_ablation())
