@@ -35,7 +35,7 @@ from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, NetworkSettings, 
 from utils.model.load import load_model
 from utils.model.neighbours import remember
 from utils.model.neighbours_file import NAME as MEMORY
-from utils.model.neighbours_file import read_remembered, read_weight, write_neighbours
+from utils.model.neighbours_file import read_remembered, read_returns, read_weight, write_neighbours
 from utils.model.popular import read_popular_record
 from utils.options import COUNT, Parser, number
 from utils.process import run
@@ -121,7 +121,8 @@ def have_one_form(paths, configs):
 def shares_of(options, configs):
     """How much each network counts, a list of float, and the memory beside them.
 
-    The memory is None, or a tuple of what `neighbours_file.write_neighbours` takes: what is remembered, and its weight.
+    The memory is None, or a tuple of what `neighbours_file.write_neighbours` takes: what is remembered, its weight, and
+    the mean of the weights of returns.py.
     """
     weights = options.weights or [1] * len(configs)
     weights = [weight / sum(weights) for weight in weights]
@@ -131,8 +132,9 @@ def shares_of(options, configs):
     else:
         own, memory = [read_weight(*model) for model in zip(options.models, configs)], shared_memory(options, configs)
     of_memory = sum(weight * part for weight, part in zip(weights, own))
+    returns = np.average([read_returns(*model) for model in zip(options.models, configs)], axis=0, weights=weights)
     weights = [weight * (1 - part) for weight, part in zip(weights, own)]
-    return weights, memory and (memory, of_memory)
+    return weights, memory and (memory, of_memory, returns.tolist())
 
 
 def read_training(options, config):

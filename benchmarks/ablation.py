@@ -192,7 +192,7 @@ def table(options, variations):
         model_dirs = [directory(options, variation.key, seed) for seed in seeds]
         seconds[variation.key] = np.mean([cpu_seconds(model_dir) for model_dir in model_dirs])
         rows.append((variation, [last_record(model_dir, "epoch") for model_dir in model_dirs],
-                     [best_weight(last_record(model_dir, "neighbours")) for model_dir in model_dirs]))
+                     [with_memory(last_record(model_dir, "neighbours")) for model_dir in model_dirs]))
     rows = [(variation.name, alone, mixed if all(mixed) else [],
              f"{seconds[variation.key] / seconds['defaults']:.1f}") for variation, alone, mixed in rows]
     if options.sets:
@@ -202,11 +202,9 @@ def table(options, variations):
     return rows
 
 
-def best_weight(record):
-    """The figures of a run with the weight of its memory, a dict; empty where too few predictions chose it."""
-    if "weights" not in record:
-        return {}
-    return {figure: record[figure][record["weights"].index(record["weight"])] for figure in FIGURES}
+def with_memory(record):
+    """The figures of a run with its memory, a dict; empty where too few predictions chose it."""
+    return record.get("with_returns", {})
 
 
 def net_with(network):

@@ -6,12 +6,12 @@ from conftest import write_random_model
 
 from utils import losses
 from utils.data.sessions import Sessions
-from utils.evaluation.joined_ranks import load, mixed_ranks, model_ranks, model_ranks_and_best
+from utils.evaluation.joined_ranks import load, mixed_ranks, model_ranks, model_ranks_and_best, recent_before
 from utils.evaluation.metrics import TIES, target_ranks
 from utils.evaluation.ranks import network_ranks, network_ranks_and_best
 from utils.model.joined import JoinedScorer
 from utils.model.load import load_scorer
-from utils.model.neighbours import Neighbours, remember
+from utils.model.neighbours import RECENT, Neighbours, remember
 from utils.model.neighbours_file import Memory
 from utils.model.network import load_network
 
@@ -46,7 +46,7 @@ def models(tmp_path_factory):
 @pytest.fixture(params=["memory", "networks", "both"])
 def both_ways(request, models, neighbours):
     """The Model and the JoinedScorer of the same."""
-    memory = None if request.param == "networks" else Memory(neighbours, 0.4, "")
+    memory = None if request.param == "networks" else Memory(neighbours, 0.4, "", [0.3, -0.2, 0.4, 0.7])
     weights = {"memory": [0.6], "networks": [0.3, 0.7], "both": [0.1, 0.5]}[request.param]
     model = load(models[0], 1)._replace(networks=[load_network(path, 1) for path in models[:len(weights)]],
                                         weights=weights, memory=memory)
@@ -90,11 +90,30 @@ def test_several_weights_at_once_give_the_ranks_of_each(models, neighbours, sess
     for found, expected in zip(model_ranks_and_best(model, sessions, 3, 16),
                                network_ranks_and_best(network, sessions, 3, 16)):
         assert np.array_equal(found, expected)
-    found = mixed_ranks(network, neighbours, sessions, WEIGHTS)
+    found, probabilities = mixed_ranks(network, neighbours, sessions, WEIGHTS)
     assert found.shape == (3, sessions.predictions) and np.array_equal(found[0], plain)
     for weight, ranks in zip(WEIGHTS[1:], found[1:]):
         with_memory = model._replace(weights=[1 - weight], memory=Memory(neighbours, weight, ""))
         assert np.array_equal(ranks, model_ranks(with_memory, sessions, 16)) and (ranks != plain).any()
+    assert probabilities.shape == (3, sessions.predictions, RECENT)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_the_probabilities_of_the_last_clicks_are_those_of_the_answers(models, neighbours, sessions, weight):
+    network = load(models[0], 1).networks[0]
+    probabilities = mixed_ranks(network, neighbours, sessions, [weight])[1][0]
+    recent, place = recent_before(sessions), 0
+    scorer = JoinedScorer([load_scorer(models[0])[0]], [1 - weight], Memory(neighbours, weight, ""))
+    for start, end in zip(sessions.offsets, sessions.offsets[1:]):
+        for position in range(start + 1, end):
+            clicks = sessions.items[max(start, position - RECENT):position]
+            assert recent[place, RECENT - len(clicks):].tolist() == (clicks + 1).tolist()
+            if position < start + 4:
+                state = scorer.after_sessions(Sessions(sessions.items[start:position], np.array([0, position - start])))
+                expected = np.exp(scorer.scores(state)[0, clicks])
+                np.testing.assert_allclose(probabilities[place, RECENT - len(clicks):], expected, rtol=1e-3)
+            place += 1
+    assert place == sessions.predictions
 
 
 def test_ranks_among_a_sample(both_ways, sessions):

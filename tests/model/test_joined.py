@@ -18,6 +18,7 @@ from utils.model.load import load_model, load_scorer
 from utils.model.mixture import add_neighbours, log_sum_exp, mean_of_networks
 from utils.model.neighbours import RECENT, Neighbours, Remembered, remember
 from utils.model.neighbours_file import Memory, write_neighbours
+from utils.model.returns import features, recent_clicks
 from utils.model.scorer import Scorer
 from utils.model.selection import Selection
 from utils.model.top_k import top_k
@@ -28,6 +29,7 @@ FORMS = [dict(hid_size=(8,)), dict(hid_size=(5, 8), embedding="separate", reset_
 random = np.random.default_rng(3)
 # so that half of the items are in no neighbour, and some sessions have none
 TRAINING = sessions_of([random.integers(ITEMS // 2, size=length).tolist() for length in 1 + random.geometric(0.3, 30)])
+RETURNS = [0.3, -0.2, 0.4, 0.7]
 CLICKS = st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=7)
 
 
@@ -45,7 +47,7 @@ def networks(tmp_path_factory):
 @pytest.fixture(scope="module", params=["memory", "networks", "both"])
 def joined(request, networks):
     """A network with a memory, three networks, and these with a memory."""
-    memory = Memory(Neighbours(remember(TRAINING, ITEMS)), 0.4, "")
+    memory = Memory(Neighbours(remember(TRAINING, ITEMS)), 0.4, "", RETURNS)
     if request.param == "networks":
         return JoinedScorer(networks, [0.5, 0.2, 0.3])
     if request.param == "both":
@@ -67,7 +69,14 @@ def plain_probabilities(joined, clicks):
         for item in clicks:
             states = scorer.click(item, states)
         mixed += weight * softmax(scorer.scores(states[-1]))
-    return mixed + (joined.memory.weight * shares if joined.memory else 0)
+    if not joined.memory:
+        return mixed
+    mixed += joined.memory.weight * shares
+    recent = recent_clicks(np.array(clicks), np.array([0]), np.array([len(clicks)]))
+    biases = (features(recent) @ RETURNS)[0]
+    for item, bias in zip(recent[0] - 1, biases):  # 0 but at the latest click on each item
+        mixed[item] *= np.exp(bias)
+    return mixed / mixed.sum()
 
 
 # The formula
@@ -218,8 +227,10 @@ def edit(model, **changes):
 
 
 @pytest.mark.parametrize("changes, fragments", [
-    (dict(weight=0), ["weight"]), (dict(weight=1.0), ["weight"]), (dict(weight="a"), ["weight"]),
+    (dict(weight=-0.1), ["weight"]), (dict(weight=1.0), ["weight"]), (dict(weight="a"), ["weight"]),
     (dict(more=1), ["more"]), (dict(version=2), ["version 2"]), (dict(version="1"), ["version"]),
+    (dict(returns=[0.0] * 3), ["returns"]), (dict(returns=[0.0, 0.0, 0.0, 1e9]), ["1000000000"]),
+    (dict(returns=["a"] * 4), ["returns"]), (dict(returns=0.5), ["returns"]),
     (dict(file={}), ["bytes"]), (dict(file={"bytes": "1"}), ["bytes"]),
 ])
 def test_wrong_entries_are_refused(with_memory, changes, fragments):

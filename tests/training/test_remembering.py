@@ -86,7 +86,11 @@ def test_a_run_gets_a_memory_of_all_its_sessions(tiny_data, sessions, run_here, 
     sums = np.add(record["recall@20"], record["mrr@20"])
     assert record["weight"] == weight == record["weights"][int(np.argmax(sums))] and len(sums) == 8
     assert "sessions held out, to choose how much neighbours count: 10" in process.stdout
-    assert f"neighbours: weight:{weight:g} recall@20:" in process.stdout
+    returns = config_of(tmp_path / "model")["neighbours"]["returns"]
+    assert f"neighbours: weight:{weight:g} returns:{','.join(f'{each:.2f}' for each in returns)} recall@20:" in (
+        process.stdout)
+    assert record["returns"] == returns and any(returns)
+    assert sum(record["with_returns"].values()) > sums.max()
     assert remembered(tmp_path / "model") == as_tuples(sessions)
     # The network is the one that the other sessions alone train.
     lines = (tiny_data / "train_data" / "train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -119,6 +123,7 @@ def test_too_few_sessions_get_the_usual_weight(tiny_data, run_here, tmp_path):
 
 def test_no_memory_is_written_that_does_no_good(tiny_data, run_here, tmp_path, few_choose, monkeypatch):
     monkeypatch.setattr(remembering, "WEIGHTS", (0.0,))
+    monkeypatch.setattr(remembering, "fit_returns", lambda *_: [-9.0] * 4)  # worse than none
     process = run_here("train_sample_neg.py", *memory_flags(tiny_data, tmp_path / "model"))
     assert process.returncode == 0 and "neighbours: weight:0 " in process.stdout
     assert "neighbours" not in config_of(tmp_path / "model")

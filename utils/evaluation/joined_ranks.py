@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.device import host_array
-from utils.evaluation.ranks import best_items, measure, network_ranks, network_ranks_and_best, ranks_of
+from utils.evaluation.ranks import best_items, is_predicted, measure, network_ranks, network_ranks_and_best, ranks_of
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, read_items
 from utils.model.joined import NAME as JOINED
@@ -14,6 +14,7 @@ from utils.model.mixture import add_neighbours, log_sum_exp, mix
 from utils.model.neighbours import RECENT
 from utils.model.neighbours_file import Memory, read_memory
 from utils.model.network import load_network
+from utils.model.returns import recent_clicks
 from utils.processes import ALONE
 
 
@@ -89,26 +90,41 @@ def mixed_ranks(network, neighbours, sessions, weights, batch_size=1024, ties="s
     Returns
     -------
     float64 array [weights, predictions]
+    float64 array [weights, predictions, RECENT]
+        The probability of each of the last clicks' items, in the places that `recent_before` gives them; anything where
+        there is none.
     """
-    def ranks(scores, targets, positions):
-        scores = _arrays(scores, positions)[0]
-        totals, found = log_sum_exp(scores), _neighbours(neighbours, sessions, positions)
+    def figures(scores, targets, positions):
+        scores, before = _arrays(scores, positions)[0], _before(sessions, positions)
+        totals, found, recent = log_sum_exp(scores), neighbours.shares_of(*before), recent_clicks(*before)
         at = np.repeat(np.arange(len(positions)), np.diff(found[2])), found[0]
-        by_weight, own = [], scores[at]
+        clicked = np.arange(len(positions))[:, None], recent - 1
+        ranks, probabilities, own = [], [], scores[at]
         for weight in weights:
             scores[at] = own
             if weight:
                 add_neighbours(scores, totals, weight / (1 - weight), found)
-            by_weight.append(ranks_of(scores, targets, ties))
-        return by_weight
+            ranks.append(ranks_of(scores, targets, ties))
+            of_networks = np.where(np.diff(found[2]) > 0, 1 - weight, 1)
+            probabilities += [*(np.exp(scores[clicked] - totals[:, None]) * of_networks[:, None]).T]
+        return ranks + probabilities
 
-    return measure([network], sessions, batch_size, description, ranks, len(weights), processes)
+    found = measure([network], sessions, batch_size, description, figures, len(weights) * (1 + RECENT), processes)
+    return found[:len(weights)], found[len(weights):].reshape(len(weights), RECENT, -1).transpose(0, 2, 1)
+
+
+def recent_before(sessions):
+    """The last clicks before each prediction, in the order of `mixed_ranks`: `returns.recent_clicks`."""
+    return recent_clicks(*_before(sessions, np.flatnonzero(is_predicted(sessions))))
 
 
 def _mixed(model, scores, sessions, positions):
     """The mixture's scores, float32 array [rows, items], for what `ranks.measure` gives."""
-    found = _neighbours(model.memory.neighbours, sessions, positions) if model.memory else None
-    return mix(_arrays(scores, positions), model.weights, model.memory.weight if model.memory else 0, found)[0]
+    scores = _arrays(scores, positions)
+    if not model.memory:
+        return mix(scores, model.weights)[0]
+    before = _before(sessions, positions)
+    return mix(scores, model.weights, model.memory, model.memory.shares_of(*before), recent_clicks(*before))[0]
 
 
 def _arrays(scores, positions):
@@ -116,9 +132,9 @@ def _arrays(scores, positions):
     return [np.array(host_array(each)[:len(positions)]) for each in scores]
 
 
-def _neighbours(neighbours, sessions, positions):
-    """What `Neighbours.shares_of` says before the clicks at these places in `sessions.items`; nothing before -1."""
+def _before(sessions, positions):
+    """The clicks before those at these places in `sessions.items`, none before -1: items, starts and ends."""
     session = np.searchsorted(sessions.offsets, positions, side="right") - 1
     ends = np.maximum(positions, 0)
     starts = np.maximum(np.where(positions < 0, 0, sessions.offsets[session]), ends - RECENT)
-    return neighbours.shares_of(sessions.items, starts, ends)
+    return sessions.items, starts, ends

@@ -119,7 +119,7 @@ def measure(networks, sessions, batch_size, description, figures_of, count, proc
                 figures[:, positions[is_real]] = found[:, is_real]
                 bar.update(int(is_real.sum()))
     # Each figure is a number from one process and 0 from the others: the sum is exact.
-    return processes.sum_of_array(figures)[:, _predicted(sessions)]
+    return processes.sum_of_array(figures)[:, is_predicted(sessions)]
 
 
 def _largest_sum(network):
@@ -232,7 +232,7 @@ def _padded(hidden):
     return hidden if missing <= 0 else paddle.concat([hidden, paddle.tile(hidden[-1:], [missing, 1])])
 
 
-def _predicted(sessions):
+def is_predicted(sessions):
     """Whether each click is a prediction's target: all but the first of each session, bool [events]."""
     predicted = np.ones(len(sessions.items), bool)
     predicted[sessions.offsets[:-1]] = False

@@ -155,17 +155,16 @@ class JoinedScorer(Scorer):
         scores = [scorer.scores_alone(state) for scorer, state in zip(self.scorers, states)]
         if not self.memory:
             return mix(scores, self.weights)
-        return mix(scores, self.weights, self.memory.weight, self._neighbours(clicks))
-
-    def _neighbours(self, clicks):
-        """What `Neighbours.shares_of` says after the last clicks, as in the states: int32 in float32 [rows, clicks].
-
-        A number that is no item of the model, as in a state that was damaged, is no click.
-        """
         numbers = clicks.view(np.int32)
-        is_click = (numbers > 0) & (numbers <= len(self.item_matrix))
+        # A number that is no item of the model, as in a state that was damaged, is no click.
+        recent = np.where((numbers > 0) & (numbers <= len(self.item_matrix)), numbers, np.int32(0))
+        return mix(scores, self.weights, self.memory, self._neighbours(recent), recent)
+
+    def _neighbours(self, recent):
+        """What `Neighbours.shares_of` says after the last clicks, as `returns.recent_clicks` has them."""
+        is_click = recent > 0
         ends = np.cumsum(is_click.sum(axis=1))
-        return self.memory.neighbours.shares_of(numbers[is_click] - np.int32(1), np.concatenate([[0], ends[:-1]]), ends)
+        return self.memory.shares_of(recent[is_click] - np.int32(1), np.concatenate([[0], ends[:-1]]), ends)
 
     def _last_clicks(self, sessions, before):
         """The last clicks after more of them, in the form that they have in the states."""

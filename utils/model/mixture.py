@@ -1,12 +1,15 @@
-"""How networks and a memory of neighbours answer together: the mean of their probabilities, by their weights.
+"""How networks and a memory answer together: the mean of their probabilities, by their weights.
 
     p(item) = sum over the networks of weight * softmax(scores)[item] + weight of the memory * share[item]
 
-All is computed as logarithms, where nothing gets so small that two items become equal. Where no neighbour is found, the
-networks' weights are scaled up to a sum of 1.
+returns.py then changes what the items get that the session has clicked. All is computed as logarithms, where nothing
+gets so small that two items become equal. Where no neighbour is found, the networks' weights are scaled up to a sum of
+1.
 """
 
 import numpy as np
+
+from utils.model.returns import add_returns
 
 TINY = 1e-30  # float32 has no numbers much smaller than this with all digits
 
@@ -57,7 +60,7 @@ def _exp(scores):
     return exps, np.log(exps.sum(axis=1).astype(np.float64)) + largest, largest
 
 
-def mix(scores, weights, memory_weight=0.0, found=None):
+def mix(scores, weights, memory=None, found=None, recent=None):
     """The scores of a mixture, from which its probabilities follow.
 
     Parameters
@@ -66,9 +69,11 @@ def mix(scores, weights, memory_weight=0.0, found=None):
         Each network's, with the rows as in `log_sum_exp`; with one network they are changed.
     weights : list of float
         Theirs; with that of the memory they sum to 1.
-    memory_weight : float
+    memory : neighbours_file.Memory, optional
     found : (items, scores, offsets), optional
-        As `Neighbours.shares_of` returns them; None without a memory.
+        As `Neighbours.shares_of` returns them.
+    recent : int32 array [rows, RECENT], optional
+        As `returns.recent_clicks` returns them. Both are there with a memory.
 
     Returns
     -------
@@ -79,11 +84,13 @@ def mix(scores, weights, memory_weight=0.0, found=None):
     """
     mixed = scores[0] if len(scores) == 1 else mean_of_networks(scores, weights)
     totals = log_sum_exp(mixed) if len(scores) == 1 else np.zeros(len(mixed))
-    if found is None:
+    if memory is None:
         return mixed, totals
-    add_neighbours(mixed, totals, memory_weight / sum(weights), found)
-    has_neighbours = np.diff(found[2]) > 0
-    return mixed, np.where(has_neighbours, totals - np.log(sum(weights)), totals)
+    if memory.weight:
+        add_neighbours(mixed, totals, memory.weight / sum(weights), found)
+        has_neighbours = np.diff(found[2]) > 0
+        totals = np.where(has_neighbours, totals - np.log(sum(weights)), totals)
+    return mixed, add_returns(mixed, totals, recent, memory.returns)
 
 
 def add_neighbours(scores, totals, odds, found):

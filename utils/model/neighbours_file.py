@@ -4,11 +4,13 @@
     items          int32 [events]; session i, the newest last, is items[offsets[i]:offsets[i + 1]]
     repeat_rates   float32 [items of the vocabulary]; how often each is clicked again directly
 
-config.json says how much the memory counts, by which version of the formula, and the file's size and checksum:
+config.json says how much the neighbours count, by which version of the formula, the weights of returns.py, and the
+file's size and checksum:
 
-    "neighbours": {"weight": 0.4, "version": 1, "file": {"bytes": ..., "sha256": ...}}
+    "neighbours": {"weight": 0.4, "version": 1, "returns": [0.1, 0.5, 0.2, 0.7], "file": {"bytes": ..., "sha256": ...}}
 
 All epochs of the directory answer with it. A directory without that entry has no memory, whatever files are in it.
+Memories of older versions have no "returns", which is as good as four times 0.
 """
 
 import hashlib
@@ -23,12 +25,14 @@ from utils.data.arrays import arrays_in, write_arrays
 from utils.data.sessions import Sessions
 from utils.files import InputError, open_file, write_atomically
 from utils.memory import require_memory
-from utils.model import checkpoint
+from utils.model import checkpoint, returns
 from utils.model.checked_json import require_kinds, write_json
 from utils.model.neighbours import VERSION, Neighbours, Remembered
 
 NAME = "neighbours"
-KINDS = {"weight": (int, float), "version": int, "file": dict}
+KINDS = {"weight": (int, float), "version": int, "returns": list, "file": dict}
+LARGEST = 100  # of the weights of returns.py: exp stays a number
+NO_RETURNS = [0.0] * len(returns.NAMES)
 ARRAYS = {"offsets": "int64 of 1 dimension", "items": "int32 of 1 dimension", "repeat_rates": "float32 of 1 dimension"}
 
 
@@ -36,16 +40,22 @@ class Memory(NamedTuple):
     """A memory that answers.
 
     neighbours : neighbours.Neighbours
-    weight : float, 0 to 1, how much it counts beside the networks
+    weight : float, 0 to 1, how much they count beside the networks
     checksum : str, SHA-256 of the file
+    returns : list of four floats, the weights of returns.py
     """
 
     neighbours: Neighbours
     weight: float
     checksum: str
+    returns: list = NO_RETURNS
+
+    def shares_of(self, clicks, starts, ends):
+        """As `Neighbours.shares_of`; None where neighbours don't count."""
+        return self.neighbours.shares_of(clicks, starts, ends) if self.weight else None
 
 
-def write_neighbours(model_dir, remembered, weight):
+def write_neighbours(model_dir, remembered, weight, returns=NO_RETURNS):
     """Give a model directory a memory: the file first, then the entry in config.json, each in one step.
 
     Parameters
@@ -54,7 +64,9 @@ def write_neighbours(model_dir, remembered, weight):
         With a config.json.
     remembered : neighbours.Remembered
     weight : float
-        0 to 1, both excluded.
+        From 0 to less than 1.
+    returns : list of four floats
+        The weights of returns.py.
     """
     sessions, repeat_rates = remembered
     written = io.BytesIO()
@@ -63,22 +75,35 @@ def write_neighbours(model_dir, remembered, weight):
     data = written.getbuffer()
     with write_atomically(model_dir / checkpoint.NEIGHBOURS, "wb") as file:
         file.write(data)
-    record = {"weight": float(weight), "version": VERSION,
+    record = {"weight": float(weight), "version": VERSION, "returns": returns,
               "file": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
     write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {NAME: record})
 
 
 def read_weight(model_dir, config):
-    """The weight of the memory in a config.json; 0 without one. InputError where it is no weight."""
-    record = config.get(NAME)
-    if record is None:
-        return 0.0
-    path = Path(model_dir) / "config.json"
+    """The weight of the neighbours in a config.json; 0 without them. InputError where it is no weight."""
+    return _read_record(model_dir, config)[0]
+
+
+def read_returns(model_dir, config):
+    """The weights of returns.py in a config.json, four floats; 0 without a memory. InputError where they are none."""
+    return _read_record(model_dir, config)[1]
+
+
+def _read_record(model_dir, config):
+    """Both of them."""
+    if config.get(NAME) is None:
+        return 0.0, NO_RETURNS
+    path, record = Path(model_dir) / "config.json", {"returns": NO_RETURNS} | config[NAME]
     require_kinds(path, record, KINDS)
-    if record.keys() != KINDS.keys() or not 0 < record["weight"] < 1:
+    if record.keys() != KINDS.keys() or not 0 <= record["weight"] < 1:
         raise InputError(f"{path}: found {', '.join(record) or 'nothing'} with the weight {record.get('weight')} for "
-                         f"{NAME!r}, expected {', '.join(KINDS)} with a weight between 0 and 1")
-    return float(record["weight"])
+                         f"{NAME!r}, expected {', '.join(KINDS)} with a weight from 0 to less than 1")
+    found = record["returns"]
+    if len(found) != len(NO_RETURNS) or not all(type(each) is float and abs(each) <= LARGEST for each in found):
+        raise InputError(f"{path}: found {str(found)[:80]} for the returns of {NAME!r}, expected {len(NO_RETURNS)} "
+                         f"numbers from -{LARGEST} to {LARGEST}")
+    return float(record["weight"]), found
 
 
 def read_remembered(model_dir, config, item_count):
@@ -104,7 +129,8 @@ def read_memory(model_dir, config, item_count):
     if config.get(NAME) is None:
         return None
     neighbours = Neighbours(read_remembered(model_dir, config, item_count))
-    return Memory(neighbours, read_weight(model_dir, config), config[NAME]["file"]["sha256"])
+    return Memory(neighbours, read_weight(model_dir, config), config[NAME]["file"]["sha256"],
+                  read_returns(model_dir, config))
 
 
 def _read(path, expected):

@@ -1,6 +1,6 @@
-"""The memory of neighbours of a run: which sessions it holds, and how much it counts beside the network.
+"""The memory of a run: which sessions it holds, how much neighbours count, and how readily sessions come back to items.
 
-Its weight is chosen by sessions that the network wasn't trained on: those of the validation, or a few that are held out
+Both are chosen by sessions that the network wasn't trained on: those of the validation, or a few that are held out
 for it. Meanwhile, the memory lacks them too. The finished one holds those that were held out.
 """
 
@@ -11,13 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.sessions import Sessions, choose
-from utils.evaluation.joined_ranks import mixed_ranks
+from utils.evaluation.joined_ranks import Model, mixed_ranks, model_ranks, recent_before
+from utils.evaluation.ranks import is_predicted
 from utils.evaluation.validation import evenly_chosen, without_unknown
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
 from utils.model.neighbours import Neighbours, remember
-from utils.model.neighbours_file import NAME, read_remembered, write_neighbours
+from utils.model.neighbours_file import NAME, NO_RETURNS, Memory, read_remembered, write_neighbours
 from utils.model.network import load_network
+from utils.model.returns import features, fit_returns
 from utils.runlog import append_record, log
 
 HELD_OUT, NEWEST = 0.02, 0.1  # the share of all sessions that is held out, from this share of them, the newest
@@ -25,7 +27,7 @@ FEWEST_SESSIONS, MOST_SESSIONS = 200, 2000  # that are held out, but no more tha
 FEWEST, MOST = 100, 8000  # predictions that choose: fewer say too little, more take longer
 WEIGHTS = 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
 USUAL_WEIGHT = 0.4  # where too few predictions could choose
-CUTOFF = 20
+CUTOFF, BATCH_SIZE = 20, 1024
 
 
 class Remembering(NamedTuple):
@@ -101,24 +103,47 @@ def numbers_held_out(count):
 def add_memory(model_dir, remembering, item_count):
     """Give a finished run its memory, unless it has one, or the network alone does better. Process 0 alone does it.
 
-    The weight is the one of WEIGHTS with the largest recall + MRR by the run's best epoch, or its last one.
+    The weight is the one of WEIGHTS with the largest recall + MRR by the run's best epoch, or its last one. The weights
+    of returns.py are fitted with it, and stay 0 unless they raise that sum.
     """
     model_dir = Path(model_dir)
     if NAME in checkpoint.read_config(model_dir):
         return
     whole, without, choosing, _ = remembering
-    weight, figures = USUAL_WEIGHT, {}
+    weight, returns, figures = USUAL_WEIGHT, NO_RETURNS, {}
     if choosing.predictions >= FEWEST:
         network = load_network(model_dir, choose_epoch(model_dir))
-        ranks = mixed_ranks(network, Neighbours(remember(without, item_count)), choosing, WEIGHTS)
-        recalls, mrrs = (ranks <= CUTOFF).mean(axis=1), np.where(ranks <= CUTOFF, 1 / ranks, 0).mean(axis=1)
-        best = int(np.argmax(recalls + mrrs))
-        weight = WEIGHTS[best]
-        figures = {"weights": list(WEIGHTS), f"recall@{CUTOFF}": recalls.tolist(), f"mrr@{CUTOFF}": mrrs.tolist()}
-        log(f"neighbours: weight:{weight:g} recall@{CUTOFF}:{recalls[best]:.4f} mrr@{CUTOFF}:{mrrs[best]:.4f}, without "
-            f"them recall@{CUTOFF}:{recalls[0]:.4f} mrr@{CUTOFF}:{mrrs[0]:.4f}, by {choosing.predictions} predictions")
+        weight, returns, figures = chosen(network, Neighbours(remember(without, item_count)), choosing)
     else:
         log(f"neighbours: weight:{weight:g} as usual; {choosing.predictions} predictions are too few to choose by")
-    append_record(model_dir, {"event": "neighbours", "weight": weight, "predictions": choosing.predictions, **figures})
-    if weight:
-        write_neighbours(model_dir, remember(whole, item_count), weight)
+    append_record(model_dir, {"event": "neighbours", "weight": weight, "returns": returns,
+                              "predictions": choosing.predictions, **figures})
+    if weight or any(returns):
+        write_neighbours(model_dir, remember(whole, item_count), weight, returns)
+
+
+def chosen(network, neighbours, choosing):
+    """The weight of the neighbours and those of returns.py by the Sessions `choosing`, and the figures as a dict."""
+    ranks, probabilities = mixed_ranks(network, neighbours, choosing, WEIGHTS)
+    recalls, mrrs = figures_of(ranks)
+    best = int(np.argmax(recalls + mrrs))
+    recent = recent_before(choosing)
+    is_next = recent - 1 == choosing.items[is_predicted(choosing)][:, None]
+    returns = fit_returns(features(recent), probabilities[best], is_next)
+    memory = Memory(neighbours, WEIGHTS[best], "", returns)
+    recall, mrr = figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, BATCH_SIZE))
+    if recall + mrr <= recalls[best] + mrrs[best]:
+        returns, recall, mrr = NO_RETURNS, recalls[best], mrrs[best]
+    log(f"neighbours: weight:{WEIGHTS[best]:g} returns:{','.join(f'{each:.2f}' for each in returns)} "
+        f"recall@{CUTOFF}:{recall:.4f} mrr@{CUTOFF}:{mrr:.4f}, without returns recall@{CUTOFF}:{recalls[best]:.4f} "
+        f"mrr@{CUTOFF}:{mrrs[best]:.4f}, without both recall@{CUTOFF}:{recalls[0]:.4f} mrr@{CUTOFF}:{mrrs[0]:.4f}, "
+        f"by {choosing.predictions} predictions")
+    return WEIGHTS[best], returns, {
+        "weights": list(WEIGHTS), f"recall@{CUTOFF}": recalls.tolist(), f"mrr@{CUTOFF}": mrrs.tolist(),
+        "with_returns": {f"recall@{CUTOFF}": float(recall), f"mrr@{CUTOFF}": float(mrr)}}
+
+
+def figures_of(ranks):
+    """Recall and MRR of float64 [..., predictions]."""
+    is_found = ranks <= CUTOFF
+    return is_found.mean(axis=-1), np.where(is_found, 1 / ranks, 0).mean(axis=-1)
