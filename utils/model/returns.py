@@ -15,6 +15,8 @@ from utils.model.neighbours import RECENT
 
 NAMES = "last", "clicked", "step", "habit"  # the weights
 RIDGE = 1.0  # holds the weights near 0 where few predictions say anything
+LATER = np.triu(np.ones((RECENT, RECENT), bool), 1)
+BY_PLACE = np.stack([np.arange(RECENT) == RECENT - 1, np.ones(RECENT), np.log(np.arange(RECENT, 0, -1))], axis=1)
 STEPS, HALVINGS, ENOUGH = 50, 30, 1e-9  # Newton's method
 
 
@@ -44,16 +46,12 @@ def features(recent):
     recent : int32 array [rows, RECENT]
         As `recent_clicks` returns it.
     """
-    is_latest = recent > 0
-    clicks = is_latest.sum(axis=1)
-    for distance in range(1, RECENT):
-        is_latest[:, :-distance] &= recent[:, :-distance] != recent[:, distance:]
+    is_click = recent > 0
+    is_latest = is_click & ~((recent[:, :, None] == recent[:, None, :]) & LATER).any(axis=2)
     distinct = np.maximum(is_latest.sum(axis=1), 1)
     found = np.empty((*recent.shape, len(NAMES)))
-    found[..., 0] = np.arange(RECENT) == RECENT - 1
-    found[..., 1] = 1
-    found[..., 2] = np.log(np.arange(RECENT, 0, -1))
-    found[..., 3] = np.log((np.maximum(clicks - distinct, 0) + 0.5) / distinct)[:, None]
+    found[..., :-1] = BY_PLACE
+    found[..., -1] = np.log((np.maximum(is_click.sum(axis=1) - distinct, 0) + 0.5) / distinct)[:, None]
     return found * is_latest[..., None]
 
 

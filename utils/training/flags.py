@@ -85,9 +85,9 @@ def _add_network_flags(network):
 
 def _add_memory_flags(memory):
     memory.add_argument("--neighbours", type=number(int, 0, 1), default=0,
-                        help="1: a memory of the training sessions answers beside the network, as much as does best on "
-                        "the validation, or on 2 %% of the sessions that the network is not trained on "
-                        "(docs/runs.md); 0: the network alone")
+                        help="1: a memory of the training sessions, and of how readily sessions come back to items, "
+                        "answers beside the network, as much as does best on the validation, or on 2 %% of the "
+                        "sessions that the network is not trained on (docs/runs.md); 0: the network alone")
 
 
 def _add_step_flags(training, rate):
