@@ -279,7 +279,8 @@ def require_same(model_dir, flags, data, net):
     now = {"script": "train_sample_neg.py", "options": vars(sampled_flags.parse_arguments(flags)), "data": data}
     then = checkpoint.read_config(model_dir)
     try:
-        then = {**then, "data": {name: then["data"].get(name) for name in data}}
+        # Whether its network is known follows from net.py, which is compared below.
+        then = {**then, "data": {name: then["data"].get(name) for name in data}, "network_is_known": True}
         found = differences(then, json.loads(json.dumps(now)))
         found += ["net.py"] * (then["net_sha256"] != hashlib.sha256(net).hexdigest())
     except (KeyError, TypeError, AttributeError):

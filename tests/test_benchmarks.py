@@ -142,6 +142,8 @@ def test_another_network_is_trained_in_a_copy(run_ablation, ablation, monkeypatc
     process = assert_worked(run_ablation("--networks", "bilinear"))
     rows = process.stdout.partition("\n\n")[2].splitlines()[2:]
     assert [row.split(":")[0] for row in rows] == ["| item vectors of one length", "| `bilinear`"]
+    again = assert_worked(run_ablation("--networks", "bilinear"))  # which trains nothing
+    assert again.stdout.partition("\n\n")[2].splitlines()[2:] == rows and "(1 of" not in again.stdout
     output = tmp_path / "output"
     assert "engine:paddle (not what utils/native computes: weight bilinear)" in (
         output / "network_bilinear_seed_1.log").read_text()
