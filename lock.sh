@@ -14,6 +14,7 @@ lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$old_need
 lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle-gpu==2.6.2
 serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis'
 lock requirements-serve.txt --universal $'numpy\npyarrow\nsafetensors\n'"$serving"
+lock requirements-sbom.txt --universal cyclonedx-bom
 # These are installed beside either Paddle, so packages that are pinned there keep the same version here, and NumPy is
 # left to them. pandas 3 and newer ml-dtypes don't work with NumPy 1.
 both=$(mktemp)

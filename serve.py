@@ -5,9 +5,10 @@
         localhost:8080/v1/recommend
     curl 'localhost:8080/v1/recommend?session_id=a&item_id=214536502&user_consent=true'
 
-One process per core answers. The page / is for trying it out, /openapi.json describes all routes, /metrics is for
+One process per core answers. The page / is for trying it out, /openapi.json describes the routes, /metrics is for
 Prometheus, and /livez and /readyz report the server's health. The second request belongs to a live session, which the
-server remembers on this machine, or in Redis for several machines.
+server remembers on this machine, or in Redis for several machines. /invocations answers as SageMaker wants it, and what
+is below /v2 as clients of KServe and Triton do; docs/deploy.md describes both.
 
 When the model directory gets a new epoch or is replaced, the new model is loaded, tested and swapped in without a
 pause; a broken one is refused. Needs no Paddle. If a C++ compiler is there at the first start, answers are several
@@ -22,6 +23,7 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 import argparse
 import asyncio
 import os
+import re
 import shlex
 import sys
 from importlib.util import find_spec
@@ -43,6 +45,8 @@ def parse_arguments(arguments=None):
     parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
                         help="which epoch to use; 0: the best one by validation, or the last; a new one may take "
                         "its place")
+    parser.add_argument("--model_name", type=plain_name, default="gru4rec",
+                        help="what the model is called in /v2/models/NAME, the open inference protocol")
     parser.add_argument("--items", default="",
                         help="CSV or TSV file of the items' fields, for filters and replies: a column id, or the ids "
                         "first; a changed file takes its place; empty: none")
@@ -81,6 +85,14 @@ def parse_arguments(arguments=None):
     parser.add_argument("--log", choices=("all", "errors"), default="all",
                         help="which requests get a line of JSON on stderr")
     return parser.parse_args(arguments)
+
+
+def plain_name(text):
+    """A type for argparse: a name that needs no escapes in a path."""
+    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text):
+        raise argparse.ArgumentTypeError(f"found {text[:80]!r}, expected up to 64 of A to Z, a to z, 0 to 9, '.', '_' "
+                                         "and '-'")
+    return text
 
 
 def store_address(text):
@@ -141,7 +153,7 @@ def application():
     sys.setswitchinterval(0.0005)
     from utils.serving.http_api import ServerSettings, create_application
     same_names = ["model_dir", "session_store", "reload_seconds", "drain_seconds", "session_ttl", "client_rate",
-                  "max_sessions", "session_memory", "max_batch", "max_queue", "items"]
+                  "max_sessions", "session_memory", "max_batch", "max_queue", "items", "model_name"]
     settings = {name: getattr(options, name) for name in same_names}
     return create_application(ServerSettings(epoch=options.epoch or None, exclude=options.exclude or "",
                                              logs_all=options.log == "all", **settings))

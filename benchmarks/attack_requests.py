@@ -23,6 +23,13 @@ SESSIONS = json.dumps({"sessions": [["1", "2", "3"], ["4", "no such item"]], "k"
                        "exclude_seen": True}).encode()
 FILTERED = json.dumps({"sessions": [["1"], []], "k": 5, "filter": {"colour": ["red", "blue"], "stock": 1},
                        "fields": ["title", "colour"], "exclude_clicked": "last"}).encode()
+LINES = b"\n".join([SESSIONS, json.dumps({"sessions": [["1"]] * 64}).encode()] * 5)
+ROWS = b'1,2,"3"\n\nno such item\n' * 500
+TENSOR = {"name": "items", "datatype": "BYTES", "shape": [2, 2]}
+IN_JSON = json.dumps({"inputs": [{**TENSOR, "data": ["1", "2", "3", ""]}], "parameters": {"k": 5}, "id": "a"}).encode()
+BINARY = b"".join(b"%c\0\0\0%s" % (len(text), text) for text in (b"1", b"2", b"no such item", b""))
+IN_BINARY = json.dumps({"inputs": [{**TENSOR, "parameters": {"binary_data_size": len(BINARY)}}],
+                        "parameters": {"binary_data_output": True}}).encode()
 LARGE = json.dumps({"sessions": [[str(item) for item in range(200)]] * 64, "k": 1000}).encode()
 MANY_FIELDS = json.dumps({**json.loads(LARGE), "fields": ["title", "stock"], "filter": "stock:1,stock:0"}).encode()
 TOO_MANY_FIELDS = json.dumps({**json.loads(LARGE), "fields": ["title"] * 20}).encode()
@@ -33,8 +40,12 @@ IN_CHUNKS = CHUNKED + b"%x;a=b\r\n%s\r\n%x\r\n%s\r\n0\r\na: b\r\n\r\n" % (10, SE
 ALLOWED = [  # requests that have the same answer at any time
     post(SESSIONS), IN_CHUNKS, get(b"/v1/recommend?session_id=a&item_id=5&k=3"), get(b"/v1/similar?item_id=5&k=3"),
     post(FILTERED), get(b"/v1/recommend?session_id=a&item_id=no&k=3&filter=colour:red,stock:1&fields=title,stock"),
-    get(b"/v1/items?prefix=1"), get(b"/livez"), get(b"/readyz"), get(b"/openapi.json"), get(b"/")]
+    post(SESSIONS, b"/invocations"), post(IN_JSON, b"/v2/models/gru4rec/infer"), get(b"/v2/models/gru4rec"),
+    post(IN_BINARY + BINARY, b"/v2/models/gru4rec/infer", b"inference-header-content-length: %d\r\n" % len(IN_BINARY)),
+    get(b"/ping"), get(b"/v1/items?prefix=1"), get(b"/livez"), get(b"/readyz"), get(b"/openapi.json"), get(b"/")]
 SEEDS = [*ALLOWED, post(LARGE), post(TOO_MANY_FIELDS), get(b"/metrics"),
+         post(LINES, b"/invocations", b"content-type: application/jsonlines\r\n"),
+         post(ROWS, b"/invocations", b"content-type: text/csv\r\n"),
          get(b"/v1/recommend?session_id=%C3%BC&item_id=5&user_consent=true"),
          b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n", b"OPTIONS * HTTP/1.0\r\n\r\n", get(b"/", b"expect: 100-continue\r\n"),
          get(b"/v1/items", b"connection: upgrade\r\nupgrade: websocket\r\n"), get(b"/livez") * 20]

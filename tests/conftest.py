@@ -28,8 +28,8 @@ hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("suite")
 
 # These watch the clock, start many processes, or use the ports of the documentation.
-ALONE = {"serving", "test_benchmarks", "test_docs_commands", "test_machines", "test_process", "test_reproduce",
-         "test_resume_kills", "test_serve", "test_several_processes"}
+ALONE = {"deploy", "serving", "test_benchmarks", "test_docs_commands", "test_machines", "test_process",
+         "test_reproduce", "test_resume_kills", "test_serve", "test_several_processes"}
 
 
 def pytest_collection_modifyitems(items):

@@ -31,6 +31,9 @@ LEFT_OUT = {
     "python tune.py --train_dir": "takes longer",
     "python train_sample_neg.py --config tune_output/": "takes what those wrote",
     "python benchmarks/": "takes minutes; test_benchmarks.py and tests/serving/ run them",
+    "docker": "needs Docker; tests/deploy/ runs the steps of its file",
+    "bash deploy/push.sh": "needs a registry; tests/deploy/ tries it",
+    "bash deploy/sbom.sh": "downloads packages",
     "SERVE_FLAGS=": "gunicorn is not among the packages",
 }
 DAY = 86400

@@ -178,7 +178,7 @@ JSON = {"content-type": "application/json"}
     ("GET", "/v1/recommend?session_id=%ff&item_id=b", 400, "query", {}),
     ("GET", "/v1/items", 431, "head", {"headers": {"x": "y" * 70_000}}),
     ("GET", "/v1/similar?item_id=unknown", 404, "query.item_id", {}),
-    ("GET", "/v2", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}),
+    ("GET", "/v3", 404, "path", {}), ("GET", "/../serve.py", 404, "path", {}),
     ("GET", "/%2e%2e/serve.py", 404, "path", {}),
     ("PUT", "/v1/recommend", 405, "method", {}), ("POST", "/v1/similar", 405, "method", {})],
     ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "")

@@ -184,6 +184,18 @@ def test_the_cache_is_closed_to_others_whatever_the_mask(sources, tmp_path):
     assert fresh(sources) == "42" and file.stat().st_mtime_ns == written
 
 
+def test_a_cache_that_others_may_only_read_stays_so(sources, compiled):
+    """An image has one that root made, and any user runs what is in it."""
+    compiled.parent.chmod(0o755)
+    assert fresh(sources) == "42" and stat.S_IMODE(compiled.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("level, flags", [("none", []), ("x86-64-v3", ["-march=x86-64-v3"])])
+def test_a_level_that_was_asked_for(monkeypatch, level, flags):
+    monkeypatch.setenv(compiling.LEVEL, level)
+    assert level_flags() == flags
+
+
 def test_what_the_compiler_says_is_the_reason(sources):
     sources[0].write_text("this is no C++", encoding="utf-8")
     reason = fresh(sources)

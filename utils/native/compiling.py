@@ -23,6 +23,7 @@ POINTER, INTEGER, FLOAT, KEY = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, 
 ALIGNED = 64  # bytes: what a processor loads at once
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 COMPILE = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]
+LEVEL = "NATIVE_LEVEL"  # environment variable with one of the LEVELS, or `none`: compile for that one, whatever is here
 # The instructions that a processor must have for what compilers call so, as Linux names them.
 LEVELS = {"x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
           "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}}
@@ -43,6 +44,8 @@ def library(sources, compile_flags, link_flags=()):
 
 def level_flags():
     """Flags to compile for this processor and all others of its level, so that they can share a library."""
+    if asked := os.environ.get(LEVEL):
+        return [] if asked == "none" else [f"-march={asked}"]
     known = _processor("flags")
     level = next((name for name, needed in LEVELS.items() if all(needed <= set(line.split()) for line in known)), None)
     return [f"-march={level}"] if known and level else []
@@ -94,11 +97,14 @@ def _file(sources, compile_flags, link_flags):
 
 
 def _make_own_directory(cache):
-    """Make the directory of the libraries, closed to others; NotCompiled where another user could write there."""
+    """Make the directory of the libraries, closed to others; NotCompiled where another user could write there.
+
+    One that others may read stays so: that of an image, which root made, is for any user.
+    """
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not all(_is_by_us(status) for status in (cache.lstat(), cache.stat())):  # by lstat: it may be a link
         raise NotCompiled(f"{cache} belongs to another user")
-    if stat.S_IMODE(cache.stat().st_mode) != 0o700:
+    if _may_others_write(cache.stat()):
         with suppress(OSError):  # it may be root's, or on a disk that can't be written
             cache.chmod(0o700)
     if _may_others_write(cache.stat()):

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from msgspec import UNSET
 from starlette.applications import Starlette
@@ -21,9 +20,10 @@ from starlette.routing import Route
 
 from utils.model.load import prepare
 from utils.serving import http_messages as messages
-from utils.serving import monitoring
+from utils.serving import inference_protocol, monitoring, sagemaker
 from utils.serving.http_choice import clicked_to_exclude, excluded, require_fields, shown_fields, wanted_of
 from utils.serving.http_input import Refused, read_body, read_query
+from utils.serving.http_replies import encode, refuse, refuse_failed, refuse_gone, refuse_route, reply
 from utils.serving.http_requests import Requests
 from utils.serving.item_reload import ItemFile
 from utils.serving.micro_batches import Batcher, Question, QueueFull
@@ -42,8 +42,6 @@ MAX_COMPARED = 16  # searches for similar items at once: each takes memory, and 
 LONGEST_UNKNOWN = 40  # characters; enough for most shops' ids, UUIDs among them
 NO_ITEM = ""  # what stands for a longer one in a session; no item is called so
 
-encode = msgspec.json.Encoder().encode
-
 
 @dataclass
 class ServerSettings:
@@ -52,6 +50,7 @@ class ServerSettings:
     model_dir : str
     epoch : int or None, None for the best or the last
     session_store : str
+    model_name : str, what the open inference protocol calls the model
     items : str, the table of the items' fields; empty: none
     exclude : str, which items of a session are left out; empty: last in live sessions, none in whole ones
     reload_seconds, drain_seconds, session_ttl, client_rate : float
@@ -62,6 +61,7 @@ class ServerSettings:
     model_dir: str
     epoch: int = None
     session_store: str = ""
+    model_name: str = "gru4rec"
     items: str = ""
     exclude: str = ""
     reload_seconds: float = 5.0
@@ -77,7 +77,8 @@ class ServerSettings:
 
 def create_application(settings):
     """The ASGI application for these ServerSettings."""
-    return Requests(Api(settings).application, logs_all=settings.logs_all)
+    application = Api(settings).application
+    return Requests(application, {route.path for route in application.routes}, settings.logs_all)
 
 
 class Api:
@@ -97,6 +98,7 @@ class Api:
             Route("/v1/similar", self.similar), Route("/v1/items", self.items),
             Route("/livez", self.is_alive), Route("/readyz", self.is_ready), Route("/metrics", self.show_metrics),
             Route("/", self.show_page), Route("/openapi.json", self.describe),
+            *sagemaker.routes(self), *inference_protocol.routes(self, settings.model_name),
         ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
                                Exception: refuse_failed})
         self.application.router.redirect_slashes = False  # /livez/ is as unknown as any other path
@@ -147,19 +149,25 @@ class Api:
 
     async def recommend_sessions(self, request):
         self.model(request)
-        asked = await read_body(request)
-        allowed, wanted = None if asked.allow is UNSET else asked.allow, wanted_of("body", asked)
+        return reply(await self.answer(request, await read_body(request)))
+
+    def questions(self, asked, part="body"):
+        """The Questions of messages.SessionsToAnswer; refusals name the `part` of the request that has them."""
+        allowed, wanted = None if asked.allow is UNSET else asked.allow, wanted_of(part, asked)
         which = clicked_to_exclude(asked, self.settings.exclude or "none")
-        require_fields("body", self.slot.model, wanted, asked)
-        questions = [Question(session, asked.k, excluded(asked, session, which), allowed, wanted)
-                     for session in asked.sessions]
-        answers = await self.ask(questions, (len(asked.exclude) + len(allowed or ())) // IDS_OF_ONE)
-        require_fields("body", answers[0].model, wanted, asked)  # it may be another one by now
-        unknown = sum(answer.unknown for answer in answers)
-        note(request, answers[0].model, unknown, sessions=len(answers))
-        return reply(messages.Answers(named(answers[0].model), [
+        require_fields(part, self.slot.model, wanted, asked)
+        return [Question(session, asked.k, excluded(asked, session, which), allowed, wanted)
+                for session in asked.sessions]
+
+    async def answer(self, request, asked, part="body"):
+        """The messages.Answers to messages.SessionsToAnswer."""
+        questions = self.questions(asked, part)
+        answers = await self.ask(questions, (len(asked.exclude) + len(questions[0].allowed or ())) // IDS_OF_ONE)
+        require_fields(part, answers[0].model, questions[0].wanted, asked)  # it may be another one by now
+        note(request, answers[0].model, sum(answer.unknown for answer in answers), len(answers))
+        return messages.Answers(named(answers[0].model), [
             messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown, answer.fallback or UNSET, fields)
-            for answer, fields in zip(answers, shown_fields("body", asked, answers))]))
+            for answer, fields in zip(answers, shown_fields(part, asked, answers))])
 
     async def recommend_live(self, request):
         model, asked = self.model(request), read_query(request, messages.Click)
@@ -218,11 +226,15 @@ class Api:
         return reply(messages.Health("alive"))
 
     async def is_ready(self, request):
+        return reply(messages.Health("ready", named(self.ready_model())))
+
+    def ready_model(self):
+        """The model; Refused where the server wants no requests: it has no model yet, or is about to stop."""
         if self.is_draining:
             raise Refused(503, "server", "found the server about to stop, expected it to serve on", 1)
         if self.slot.model is None:
             raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
-        return reply(messages.Health("ready", named(self.slot.model)))
+        return self.slot.model
 
     async def show_metrics(self, request):
         try:
@@ -291,40 +303,11 @@ def rounded(scores):
     return [round(score, 6) for score in scores]
 
 
-def note(request, model, unknown, **more):
-    """Report an answer to the log and the metrics."""
+def note(request, model, unknown, sessions=0):
+    """Report an answer to the log and the metrics; a request may get several."""
     if unknown:
         monitoring.unknown_items.inc(unknown)
-    request.scope["log"].update(model=model.name, unknown_items=int(unknown), **more)
-
-
-def reply(message):
-    return Response(encode(message), media_type="application/json")
-
-
-async def refuse(request, refused):
-    headers = {"retry-after": str(refused.retry_after)} if refused.retry_after else None
-    request.scope["log"].update(where=refused.where, reason=refused.message)
-    problem = messages.Problem(refused.status, refused.where, refused.message)
-    body = encode(messages.Refusal(problem, request.scope["request_id"]))
-    return Response(body, refused.status, headers, "application/json")
-
-
-async def refuse_route(request, error):
-    """The reply to what the framework refuses: paths and methods that don't exist."""
-    where = "method" if error.status_code == 405 else "path"
-    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
-    response = await refuse(request, Refused(error.status_code, where, message))
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def refuse_gone(request, error):
-    """The reply to a client that left before its body was complete; only the log shows it."""
-    return await refuse(request, Refused(400, "body", "found the connection closed, expected the rest of the body"))
-
-
-async def refuse_failed(request, error):
-    """The reply after a failure of ours: the client learns only where to look."""
-    return await refuse(request, Refused(500, "server",
-                                         "the request failed; the server's log says why by its request_id"))
+    log = request.scope["log"]
+    log.update(model=model.name, unknown_items=log.get("unknown_items", 0) + int(unknown))
+    if sessions:
+        log["sessions"] = log.get("sessions", 0) + sessions

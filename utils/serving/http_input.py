@@ -23,29 +23,47 @@ class Refused(Exception):
 
 async def read_body(request):
     """The body of a POST as messages.SessionsToAnswer."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    if kind.strip().lower() != "application/json" or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
+    require_kind(request, ["application/json"])
+    return decoded(decode_sessions, await read_bytes(request))
+
+
+def require_kind(request, kinds):
+    """The content type of a request, without parameters; Refused unless it is one of `kinds`, in UTF-8."""
+    given, _, parameters = request.headers.get("content-type", "").partition(";")
+    kind = given.strip().lower()
+    if kind not in kinds or parameters.replace(" ", "").lower() not in ("", "charset=utf-8"):
         raise Refused(415, "header.content-type",
-                      f"found {kind[:40]!r} {parameters[:40]!r}, expected application/json")
+                      f"found {given[:40]!r} {parameters[:40]!r}, expected {' or '.join(filter(None, kinds))}")
+    return kind
+
+
+async def read_bytes(request, most=messages.MAX_BODY_BYTES):
+    """The body of a POST, a bytearray of at most so many bytes."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise Refused(415, "header.content-encoding", "found a compressed body, expected it as it is")
     body = bytearray()
-    if int(request.headers.get("content-length", 0)) <= messages.MAX_BODY_BYTES:
+    if int(request.headers.get("content-length", 0)) <= most:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for part in request.stream():
                     body += part
-                    if len(body) > messages.MAX_BODY_BYTES:
+                    if len(body) > most:
                         break
                 else:
-                    return decode_sessions(body)
+                    return body
         except TimeoutError:
             raise Refused(408, "body", f"found no end of it after {BODY_SECONDS} seconds, expected one") from None
-        except msgspec.ValidationError as error:
-            raise wrong_message("body", error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Refused(400, "body", f"found no JSON ({error}), expected some") from None
-    raise Refused(413, "body", f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
+    raise Refused(413, "body", f"found more than {most} bytes, expected fewer")
+
+
+def decoded(decode, data, part="body"):
+    """What a decoder of msgspec's makes of JSON; Refused where that is none, or not of the form that it wants."""
+    try:
+        return decode(data)
+    except msgspec.ValidationError as error:
+        raise wrong_message(part, error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(400, part, f"found no JSON ({error}), expected some") from None
 
 
 def read_query(request, kind):

@@ -7,10 +7,8 @@ import time
 from contextlib import suppress
 
 from utils.serving import monitoring
-from utils.serving.http_messages import ROUTES
 from utils.serving.json_log import encode
 
-PATHS = {"/", "/metrics", "/openapi.json"} | {path for path, *_ in ROUTES}
 METHODS = {"GET", "HEAD", "POST"}
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 STDERR = 2
@@ -19,10 +17,13 @@ logger = logging.getLogger("gru4rec.request")
 
 
 class Requests:
-    """An ASGI application around another one. It logs each request, or only the failed ones if not `logs_all`."""
+    """An ASGI application around another one. It logs each request, or only the failed ones if not `logs_all`.
 
-    def __init__(self, application, logs_all=True):
-        self.application, self.logs_all = application, logs_all
+    `paths` are those that the metrics count by name.
+    """
+
+    def __init__(self, application, paths, logs_all=True):
+        self.application, self.paths, self.logs_all = application, paths, logs_all
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -46,7 +47,7 @@ class Requests:
             failure = error
         finally:
             seconds = time.perf_counter() - began
-            path = scope["path"] if scope["path"] in PATHS else "other"
+            path = scope["path"] if scope["path"] in self.paths else "other"
             method = scope["method"] if scope["method"] in METHODS else "other"
             monitoring.count_request(method, path, status, seconds)
             about = {"request_id": scope["request_id"], "method": method, "route": path, "status": status,

@@ -25,7 +25,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from utils.serving.shared_directory import restore
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
-RESERVED = 256 << 10  # bytes of a file; all series of a worker take fewer
+RESERVED = 512 << 10  # bytes of a file; all series of a worker take fewer
 SECONDS = (0.001, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 logger = logging.getLogger("gru4rec")

@@ -1,0 +1,127 @@
+"""SageMaker's contract for containers that answer: GET /ping, POST /invocations and GET /execution-parameters.
+
+JSON is answered as by POST /v1/recommend. JSON lines and CSV may be larger, as batch transforms send them. They are
+read line by line, once to refuse what is wrong and once more to answer it, so that few lines are in memory at a time.
+"""
+
+import asyncio
+import csv
+import io
+import os
+from functools import partial
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from utils.serving import http_messages as messages
+from utils.serving.http_input import Refused, decode_sessions, decoded, read_bytes, require_kind
+from utils.serving.http_replies import encode, reply
+
+JSON, JSON_LINES, CSV = "application/json", "application/jsonlines", "text/csv"
+MAX_BYTES = 6 << 20  # of JSON lines or CSV: what SageMaker sends at most, unless a transform job says otherwise
+MAX_LINES = 100_000
+# What a transform job is to send at once: a worker can hold all of it, as http_protocol.MAX_HELD_BYTES says.
+TRANSFORMS, MEGABYTES = 8, 1
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # the one header of a client's that SageMaker passes on
+PAUSE = 0.02  # seconds until lines that found the queue full are tried again
+
+convert_sessions = partial(msgspec.convert, type=messages.SessionsToAnswer)
+
+
+def routes(api):
+    """The routes of an http_api.Api for SageMaker."""
+    return [Route("/ping", partial(ping, api)), Route("/invocations", partial(invoke, api), methods=["POST"]),
+            Route("/execution-parameters", execution_parameters)]
+
+
+async def ping(api, request):
+    api.ready_model()
+    return Response()
+
+
+async def execution_parameters(request):
+    """What a transform job should ask for, where its user doesn't say."""
+    return reply({"MaxConcurrentTransforms": min(len(os.sched_getaffinity(0)), TRANSFORMS),
+                  "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": MEGABYTES})
+
+
+async def invoke(api, request):
+    api.model(request)
+    kind = require_kind(request, [JSON, JSON_LINES, CSV])
+    if kind == JSON:
+        return reply(await api.answer(request, decoded(decode_sessions, await read_bytes(request))))
+    parse = partial(from_csv, k=asked_k(request)) if kind == CSV else from_json
+    body = await read_bytes(request, MAX_BYTES)
+    if not body:
+        raise Refused(400, "body", "found nothing, expected a line for each session")
+    for group in read_lines(body, parse):
+        for asked, part in group:
+            api.questions(asked, part)
+        await asyncio.sleep(0)  # other requests come first
+    return StreamingResponse(answer_lines(api, request, read_lines(body, parse), kind), media_type=kind)
+
+
+async def answer_lines(api, request, groups, kind):
+    """The lines of the reply, as many bytes at a time as belong together."""
+    for group in groups:
+        answers = await asyncio.gather(*[answer_line(api, request, *line) for line in group])
+        if kind == CSV:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(answer.answers[0].items for answer in answers)
+            yield text.getvalue().encode()
+        else:
+            yield b"".join(encode(answer) + b"\n" for answer in answers)
+
+
+async def answer_line(api, request, asked, part):
+    """The messages.Answers to one line; a messages.Refusal where they don't fit, as the status has been sent."""
+    while True:
+        try:
+            return await api.answer(request, asked, part)
+        except Refused as refused:
+            if refused.status != 503:
+                problem = messages.Problem(refused.status, refused.where, refused.message)
+                return messages.Refusal(problem, request.scope["request_id"])
+        await asyncio.sleep(PAUSE)
+
+
+def read_lines(body, parse):
+    """Lists of (messages.SessionsToAnswer, the line's name in refusals), with so many sessions as a request may have.
+    """
+    group, count = [], 0
+    for number, line in enumerate(io.BytesIO(body), 1):
+        part = f"body.line[{number}]"
+        if len(line) > messages.MAX_BODY_BYTES:
+            raise Refused(413, part, f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
+        if number > MAX_LINES:
+            raise Refused(413, "body", f"found more than {MAX_LINES} lines, expected fewer")
+        group.append((parse(line, part), part))
+        count += len(group[-1][0].sessions)
+        if count >= messages.MAX_SESSIONS:
+            yield group
+            group, count = [], 0
+    if group:
+        yield group
+
+
+def from_json(line, part):
+    return decoded(decode_sessions, line, part)
+
+
+def from_csv(line, part, k):
+    try:
+        rows = list(csv.reader([line.decode("utf-8-sig")], strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refused(400, part, f"found no CSV in UTF-8 ({error}), expected item ids") from None
+    return decoded(convert_sessions, {"sessions": rows or [[]], "k": k}, part)
+
+
+def asked_k(request):
+    """How many items a client wants for each line of CSV: `k=5` among its custom attributes, or 20."""
+    attributes = dict(text.strip().partition("=")[::2] for text in request.headers.get(ATTRIBUTES, "").split(","))
+    k = attributes.get("k", "20")
+    if not (k.isascii() and k.isdecimal() and len(k) < 10 and 1 <= int(k) <= messages.MAX_K):
+        raise Refused(422, f"header.{ATTRIBUTES}",
+                      f"found k={k[:40]}, expected an integer from 1 to {messages.MAX_K}")
+    return int(k)
