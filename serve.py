@@ -26,6 +26,7 @@ import os
 import re
 import shlex
 import sys
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers alone keep all cores busy
@@ -41,6 +42,7 @@ FLAGS, STORE = "SERVE_FLAGS", "SERVE_STORE"
 
 def parse_arguments(arguments=None):
     parser = Parser(__doc__)
+    parser.prog = "serve.py"  # whatever started it
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
     parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
                         help="which epoch to use; 0: the best one by validation, or the last; a new one may take "
@@ -110,14 +112,26 @@ def main():
     if missing:
         raise InputError(f"found no Python package {missing[0]}, expected those of requirements-serve.txt")
     from utils.serving.port import own_port
+    os.environ[FLAGS] = shlex.join(sys.argv[1:])
     with own_port(options.host, options.port):
         serve(options)
 
 
 def serve(options):
-    """Load the model and open the store, to end with one line where they are wrong; then let the workers serve."""
-    from utils.serving.model_reload import ServedModel
-    ServedModel(options.model_dir, options.epoch or None)
+    """Let workers serve until a signal comes."""
+    with prepared(options) as directory:
+        from utils.serving.workers import connections_allowed, serve_forever
+        serve_forever("serve:application", options.host, options.port, worker_count(options), directory,
+                      connections_allowed(options.max_connections))
+
+
+@contextmanager
+def prepared(options):
+    """Load the model and open the store, to end with one line where they are wrong; the directory for workers to share.
+
+    The environment tells workers that are started in the block where it is. deploy/gunicorn.conf.py calls this, too.
+    """
+    require_room_for_workers(options.model_dir, options.epoch or None, worker_count(options))
     if options.items:
         from utils.data.item_table import read_item_table
         read_item_table(options.items, "--items")
@@ -128,13 +142,24 @@ def serve(options):
     with shared_directory(store_bytes) as directory:
         store = options.session_store or machine_store(directory)
         asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1, store_bytes))
-        os.environ[FLAGS] = shlex.join(sys.argv[1:])
         os.environ[STORE] = store
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(directory))
-        from utils.serving.workers import connections_allowed, serve_forever
-        workers = options.workers or len(os.sched_getaffinity(0))
-        serve_forever("serve:application", options.host, options.port, workers, directory,
-                      connections_allowed(options.max_connections))
+        yield directory
+
+
+def require_room_for_workers(model_dir, epoch, workers):
+    """Load the model, and InputError where memory has no room for as many as there are workers."""
+    from utils.memory import readable, require_memory, resident_memory
+    from utils.serving.model_reload import ServedModel
+    before = resident_memory()
+    model = ServedModel(model_dir, epoch)
+    each = max(resident_memory() - before, 0)
+    del model  # so that it doesn't count as taken
+    require_memory(each * workers, f"{model_dir}, --workers: found {readable(each)} for each of {workers} workers")
+
+
+def worker_count(options):
+    return options.workers or len(os.sched_getaffinity(0))
 
 
 def log_as_json():

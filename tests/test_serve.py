@@ -307,6 +307,13 @@ def test_a_broken_model_and_a_taken_port(server, tmp_path):
     assert_one_line_error(run_script("serve.py", "--model_dir", model, "--port", free_port()), "truncated or changed")
 
 
+def test_too_little_memory_for_all_workers(run_here, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.memory.available", lambda: 40 << 20)
+    model = write_random_model(tmp_path / "model", items=100_000, hid_size=(32,))  # 13 MB each, and more
+    process = run_here("serve.py", "--model_dir", model, "--port", free_port(), "--workers", 100)
+    assert_one_line_error(process, "--workers", "100 workers", "40.0 MiB")
+
+
 def test_no_paddle_is_loaded(server):
     program = ("import os, sys\n"
                "os.environ['SERVE_FLAGS'] = '--model_dir ' + sys.argv[1] + ' --session_store ' + sys.argv[2]\n"

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import assert_worked, run_script, write_random_model
+from conftest import assert_one_line_error, assert_worked, run_script, write_random_model
 
 
 @pytest.mark.parametrize("form", ["post", "get"])
@@ -54,3 +54,17 @@ def test_popular(run_here, tiny_data):
     assert sessions.startswith("20 sessions of 200 predicted")
     counted, *recalls = map(float, rows[-1].split())
     assert counted == 180 and len(recalls) == 4 and all(0.3 < recall <= 1 for recall in recalls)
+
+
+def test_capacity():
+    process = assert_worked(run_script("benchmarks/capacity.py", "--catalogues", "300x8", "--workers", 1, "--seconds",
+                                       1))
+    machine, titles, line = process.stdout.splitlines()
+    items, units, workers, start, at_rest, at_load, reload, many, few = map(float, line.split())
+    assert "sessions of 5 clicks" in machine and (items, units, workers) == (300, 8, 1)
+    assert 0 < start < 60 and 10 < at_rest < 500 and at_rest <= reload + 1 and many > 100 and few > 10
+
+
+@pytest.mark.parametrize("text", ["300", "300x8x2"])
+def test_catalogues_that_are_none(text):
+    assert_one_line_error(run_script("benchmarks/capacity.py", "--catalogues", text), "--catalogues", "ITEMSxUNITS")

@@ -112,6 +112,7 @@ class Api:
             watcher = asyncio.create_task(self.slot.watch(self.settings.reload_seconds))
             if self.settings.drain_seconds:
                 self._drain_before_stopping()
+            await self.slot.has_looked.wait()  # before the port opens: a worker that starts later has others beside it
             yield
             watcher.cancel()
             await self.store.close()

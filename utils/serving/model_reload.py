@@ -140,6 +140,7 @@ class ModelSlot:
     def __init__(self, load, signature, on_change=lambda model, before: None, prepare=lambda: None, item_file=None):
         self.load, self.signature, self.on_change, self.prepare = load, signature, on_change, prepare
         self.model, self.seen, self.item_file = None, None, item_file
+        self.has_looked = asyncio.Event()  # set once `watch` has loaded the first model, or found none
 
     async def look(self):
         """If there is another model, load it, try it and swap it in; returns whether that happened.
@@ -179,6 +180,7 @@ class ModelSlot:
                 await self.look()
             except Exception:
                 logger.exception("looking for a new model failed")
+            self.has_looked.set()
             await asyncio.sleep(seconds)
 
 

@@ -5,17 +5,19 @@ of a user ends. So whoever needs the directory makes it again.
 """
 
 import errno
+import fcntl
 import logging
 import multiprocessing
 import os
 import shutil
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MEMORY = Path("/dev/shm")
 PREFIX = "gru4rec_serve_"
+OWNER = "owner"  # a file that is locked as long as the directory's server lives
 BESIDE_SESSIONS = 32 << 20  # bytes; for metrics, and for changes that SQLite has yet to merge into its file
 
 logger = logging.getLogger("gru4rec")
@@ -25,12 +27,29 @@ logger = logging.getLogger("gru4rec")
 def shared_directory(session_bytes):
     """The Path of a new directory for live sessions of this many bytes; it is deleted after the block.
 
-    It is in memory if there is room.
+    It is in memory if there is room. Those of servers that were killed with all of their workers are deleted first.
     """
+    _delete_left()
     has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= session_bytes + BESIDE_SESSIONS
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=MEMORY if has_room else None,
-                                     ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
+    directory, process = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY if has_room else None)), os.getpid()
+    try:
+        with open(directory / f"{OWNER}.new", "wb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            os.rename(owner.name, directory / OWNER)  # nobody finds it unlocked
+            yield directory
+    finally:
+        if os.getpid() == process:  # and not a worker that gunicorn has forked
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _delete_left():
+    """Delete directories in memory that are ours and have no living owner."""
+    for directory in MEMORY.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it has no such file, or is not ours, or its owner lives (BlockingIOError)
+            with open(directory / OWNER, "rb") as owner:
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(owner.fileno()).st_uid == os.geteuid():
+                    shutil.rmtree(directory)
 
 
 def restore(directory):

@@ -19,8 +19,10 @@ from utils.serving.http_protocol import MAX_CONNECTIONS, LimitedProtocol
 from utils.serving.json_log import log_settings
 
 HANGING_SECONDS = 30  # a worker is replaced after this time without a sign of life
-GRACE_SECONDS = 30  # time for a stopping worker to finish its replies
+GRACE_SECONDS = 20  # time for a stopping worker to finish its replies
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep connections, so that none sends a request on a closing one
+PING_SECONDS = 1  # for a worker to say whether it serves
+MOST_DEATHS = 4  # of workers before one has served
 RESERVE = 160  # descriptors of a worker that are no connections: 30, up to 100 to Redis, and the files of a reload
 
 
@@ -55,6 +57,31 @@ class Watched(supervisor.Process):
     def start(self):
         super().start()
         self.child_conn.close()  # the process has its own; as long as this one is open, the other end never ends
+
+
+class Supervisor(supervisor.Multiprocess):
+    """uvicorn's, which replaces workers that die, except where they die before any of them has served.
+
+    Attributes
+    ----------
+    failure : str
+        Why no worker ever served; empty as long as that isn't sure.
+    """
+
+    def __init__(self, config):
+        super().__init__(config, sockets=None)  # each worker opens its own socket
+        self.has_served, self.deaths, self.failure = False, 0, ""
+
+    def keep_subprocess_alive(self):
+        before = list(self.processes)
+        self.has_served = self.has_served or any(process.is_ready(PING_SECONDS) for process in before)
+        super().keep_subprocess_alive()
+        dead = [process.exitcode for process in before if process.exitcode is not None]
+        self.deaths += len(dead)
+        if dead and not self.has_served and (self.should_exit.is_set() or self.deaths > MOST_DEATHS):
+            how = f"signal {-dead[-1]}" if dead[-1] < 0 else f"exit status {dead[-1]}"
+            self.failure = f"found {self.deaths} workers that ended before they served ({how})"
+            self.should_exit.set()
 
 
 def connections_allowed(asked=0):
@@ -101,6 +128,9 @@ def serve_forever(application, host, port, workers, directory, max_connections):
                     timeout_graceful_shutdown=GRACE_SECONDS, timeout_worker_healthcheck=HANGING_SECONDS)
     if workers > 1:
         supervisor.Process = Watched
-        supervisor.Multiprocess(config, sockets=None).run()  # each worker opens its own socket
+        parent = Supervisor(config)
+        parent.run()
+        if parent.failure:
+            raise InputError(f"--workers: {parent.failure}, expected room in memory for {workers}")
     else:
         uvicorn.Server(config).run()
