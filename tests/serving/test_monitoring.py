@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
+
+from utils.files import InputError
+from utils.serving import shared_directory
 
 COUNT = """
 import logging, os, sys
@@ -51,3 +55,16 @@ def test_without_a_directory_a_worker_counts_for_itself(tmp_path):
 def test_a_directory_of_ours_is_made_again(tmp_path):
     from utils.serving.shared_directory import PREFIX
     assert [count(tmp_path / f"{PREFIX}x")[0] for _ in range(2)] == [1, 2]
+
+
+def test_without_any_place_for_the_directory_it_says_so(monkeypatch, tmp_path):
+    """As in a container whose file system can't be written and whose /dev/shm is small."""
+    def nowhere():
+        raise FileNotFoundError
+    monkeypatch.setattr(shared_directory, "MEMORY", tmp_path)
+    monkeypatch.setattr(shared_directory.tempfile, "gettempdir", nowhere)
+    with shared_directory.shared_directory(1) as directory:
+        assert directory.parent == tmp_path
+    with pytest.raises(InputError, match="--session_memory: found no room for [0-9]+ MiB in "):
+        with shared_directory.shared_directory(1 << 50):
+            pass

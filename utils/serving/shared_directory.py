@@ -15,6 +15,8 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from utils.files import InputError
+
 MEMORY = Path("/dev/shm")
 PREFIX = "gru4rec_serve_"
 OWNER = "owner"  # a file that is locked as long as the directory's server lives
@@ -27,10 +29,18 @@ logger = logging.getLogger("gru4rec")
 def shared_directory(session_bytes):
     """The Path of a new directory for live sessions of this many bytes; it is deleted after the block.
 
-    It is in memory if there is room. Those of servers that were killed with all of their workers are deleted first.
+    It is in memory if there is room, else where temporary files are; InputError where neither is to be had. Those of
+    servers that were killed with all of their workers are deleted first.
     """
     _delete_left()
-    has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= session_bytes + BESIDE_SESSIONS
+    needed = session_bytes + BESIDE_SESSIONS
+    has_room = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= needed
+    if not has_room:
+        try:
+            tempfile.gettempdir()
+        except FileNotFoundError:  # a file system that can't be written
+            raise InputError(f"--session_memory: found no room for {needed >> 20} MiB in {MEMORY}, and no directory "
+                             "for temporary files, expected one of them") from None
     directory, process = Path(tempfile.mkdtemp(prefix=PREFIX, dir=MEMORY if has_room else None)), os.getpid()
     try:
         with open(directory / f"{OWNER}.new", "wb") as owner:
