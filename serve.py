@@ -139,7 +139,7 @@ def prepared(options):
     from utils.serving.shared_directory import machine_store, shared_directory
     log_as_json()
     store_bytes = options.session_memory << 20
-    with shared_directory(store_bytes) as directory:
+    with shared_directory(0 if options.session_store else store_bytes) as directory:
         store = options.session_store or machine_store(directory)
         asyncio.run(try_store(store, options.session_ttl, options.max_sessions, 1, store_bytes))
         os.environ[STORE] = store
@@ -148,14 +148,19 @@ def prepared(options):
 
 
 def require_room_for_workers(model_dir, epoch, workers):
-    """Load the model, and InputError where memory has no room for as many as there are workers."""
-    from utils.memory import readable, require_memory, resident_memory
+    """Load the model, and InputError where memory has no room for what workers share and each of them has."""
+    from utils.memory import own_room, readable, require_memory, resident_memory
     from utils.serving.model_reload import ServedModel
-    before = resident_memory()
-    model = ServedModel(model_dir, epoch)
-    each = max(resident_memory() - before, 0)
+    sizes, before = [], resident_memory()
+
+    def room(key, size, *how):
+        sizes.append(size)
+        return own_room(key, size, *how)
+    model = ServedModel(model_dir, epoch, room)
+    each = max(resident_memory() - before - sum(sizes), 0)
     del model  # so that it doesn't count as taken
-    require_memory(each * workers, f"{model_dir}, --workers: found {readable(each)} for each of {workers} workers")
+    require_memory(sum(sizes) + each * workers, f"{model_dir}, --workers: found {readable(sum(sizes))} of weights, and "
+                   f"{readable(each)} more for each of {workers} workers")
 
 
 def worker_count(options):

@@ -56,6 +56,7 @@ GARBAGE = 0.05  # as many more requests
 LIVE_SHARE = 0.6
 DOCUMENTED = {200, 400, 404, 405, 408, 413, 415, 422, 429, 431, 501, 502, 503, 504, 505}
 KILL, STOP, CRASH, RELOAD = "worker killed", "Redis stopped", "Redis killed", "new model"
+STALL, STALL_SECONDS = "machine stood still", 2.0  # what this process couldn't wake up in, and the server neither
 MOST_STOP_SECONDS = 30
 EXPECTED_ERRORS = "model refused", "Worker (pid:"  # how lines of the log begin; gunicorn tells of killed workers so
 
@@ -115,7 +116,7 @@ class Load:
             return json.loads(body)
         with suppress(ValueError, KeyError, TypeError):
             if status in DOCUMENTED and json.loads(body)["error"]["status"] == status \
-                    and self.findings.is_explained(kinds, due, end):
+                    and self.findings.is_explained((*kinds, STALL), due, end):
                 return None
         self.findings.note(f"at {due:.1f} to {end:.1f} s: found status {status} ({body[:150]!r}) without one of "
                            f"{', '.join(kinds)} to explain it, expected 200")
@@ -223,6 +224,12 @@ class Disturber:
         await asyncio.sleep(0.25 * self.seconds)
         await self.stop_redis(signal.SIGKILL, CRASH)
 
+    async def watch_clock(self):
+        while (before := self.load.now()) < self.seconds:
+            await asyncio.sleep(0.2)
+            if self.load.now() - before > STALL_SECONDS:
+                self.note(STALL, before)
+
     async def watch_memory(self):
         spared, server = self.workers()[0], self.stack.parts["serve"].pid
         nginx = descendants(self.stack.parts["nginx"].pid)
@@ -243,7 +250,7 @@ async def endure(options, stack, models, links, findings):
     disturber = Disturber(load, stack, links)
     slow_ones = [loop.create_task(slow(stack.ports["nginx"], f"{options.seed} {place}"))
                  for place in range(SLOW_CLIENTS)]
-    await asyncio.gather(load.run(), disturber.watch_memory(), disturber.stop_redis_twice(),
+    await asyncio.gather(load.run(), disturber.watch_memory(), disturber.watch_clock(), disturber.stop_redis_twice(),
                          disturber.every(min(30, options.seconds / 4), disturber.replace_model),
                          disturber.every(min(20, options.seconds / 5), disturber.kill_worker))
     began = loop.time()
@@ -262,7 +269,7 @@ def look_at_logs(stack, findings):
         found = json.loads(line) if line.startswith("{") else {"level": "error", "message": line}
         if found["level"] == "error" and not found["message"].startswith(EXPECTED_ERRORS):
             findings.note(f"log: found {line[:500]}, expected no error")
-    for line in stack.log("nginx").read_text(encoding="utf-8").splitlines():
+    for line in stack.log("nginx").read_text(encoding="utf-8", errors="replace").splitlines():
         if any(f"[{level}]" in line for level in ("alert", "crit", "emerg")):
             findings.note(f"nginx: found {line[:300]}, expected no such line")
 

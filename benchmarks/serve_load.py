@@ -4,6 +4,7 @@
     python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
     python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20
     python benchmarks/serve_load.py --model_dir model_output              # any model, such as joined ones
+    python benchmarks/serve_load.py --model_dir large/model --sessions large/sessions.txt  # enlarge_model.py makes it
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from machine import gemm_rate  # noqa: E402
 
+from utils.data.sessions import read_sessions  # noqa: E402
 from utils.data.vocabulary import checksum  # noqa: E402
 from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
@@ -70,6 +72,9 @@ def parse_arguments():
                         help="kept open; further requests wait for one")
     parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session")
     parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend")
+    parser.add_argument("--sessions", default="",
+                        help="session text of the model's items, a file or a directory: the first --clicks clicks of "
+                        "each session that has as many; empty: drawn clicks")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
     return parser.parse_args()
 
@@ -160,8 +165,8 @@ def workers_with_model(port):
 
 
 def requests_of(options, item_ids, random):
-    """A function from a number to the bytes of that request. The first items are the most popular ones."""
-    clicks = (len(item_ids) * random.random((PREPARED, options.clicks)) ** 3).astype(int)
+    """A function from a number to the bytes of that request."""
+    clicks = clicks_of(options, len(item_ids), random)
     if options.form == "post":
         bodies = [json.dumps({"sessions": [[item_ids[item] for item in row]], "k": options.k}) for row in clicks]
         prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -175,6 +180,17 @@ def requests_of(options, item_ids, random):
         return (f"GET /v1/recommend?session_id=load-{session}&item_id={items[place % len(items)]}&user_consent=true"
                 f"&k={options.k} HTTP/1.1\r\nhost: localhost\r\n\r\n").encode()
     return click
+
+
+def clicks_of(options, items, random):
+    """The items clicked in PREPARED sessions, int array [PREPARED, --clicks]."""
+    if not options.sessions:  # the first items are the most popular ones
+        return (items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
+    found, offsets = read_sessions(options.sessions, items, "--sessions")
+    starts = offsets[:-1][np.diff(offsets) >= options.clicks]
+    if not len(starts):
+        raise InputError(f"--sessions: found no session of {options.clicks} clicks in {options.sessions}, expected one")
+    return found[np.resize(starts, PREPARED)[:, None] + np.arange(options.clicks)]
 
 
 class Generator:

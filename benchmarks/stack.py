@@ -13,13 +13,13 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from serve_load import free_port, wait_until_ready
+from serve_load import free_port, workers_with_model
 
 from utils.files import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTS = {"nginx": 8000, "serve": 8080, "redis": 6379, "prometheus": 9090}  # in the files
-START_SECONDS = 30
+START_SECONDS = 120
 
 
 def program(name):
@@ -65,7 +65,7 @@ class Stack:
 
     def start_redis(self):
         self._start("redis", [program("redis-server"), "deploy/redis.conf"])
-        self.wait_for_port("redis")
+        self._wait_for("redis", lambda: self._listens("redis"))
 
     def start_server(self, *flags, gunicorn=False):
         """Start serve.py, or gunicorn with its workers, and wait until all of them have a model."""
@@ -76,35 +76,39 @@ class Stack:
                         SERVE_FLAGS=shlex.join(flags))
         else:
             self._start("serve", [sys.executable, str(ROOT / "serve.py"), *flags])
-        with open(self.log("serve"), encoding="utf-8") as log:
-            wait_until_ready(self.parts["serve"], self.ports["serve"], log, self)
-    server = "serve"  # for `wait_until_ready`, as an option of its own benchmark
+        self._wait_for("serve", lambda: workers_with_model(self.ports["serve"]) == self.workers)
 
     def start_nginx(self):
         (self.directory / "run").mkdir(exist_ok=True)
         self._start("nginx", [program("nginx"), "-p", "run", "-e", "stderr", "-c",
                               str(self.directory / "deploy" / "nginx.conf")])
-        self.wait_for_port("nginx")
+        self._wait_for("nginx", lambda: self._listens("nginx"))
 
     def start_prometheus(self):
         self._start("prometheus", [program("prometheus"), "--config.file=deploy/prometheus.yml",
                                    "--storage.tsdb.path=metrics",
                                    f"--web.listen-address=127.0.0.1:{self.ports['prometheus']}"])
-        self.wait_for_port("prometheus")
+        self._wait_for("prometheus", lambda: self._listens("prometheus"))
 
     def _start(self, name, command, **environment):
         with open(self.log(name), "a", encoding="utf-8") as log:
             self.parts[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.directory,
                                                 env=os.environ | environment)
 
-    def wait_for_port(self, name):
+    def _listens(self, name):
+        with socket.create_connection(("127.0.0.1", self.ports[name]), timeout=1):
+            return True
+
+    def _wait_for(self, name, is_there):
+        """Return as soon as a part is there, which a function says, or an OSError that it isn't."""
         deadline = time.monotonic() + START_SECONDS
         while self.parts[name].poll() is None and time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[name]), timeout=1):
-                return
+            with suppress(OSError):
+                if is_there():
+                    return
             time.sleep(0.05)
         lines = self.log(name).read_text(encoding="utf-8").splitlines()
-        raise InputError(f"{name}: found it ended or silent ({' '.join(lines)[-300:]}), expected it to listen")
+        raise InputError(f"{name}: found it ended or silent ({' '.join(lines)[-300:]}), expected it to start")
 
     def stop(self, name, number=signal.SIGTERM):
         """Stop a part, and return its exit status."""

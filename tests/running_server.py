@@ -19,7 +19,7 @@ ITEMS = 300
 class Server:
     """serve.py, or gunicorn with its workers, and a model of random weights; started and stopped."""
 
-    def __init__(self, directory, *flags, before=(), gunicorn=False, **environment):
+    def __init__(self, directory, *flags, before=(), workers=2, gunicorn=False, **environment):
         self.model_dir, self.log_path = directory / "model", directory / "log"
         if not self.model_dir.exists():
             write_random_model(self.model_dir, items=ITEMS, hid_size=(16,))
@@ -27,7 +27,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         # a new connection for each request, so that any worker may answer
         self.client = httpx.Client(base_url=self.url, headers={"connection": "close"}, timeout=30)
-        flags = list(map(str, ["--model_dir", self.model_dir, "--port", port, "--workers", 2, *flags]))
+        flags = list(map(str, ["--model_dir", self.model_dir, "--port", port, "--workers", workers, *flags]))
         command = [*before, sys.executable, ROOT / "serve.py", *flags]
         if gunicorn:
             command = [*before, sys.executable, "-m", "gunicorn", "-c", ROOT / "deploy" / "gunicorn.conf.py"]
@@ -35,7 +35,7 @@ class Server:
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log,
                                             env={"PATH": "", "TMPDIR": str(directory), **environment})
-        self.wait_for(lambda: self.workers_with_model() == 2)
+        self.wait_for(lambda: self.workers_with_model() == workers)
 
     def workers_with_model(self, name="model/epoch_1"):
         try:

@@ -13,6 +13,7 @@ except ImportError:  # Windows
 
 from utils.files import InputError, open_file
 
+ALIGNED = 64  # bytes: what a processor loads at once
 WORTH_ASKING = 16 << 20  # bytes; less is always there, or the system is lost anyway
 RECLAIMABLE = "active_file", "inactive_file"  # counted as a control group's, but Linux gives it up for the asking
 UNITS = "bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"
@@ -77,6 +78,36 @@ def read_bytes(path, flag, expected="one that exists", most=None):
             raise InputError(f"{path}: found {readable(size)}, expected at most {readable(most)}")
         require_memory(size, f"{path}: found {readable(size)}")
         return file.read()
+
+
+def own_room(key, size, fill, what):
+    """Memory for large arrays, in this process alone.
+
+    Parameters
+    ----------
+    key : str
+        What is in it, for those who share it with other processes, as shared_memory.py does.
+    size : int
+        Bytes.
+    fill : function
+        Called with a uint8 array [size] to write to. It must keep no part of it. It isn't called where another process
+        has filled what has this key.
+    what : str
+        As in `require_memory`.
+
+    Returns
+    -------
+    uint8 array [size]
+        It can't be written to, and starts at a multiple of ALIGNED bytes.
+    """
+    require_memory(size, what)
+    import numpy as np
+    whole = np.empty(size + ALIGNED, np.uint8)
+    start = -whole.ctypes.data % ALIGNED
+    room = whole[start:start + size]
+    fill(room)
+    room.flags.writeable = False
+    return room
 
 
 def readable(count):

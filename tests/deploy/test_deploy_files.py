@@ -89,13 +89,10 @@ def test_no_pod_may_more_than_it_needs(name):
 
 # compose
 
-def test_compose_knows_every_field(tmp_path):
-    def check(path):
-        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
-        return subprocess.run(command, capture_output=True, text=True)
-    assert_worked(check(DEPLOY / "compose.yaml"))
-    (tmp_path / "compose.yaml").write_text(read("compose.yaml").replace("read_only:", "readonly:"))
-    assert check(tmp_path / "compose.yaml").returncode == 1
+def test_compose_knows_every_field():
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+               DEPLOY / "compose.yaml"]
+    assert_worked(subprocess.run(command, capture_output=True, text=True))
 
 
 def test_compose_fits_the_other_files():
@@ -181,17 +178,9 @@ def test_every_alert_is_tried():
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="no promtool on this machine (Debian's package prometheus)")
-def test_alerts_fire_where_they_should(tmp_path):
+def test_alerts_fire_where_they_should():
     tests = ROOT / "tests" / "deploy" / "alerts_test.yml"
-    assert_worked(subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus.yml"], capture_output=True,
-                                 text=True))
     assert_worked(subprocess.run(["promtool", "test", "rules", tests], capture_output=True, text=True))
-    for name in "alerts_test.yml", "alerts.yml":  # and a changed rule is found out
-        source = {"alerts_test.yml": tests, "alerts.yml": DEPLOY / "alerts.yml"}[name]
-        (tmp_path / name).write_text(source.read_text().replace("../../deploy/", "").replace("> 0.1\n", "> 0.3\n"))
-    process = subprocess.run(["promtool", "test", "rules", "alerts_test.yml"], capture_output=True, text=True,
-                             cwd=tmp_path)
-    assert process.returncode == 1 and "GRU4RecSlow" in process.stderr + process.stdout
 
 
 def test_panels_have_their_own_places():

@@ -126,7 +126,7 @@ def test_a_link_that_is_switched_right_after_the_weights_were_read(directory, tm
     link.symlink_to(directory)
     load = model_reload.load_scorer
 
-    def load_and_switch(*arguments):
+    def load_and_switch(*arguments, **more):
         found = load(*arguments)
         link.unlink()
         link.symlink_to(other)
@@ -168,7 +168,7 @@ def test_a_model_that_changed_is_said_to_have(directory, monkeypatch, caplog):
     from utils.serving import model_reload
     load = model_reload.load_scorer
 
-    def load_and_touch(*arguments):
+    def load_and_touch(*arguments, **more):
         os.utime(directory / "vocab.txt", (1, 1))
         return load(*arguments)
     monkeypatch.setattr(model_reload, "load_scorer", load_and_touch)

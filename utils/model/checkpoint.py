@@ -25,7 +25,7 @@ from safetensors.numpy import save
 
 from utils.data.arrays import arrays_in
 from utils.files import InputError, open_file, sync_directory, write_atomically
-from utils.memory import read_bytes, require_memory
+from utils.memory import own_room, read_bytes
 from utils.model.checked_json import json_text, read_json, require_kinds, write_json
 from utils.model.popular import POPULAR
 
@@ -274,7 +274,7 @@ def _appearing(target):
         raise
 
 
-def load_weights(model_dir, epoch, shapes):
+def load_weights(model_dir, epoch, shapes, room=own_room, key="", finish=lambda weights: None):
     """The weights of a finished epoch, checked against its state.json and against the network.
 
     Parameters
@@ -283,6 +283,10 @@ def load_weights(model_dir, epoch, shapes):
     epoch : int
     shapes : dict of str to list of int
         The shape of every weight in the network.
+    room : function
+        As `memory.own_room`: where the weights will lie.
+    key, finish : str, function
+        Called with the weights once they are read and checked. It may change them in place, by what `key` says.
 
     Returns
     -------
@@ -294,7 +298,7 @@ def load_weights(model_dir, epoch, shapes):
     InputError
         A file is missing, truncated, changed, not in the safetensors format, or not for this network.
     """
-    return _load_weights(epoch_directory(model_dir, epoch), shapes)
+    return _load_weights(epoch_directory(model_dir, epoch), shapes, room, key, finish)
 
 
 def load_checkpoint(directory, shapes):
@@ -332,38 +336,45 @@ def load_any_weights(model_dir, epoch):
     return _read_weights(epoch_directory(model_dir, epoch))
 
 
-def _read_weights(directory):
+def _read_weights(directory, *how):
     state = read_state(directory)
-    weights = Weights(_load_arrays(directory, MODEL, state))
+    weights = Weights(_load_arrays(directory, MODEL, state, *how))
     weights.checksum = state["files"][MODEL]["sha256"]  # that of the bytes, or they would have been refused
     return weights
 
 
-def _load_weights(directory, shapes):
-    weights = _read_weights(directory)
-    found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
-    if found != {name: ("float32", shape) for name, shape in shapes.items()}:
-        raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, "
-                         f"expected float32 of the shapes {shapes} from config.json and vocab.txt")
-    return weights
+def _load_weights(directory, shapes, room=own_room, key="", finish=lambda weights: None):
+    def require_shapes(weights):
+        found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
+        if found != {name: ("float32", shape) for name, shape in shapes.items()}:
+            raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, "
+                             f"expected float32 of the shapes {shapes} from config.json and vocab.txt")
+        finish(weights)
+    return _read_weights(directory, room, f"{key} {shapes}", require_shapes)
 
 
-def _load_arrays(directory, name, state):
+def _load_arrays(directory, name, state, room=own_room, key="", finish=lambda arrays: None):
     """The arrays of a safetensors file by name; InputError if the file's size or checksum is not that of state.json."""
     path = directory / name
     try:
-        expected = state["files"][name]
-        expected_bytes, expected_sum = expected["bytes"], expected["sha256"]
+        expected_bytes, expected_sum = (state["files"][name][what] for what in ("bytes", "sha256"))
     except (KeyError, TypeError):
         raise InputError(f"{directory / STATE}: found no checksum of {name}, expected one") from None
     with open_file(path, str(directory), f"the arrays of {directory.name}") as file:
         size = os.fstat(file.fileno()).st_size
-        if size == expected_bytes:
-            require_memory(size, f"{path}: found {size} bytes")
-        data = file.read() if size == expected_bytes else b""
-    if len(data) != expected_bytes or hashlib.sha256(data).hexdigest() != expected_sum:
-        raise InputError(f"{path}: found {size} bytes that don't match {STATE}, expected {expected_bytes} bytes "
-                         f"with SHA-256 {expected_sum[:12]}...; the file was truncated or changed")
+        changed = InputError(f"{path}: found {size} bytes that don't match {STATE}, expected {expected_bytes} bytes "
+                             f"with SHA-256 {str(expected_sum)[:12]}...; the file was truncated or changed")
+        if size != expected_bytes:
+            raise changed
+
+        def fill(data):
+            if file.readinto(data) != size or hashlib.sha256(data).hexdigest() != expected_sum:
+                raise changed
+            finish(_arrays_in(data, path))
+        return _arrays_in(room(f"{expected_sum} {key}", size, fill, f"{path}: found {size} bytes"), path)
+
+
+def _arrays_in(data, path):
     try:
         return arrays_in(data)[0]
     except ValueError as error:

@@ -34,6 +34,11 @@ def fold_lengths(settings, weights):
         weights[first] = weights[first] / np.float32(length)
         if settings.last_click:
             weights[LAST_CLICK] = weights[LAST_CLICK] / np.float32(length)
+    return without_scale(settings)
+
+
+def without_scale(settings):
+    """The layout.NetworkSettings of what `fold_lengths` makes."""
     return replace(settings, score_scale=0.0)
 
 

@@ -158,7 +158,7 @@ class JoinedScorer(Scorer):
         numbers = clicks.view(np.int32)
         # A number that is no item of the model, as in a state that was damaged, is no click.
         recent = np.where((numbers > 0) & (numbers <= len(self.item_matrix)), numbers, np.int32(0))
-        return mix(scores, self.weights, self.memory, self._neighbours(recent), recent)
+        return mix(scores, self.weights, self.memory, self._neighbours(recent), recent, self.scorers[0].log_sums)
 
     def _neighbours(self, recent):
         """What `Neighbours.shares_of` says after the last clicks, as `returns.recent_clicks` has them."""

@@ -3,9 +3,11 @@
 import hashlib
 import json
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 
 from utils.files import InputError
+from utils.memory import own_room
 from utils.model import checkpoint
 from utils.model.directory import (
     choose_epoch,
@@ -16,7 +18,7 @@ from utils.model.directory import (
     require_one_network,
     vocabulary_checksum,
 )
-from utils.model.equal_lengths import fold_lengths
+from utils.model.equal_lengths import fold_lengths, without_scale
 from utils.model.joined import NAME as JOINED
 from utils.model.joined import JoinedScorer, read_members, read_weights
 from utils.model.layout import weight_shapes
@@ -28,7 +30,7 @@ from utils.model.scorer import Scorer
 LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
 
 
-def load_scorer(model_dir, epoch=None, network_alone=False):
+def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
     """What answers for a finished epoch of a model directory.
 
     Parameters
@@ -38,6 +40,8 @@ def load_scorer(model_dir, epoch=None, network_alone=False):
         By default the best by validation, or without validation the last that is finished.
     network_alone : bool
         Leave out the memory of neighbours, and refuse joined models.
+    room : function
+        As `memory.own_room`: where the weights will lie that C++ or NumPy answers with.
 
     Returns
     -------
@@ -60,11 +64,12 @@ def load_scorer(model_dir, epoch=None, network_alone=False):
         require_one_network(model_dir, config)
         config = {name: value for name, value in config.items() if name != NEIGHBOURS}
     if JOINED in config:
-        scorers, item_ids = _load_members(model_dir, epoch, config)
+        scorers, item_ids = _load_members(model_dir, epoch, config, room)
         weights_checksum = _checksum([scorer.weights_checksum for scorer in scorers])
         decisive = [config[JOINED]]
     else:
-        scorer, item_ids = (_load_known if is_known(config) else _load_edited)(model_dir, epoch, config)
+        scorer, item_ids = (_load_known(model_dir, epoch, config, room) if is_known(config)
+                            else _load_edited(model_dir, epoch, config))
         scorers, weights_checksum, decisive = [scorer], scorer.weights_checksum, [config["network"], is_known(config)]
     weights, memory = read_weights(model_dir, config), read_memory(model_dir, config, len(scorers[0].item_matrix))
     if memory:
@@ -79,16 +84,19 @@ def _checksum(values):
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _load_members(model_dir, epoch, config):
+def _load_members(model_dir, epoch, config, room):
     """The scorers of joined models, and the item ids of all."""
     members = read_members(model_dir, epoch, config)
-    return [load_scorer(member)[0] for member in members], read_items(model_dir, config)[0]
+    return [load_scorer(member, room=room)[0] for member in members], read_items(model_dir, config)[0]
 
 
-def _load_known(model_dir, epoch, config):
-    settings, weights, item_ids = _load_model(model_dir, epoch, config)
+def _load_known(model_dir, epoch, config, room):
+    settings, weights, item_ids = _load_model(model_dir, epoch, config, room)
     library, way = native_library()
-    scorer = (Scorer if library is None else NativeScorer)(settings, weights)
+    if library is None:
+        scorer = Scorer(settings, weights)
+    else:
+        scorer = NativeScorer(settings, weights, partial(room, f"{weights.checksum} {config['network']}"))
     scorer.way, scorer.weights_checksum = way, weights.checksum
     return scorer, item_ids
 
@@ -132,13 +140,21 @@ def load_model(model_dir, epoch=None):
     return _load_model(model_dir, choose_epoch(model_dir, epoch), config)
 
 
-def _load_model(model_dir, epoch, config):
+def _load_model(model_dir, epoch, config, room=own_room):
     item_ids, item_count = read_items(model_dir, config)
     settings = read_settings(model_dir, config)
-    weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count))
     path = checkpoint.epoch_directory(model_dir, epoch) / checkpoint.MODEL
-    for name, values in weights.items():
-        if not max(values.max(), -values.min()) < LARGEST:
-            raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected a "
-                             "model that was trained without overflow")
-    return fold_lengths(settings, weights), weights, item_ids
+
+    def finish(weights):
+        for name, values in weights.items():
+            if not max(values.max(), -values.min()) < LARGEST:
+                raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected "
+                                 "a model that was trained without overflow")
+        folded = dict(weights)
+        fold_lengths(settings, folded)
+        for name, values in weights.items():
+            if folded[name] is not values:
+                values[:] = folded[name]
+    shapes = weight_shapes(settings, item_count)
+    weights = checkpoint.load_weights(model_dir, epoch, shapes, room, repr(settings), finish)
+    return without_scale(settings), weights, item_ids

@@ -60,7 +60,7 @@ def _exp(scores):
     return exps, np.log(exps.sum(axis=1).astype(np.float64)) + largest, largest
 
 
-def mix(scores, weights, memory=None, found=None, recent=None):
+def mix(scores, weights, memory=None, found=None, recent=None, log_sums=log_sum_exp):
     """The scores of a mixture, from which its probabilities follow.
 
     Parameters
@@ -74,6 +74,8 @@ def mix(scores, weights, memory=None, found=None, recent=None):
         As `Neighbours.shares_of` returns them.
     recent : int32 array [rows, RECENT], optional
         As `returns.recent_clicks` returns them. Both are there with a memory.
+    log_sums : function
+        Does what `log_sum_exp` does.
 
     Returns
     -------
@@ -83,7 +85,7 @@ def mix(scores, weights, memory=None, found=None, recent=None):
         What to subtract from a row for ln of the probability.
     """
     mixed = scores[0] if len(scores) == 1 else mean_of_networks(scores, weights)
-    totals = log_sum_exp(mixed) if len(scores) == 1 else np.zeros(len(mixed))
+    totals = log_sums(mixed) if len(scores) == 1 else np.zeros(len(mixed))
     if memory is None:
         return mixed, totals
     if memory.weight:

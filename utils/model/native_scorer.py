@@ -1,26 +1,30 @@
-"""The network of scorer.py in C++ (utils/native/scoring.cc, all_scores.cc): the same answers, several times faster.
+"""The network of scorer.py in C++ (SOURCES): the same answers, several times faster.
 
 It needs a C++ compiler the first time. Scoring all items takes as long as reading the item matrix, so a copy of it with
-8 bits per weight is read instead. With a bound on the rounding errors, the copy tells which items may be among the
+4 bits per weight is read instead. With a bound on the rounding errors, the copy tells which items may be among the
 best, and only these few are scored with the exact matrix. The best items are always found, with their exact scores.
 """
 
+import math
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
+from utils.memory import own_room
 from utils.model.scorer import Scorer
 from utils.model.selection import Selection
-from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
+from utils.native.compiling import ALIGNED, INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
 
-SOURCES = [Path(__file__).parent.parent / "native" / name for name in ("scoring.cc", "all_scores.cc")]
-LANES = 16  # kLanes of scoring.cc
+SOURCES = [Path(__file__).parent.parent / "native" / name for name in ("scoring.cc", "all_scores.cc", "gru_layer.cc")]
+LANES = 16  # kLanes of gru_layer.cc and packed_products.h
+GROUP = 8  # kGroup of packed_products.h
 ARGUMENTS = {
     "pack_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 4,
     "best_items": [POINTER, INTEGER, INTEGER] + [POINTER] * 5 + [INTEGER] + [POINTER] * 4 + [INTEGER] + [POINTER] * 3,
     "score_all": [POINTER, INTEGER, INTEGER, POINTER, INTEGER, POINTER],
+    "log_sums": [POINTER, INTEGER, INTEGER, POINTER],
     "score_items": [POINTER, INTEGER, POINTER, POINTER, INTEGER, POINTER],
     "gru_layer": [POINTER, INTEGER, INTEGER] + [POINTER] * 6 + [INTEGER, INTEGER] + [POINTER, INTEGER] * 2 + [POINTER],
 }
@@ -39,12 +43,13 @@ def native_library():
 
 
 class NativeScorer(Scorer):
-    """A `Scorer` with the same parameters, which needs a quarter more memory.
+    """A `Scorer` with the same parameters, which needs a seventh more memory.
 
-    `click`, and `scores` of all items, are still computed by NumPy.
+    `click`, and `scores` of all items, are still computed by NumPy. `room` is where the further memory lies, a
+    function as `memory.own_room` with a key.
     """
 
-    def __init__(self, settings, weights):
+    def __init__(self, settings, weights, room=lambda *how: own_room("", *how)):
         super().__init__(settings, weights)
         self.library, _ = native_library()
         self.item_matrix = np.ascontiguousarray(self.item_matrix)
@@ -56,14 +61,24 @@ class NativeScorer(Scorer):
                        for fc, (weight, bias), units in zip(self.fc, self.gru, self.hid_size)]
         self.layer_addresses = [tuple(map(address, layer)) for layer in self.layers]
         items, units = len(self.item_matrix), self.item_matrix.shape[1] - 1
-        blocks = -(-items // LANES)
-        self.packed = (aligned((blocks, -(-units // 2), LANES, 2), np.int8), aligned((blocks, LANES), np.float32),
-                       aligned((blocks, LANES), np.float32), aligned((blocks, 3), np.float32))
-        for part in self.packed:
-            part[:] = 0  # for the units and items that only fill up
-        self.library.pack_items(address(self.item_matrix), items, units, *map(address, self.packed))
+        self.packed = self._pack(items, units, room)
         self.matrix_and_sizes = address(self.item_matrix), items, units
         self.packed_addresses = [address(part) for part in self.packed]
+
+    def _pack(self, items, units, room):
+        """What `pack_items` makes: weights of 4 bits, factors, biases and bounds, one after another in a room."""
+        blocks, groups = -(-items // LANES), -(-units // GROUP)
+        parts = [((blocks, groups, LANES, GROUP // 2), np.uint8), ((blocks, LANES), np.float32),
+                 ((blocks, LANES), np.float32), ((blocks, 3), np.float32)]
+        ends = list(accumulate(-(-math.prod(shape) * np.dtype(dtype).itemsize // ALIGNED) * ALIGNED
+                               for shape, dtype in parts))
+        place = lambda data: [np.ndarray(shape, dtype, data, start)
+                              for (shape, dtype), start in zip(parts, [0, *ends])]
+
+        def fill(data):
+            data[:] = 0  # for the units and items that only fill up
+            self.library.pack_items(address(self.item_matrix), items, units, *map(address, place(data)))
+        return place(room(ends[-1], fill, f"--model_dir: found a model of {items} items"))
 
     def replay(self, sessions, before):
         after = np.array(before, np.float32, order="C")
@@ -101,6 +116,11 @@ class NativeScorer(Scorer):
         scores = np.empty((len(states), len(self.item_matrix)), np.float32)
         self.library.score_all(*self.matrix_and_sizes, address(states), len(states), address(scores))
         return scores
+
+    def log_sums(self, scores):
+        sums = np.empty(len(scores))
+        self.library.log_sums(address(scores), *scores.shape, address(sums))
+        return sums
 
     def _is_scored_alone(self, allowed):
         return super()._is_scored_alone(allowed) or isinstance(allowed, Selection) and allowed.few is not None

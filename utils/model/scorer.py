@@ -10,6 +10,7 @@
 import numpy as np
 
 from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, input_width, layers, state_sizes
+from utils.model.mixture import log_sum_exp
 from utils.model.selection import Selection
 from utils.model.top_k import top_k_among, top_k_of_rows
 
@@ -166,6 +167,10 @@ class Scorer:
     def scores_alone(self, states):
         """`scores` of all items for [rows, hid_size[-1]]; a row's don't depend on the other rows, to the last bit."""
         return np.stack([self.scores(state) for state in states])
+
+    def log_sums(self, scores):
+        """`mixture.log_sum_exp` of scores as `scores_alone` returns them."""
+        return log_sum_exp(scores)
 
     def best(self, states, ks, excluded, allowed):
         """The best items after several sessions.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-BLOCK = 16  # items in a number of `bits`, kLanes of scoring.cc
+BLOCK = 16  # items in a number of `bits`, kLanes of packed_products.h
 FEW = 32  # where at most one item in so many is in it, a scorer looks at these alone
 
 

@@ -1,4 +1,4 @@
-// e^x and a GRU's activations made from it, in a form that compilers vectorise; for training.cc and scoring.cc.
+// e^x and a GRU's activations made from it, in a form that compilers vectorise; for training and answering.
 
 #pragma once
 

@@ -1,4 +1,5 @@
-// The scores of all items after several sessions, as utils/model/scorer.py computes them in NumPy.
+// The scores of all items after several sessions, as utils/model/scorer.py computes them in NumPy, and ln of the sum of
+// their exponentials, as utils/model/mixture.py does.
 //
 // utils/model/native_scorer.py compiles and calls this. The matrix is read once for all sessions. A session's scores
 // don't depend on the others, to the last bit: each is the sum of the same products in the same order.
@@ -9,6 +10,8 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+
+#include "activations.h"
 
 namespace {
 
@@ -93,6 +96,26 @@ void score_all(const float* matrix, int64_t count, int64_t units, const float* s
   for (; item < count; next(1)) {
     std::copy_n(matrix + item * width, width, alone.data());
     add_products<1>(alone.data(), width, of_rows.data(), rows, registers, into.data());
+  }
+}
+
+// sums[row] = ln of the sum of exp(scores[row] [count])
+void log_sums(const float* scores, int64_t rows, int64_t count, double* sums) {
+  constexpr int64_t kPart = 4096;  // numbers that are summed in float, so that little is lost
+  for (int64_t row = 0; row < rows; ++row, scores += count) {
+    float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+    for (int64_t j = 0; j < count; ++j) largest = std::max(largest, scores[j]);
+    double total = 0;
+    for (int64_t first = 0; first < count; first += kPart) {
+      const float* part = scores + first;
+      const int64_t size = std::min(kPart, count - first);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < size; ++j) sum += exponential(part[j] - largest);
+      total += sum;
+    }
+    sums[row] = std::log(total) + largest;
   }
 }
 

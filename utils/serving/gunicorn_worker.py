@@ -1,5 +1,6 @@
 """A worker of gunicorn that serves as those of serve.py do: same limits, same event loop, same end."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ from uvicorn_worker import UvicornWorker
 from utils.serving.http_protocol import LimitedProtocol
 from utils.serving.workers import GRACE_SECONDS
 
-LOOK_SECONDS = 1  # between two signs of life
+LIFE_SECONDS = 1  # between two signs of life
 
 
 class ServeWorker(UvicornWorker):
@@ -24,15 +25,25 @@ class ServeWorker(UvicornWorker):
     """
 
     CONFIG_KWARGS = {"loop": "uvloop", "http": LimitedProtocol, "server_header": False, "access_log": False,
-                     "timeout_graceful_shutdown": GRACE_SECONDS, "timeout_notify": LOOK_SECONDS}
+                     "timeout_graceful_shutdown": GRACE_SECONDS}
     directory, max_connections = None, None
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
         self.config.max_connections = self.max_connections
 
-    async def callback_notify(self):
-        await super().callback_notify()
-        if os.getppid() != self.ppid:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            os.kill(os.getpid(), signal.SIGTERM)
+    async def _serve(self):
+        life = asyncio.create_task(self._show_life())
+        try:
+            await super()._serve()
+        finally:
+            life.cancel()
+
+    async def _show_life(self):
+        """Tell the parent that the event loop runs, also while the first model is loaded; stop if there is no parent.
+        """
+        while os.getppid() == self.ppid:
+            self.notify()
+            await asyncio.sleep(LIFE_SECONDS)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,6 +1,7 @@
 """The server's routes, an ASGI application: requests come in, questions go to the model, replies go out."""
 
 import asyncio
+import os
 import signal
 import time
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from utils.memory import own_room
 from utils.model.load import prepare
 from utils.serving import http_messages as messages
 from utils.serving import inference_protocol, monitoring, sagemaker
@@ -30,6 +32,7 @@ from utils.serving.micro_batches import Batcher, Question, QueueFull
 from utils.serving.model_reload import ModelSlot, ServedModel, signature_of
 from utils.serving.session_store import StoreError, open_store
 from utils.serving.shared_directory import machine_store, shared_directory
+from utils.serving.shared_memory import SharedMemory
 
 PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -87,7 +90,9 @@ class Api:
     def __init__(self, settings):
         self.settings, self.is_draining, self.store = settings, False, None
         model_dir, epoch = settings.model_dir, settings.epoch
-        self.slot = ModelSlot(partial(ServedModel, model_dir, epoch), partial(signature_of, model_dir, epoch),
+        directory = os.environ.get(monitoring.DIRECTORY)
+        room = SharedMemory(directory).room if directory else own_room
+        self.slot = ModelSlot(partial(ServedModel, model_dir, epoch, room), partial(signature_of, model_dir, epoch),
                               monitoring.count_model, partial(prepare, model_dir),
                               ItemFile(settings.items) if settings.items else None)
         self.batcher = Batcher(self.slot, settings.max_batch, settings.max_queue, monitoring.batch_size.observe)

@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.data.sessions import Sessions
 from utils.files import InputError
+from utils.memory import own_room
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
 from utils.model.load import load_scorer
@@ -31,6 +32,8 @@ class ServedModel:
     model_dir : str or Path
     epoch : int, optional
         By default the best one by validation, or without validation the last finished one.
+    room : function
+        As `memory.own_room`: where the weights lie.
 
     Attributes
     ----------
@@ -52,13 +55,13 @@ class ServedModel:
         The model can't be loaded, or doesn't answer as a trained network does.
     """
 
-    def __init__(self, model_dir, epoch=None):
+    def __init__(self, model_dir, epoch=None, room=own_room):
         model_dir = Path(os.path.realpath(model_dir))  # only here: a link may be switched at any moment
         epoch = choose_epoch(model_dir, epoch)
         directory = checkpoint.epoch_directory(model_dir, epoch)
         before, failure = _state_of_files(model_dir, directory), None
         try:
-            self.scorer, item_ids = load_scorer(model_dir, epoch)
+            self.scorer, item_ids = load_scorer(model_dir, epoch, room=room)
             self.popular = read_popular(model_dir, len(self.scorer.item_matrix))
         except (InputError, OSError) as error:
             failure = error

@@ -1,0 +1,104 @@
+"""Make a model of many items from a trained one: its items many times over, each time a little different.
+
+    python benchmarks/enlarge_model.py --model_dir model_output --test_dir test_data --items 1000000 --output large
+    python benchmarks/serve_load.py --model_dir large/model --sessions large/sessions.txt --rates 1,10
+
+Random weights don't show how fast a trained model answers: their scores lie close together. Here each vector is one of
+the trained model, plus a random one whose length is a share (--spread) of its own. The biases stay as they are, and so
+does the order of the items. The sessions are those of --test_dir, with one of the new items for each click, always the
+same one in a session. The memory of neighbours, if there is one, gets such sessions too; with --neighbours 0 it is left
+out.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np  # noqa: E402
+
+from utils.data.sessions import Sessions, read_sessions  # noqa: E402
+from utils.data.vocabulary import checksum  # noqa: E402
+from utils.files import InputError  # noqa: E402
+from utils.model import checkpoint  # noqa: E402
+from utils.model.layout import ITEM_MATRIX, input_matrix  # noqa: E402
+from utils.model.load import load_model  # noqa: E402
+from utils.model.neighbours import Remembered  # noqa: E402
+from utils.model.neighbours_file import NAME as NEIGHBOURS  # noqa: E402
+from utils.model.neighbours_file import read_remembered, read_weight, write_neighbours  # noqa: E402
+from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.process import run  # noqa: E402
+
+ROWS_AT_ONCE = 1 << 16
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    parser.add_argument("--model_dir", default="model_output", help="trained model of one network")
+    parser.add_argument("--test_dir", default="test_data", help="its test sessions")
+    parser.add_argument("--items", type=number(int, 2, COUNT), default=1_000_000,
+                        help="items of the new model, more than the trained one has")
+    parser.add_argument("--spread", type=number(float, 0, 10), default=0.5,
+                        help="how long what is added to a vector is, as a share of its length")
+    parser.add_argument("--sessions", type=number(int, 1, COUNT), default=2000, help="sessions to write")
+    parser.add_argument("--neighbours", type=number(int, 0, 1), default=1, help="1: keep the memory of neighbours")
+    parser.add_argument("--output", default="large", help="new directory for the model and sessions.txt")
+    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of all that is drawn")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_arguments()
+    random, output = np.random.default_rng(options.seed), Path(options.output)
+    settings, weights, _ = load_model(options.model_dir)
+    trained = len(weights[ITEM_MATRIX])
+    if options.items < trained:
+        raise InputError(f"--items: found {options.items}, expected at least the {trained} of {options.model_dir}")
+    if output.exists():
+        raise InputError(f"--output: found {output}, expected a directory that isn't there yet")
+    sessions = read_sessions(options.test_dir, trained, "--test_dir")
+    firsts = -(-np.arange(trained + 1) * options.items // trained)  # the new items of each trained one
+    for name in {ITEM_MATRIX, input_matrix(settings)}:
+        units = weights[name].shape[1] - (name == ITEM_MATRIX)  # its last column has the biases
+        weights[name] = enlarged(weights[name], units, firsts, options.spread, random)
+    output.mkdir(parents=True)
+    vocabulary = output / "vocab.txt"
+    vocabulary.write_text("".join(f"{item}\n" for item in range(options.items)), encoding="utf-8")
+    config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
+    checkpoint.start_run(output / "model", config, vocabulary, overwrite=False)
+    checkpoint.save_epoch(output / "model", 1, weights, {"none": np.zeros(1, np.float32)}, {})
+    config = checkpoint.read_config(options.model_dir)
+    if options.neighbours and NEIGHBOURS in config:
+        remembered = read_remembered(options.model_dir, config, trained)
+        rates = np.repeat(remembered.repeat_rates, np.diff(firsts))
+        write_neighbours(output / "model", Remembered(spread_out(remembered.sessions, firsts, random), rates),
+                         read_weight(options.model_dir, config))
+    items, offsets = spread_out(sessions, firsts, random)
+    with open(output / "sessions.txt", "w", encoding="utf-8") as file:
+        for start, end in list(zip(offsets, offsets[1:]))[:options.sessions]:
+            file.write(" ".join(map(str, items[start:end])) + "\n")
+    print(f"{output / 'model'}: {options.items} items from {trained}; {output / 'sessions.txt'}: "
+          f"{min(options.sessions, len(sessions.lengths))} sessions")
+
+
+def enlarged(matrix, units, firsts, spread, random):
+    """A matrix whose rows firsts[i] to before firsts[i + 1] are row i, each with other numbers in its first `units`."""
+    result = np.repeat(matrix, np.diff(firsts), axis=0)
+    for start in range(0, len(result), ROWS_AT_ONCE):
+        rows = result[start:start + ROWS_AT_ONCE, :units]
+        added = random.standard_normal(rows.shape, np.float32)
+        rows += added * (spread * np.linalg.norm(rows, axis=1, keepdims=True)
+                         / np.linalg.norm(added, axis=1, keepdims=True))
+    return result
+
+
+def spread_out(sessions, firsts, random):
+    """The same sessions.Sessions of the new items; an item that comes again in a session is again the same one."""
+    keys = np.repeat(np.arange(len(sessions.lengths)), sessions.lengths) * len(firsts) + sessions.items
+    keys, places = np.unique(keys, return_inverse=True)
+    items = keys % len(firsts)
+    return Sessions(random.integers(firsts[items], firsts[items + 1])[places].astype(np.int32), sessions.offsets)
+
+
+if __name__ == "__main__":
+    run(main)
