@@ -18,16 +18,6 @@ def test_load(form):
         assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] + 0.1
 
 
-def test_start():
-    flags = ["--items", "200,300", "--hid_size", 8, "--starts", 1]
-    process = assert_worked(run_script("benchmarks/serve_start.py", *flags))
-    machine, titles, *lines = process.stdout.splitlines()
-    assert "2 workers, 8 units" in machine
-    for items, line in zip([200, 300], lines, strict=True):
-        found, median, slowest, first, worker = map(float, line.split())
-        assert found == items and 0 < median <= slowest and first > 5 and worker > 5
-
-
 def test_scoring(tmp_path):
     model = write_random_model(tmp_path / "model", items=300)
     (tmp_path / "test.txt").write_text("1 2 3\n5 299 4 4\n7\n")
