@@ -10,7 +10,7 @@
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
 from there, so that a stall is not hidden. A model of random weights is made for it, unless one is named. For each rate,
 the table has the latencies in milliseconds, how many requests failed, and the processor time in cores that the server,
-the generator and everything else on the machine took.
+the generator and everything else on the machine took. Below is the memory of the server.
 """
 
 import json
@@ -108,6 +108,7 @@ def main():
                 before = cores_used(server.pid)
                 found = generator.run(arrivals)
                 print_line(rate, found, [after - then for after, then in zip(cores_used(server.pid), before)])
+            print(f"memory of the server with its {options.workers} workers: {memory_used(server.pid)} MiB")
         finally:
             server.send_signal(signal.SIGTERM)
             server.wait(timeout=60)
@@ -142,7 +143,7 @@ def free_port():
 
 def wait_until_ready(server, port, log, options):
     """Return as soon as all workers have the model; InputError where the server ends, or takes minutes."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while server.poll() is None and time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
@@ -254,6 +255,12 @@ def cores_used(server):
     servers = sum(process_seconds(process) for process in descendants(server))
     own = time.process_time()
     return servers, own, total - servers - own
+
+
+def memory_used(server):
+    """MiB of the server with its workers; what processes share counts once (Linux's proportional set size)."""
+    rollups = [Path(f"/proc/{process}/smaps_rollup").read_text() for process in descendants(server)]
+    return sum(int(rollup.partition("Pss:")[2].split()[0]) for rollup in rollups) // 1024
 
 
 def descendants(process):

@@ -2,16 +2,48 @@
 
 import re
 
+import numpy as np
 import pytest
 from conftest import assert_one_line_error, assert_worked, run_script, write_random_model
 
+from utils.data.sessions import read_sessions
+from utils.model.load import load_scorer
+from utils.model.neighbours import remember
+from utils.model.neighbours_file import write_neighbours
+
+
+@pytest.fixture
+def large(tmp_path, run_here):
+    """The flags for a model that was enlarged to 200 items, and sessions of these."""
+    directory = write_random_model(tmp_path / "small", items=30)
+    sessions = [[1, 2, 29, 1], [0], [3, 3, 5, 7, 7, 3], [29] * 5]
+    (tmp_path / "test.txt").write_text("".join(" ".join(map(str, session)) + "\n" for session in sessions))
+    remembered = remember(read_sessions(tmp_path / "test.txt", 30, ""), 30)
+    write_neighbours(directory, remembered, 0.25)
+    assert_worked(run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir", tmp_path / "test.txt",
+                           "--items", 200, "--spread", 0, "--output", tmp_path / "large"))
+    model, text = tmp_path / "large" / "model", tmp_path / "large" / "sessions.txt"
+    source = np.arange(200) * 30 // 200  # the item that each new one was made from
+    written = [list(map(int, line.split())) for line in text.read_text().splitlines()]
+    assert [source[session].tolist() for session in written] == sessions
+    assert written[2][0] == written[2][1] == written[2][5] and written[2][3] == written[2][4]
+    (small, _), (scorer, item_ids) = load_scorer(directory), load_scorer(model)
+    np.testing.assert_array_equal(scorer.item_matrix, small.item_matrix[source])
+    assert len(item_ids) == 200 and scorer.memory.weight == 0.25
+    assert len(scorer.memory.neighbours.offsets) == len(sessions) + 1
+    assert_one_line_error(run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir",
+                                   tmp_path / "test.txt", "--items", 200, "--output", tmp_path / "large"), "--output")
+    return ["--model_dir", model, "--sessions", text, "--clicks", 4]
+
 
 @pytest.mark.parametrize("form", ["post", "get"])
-def test_load(form):
-    process = assert_worked(run_script("benchmarks/serve_load.py", "--items", 200, "--hid_size", 8, "--rates", "20,50",
+def test_load(form, large):
+    model_flags = large if form == "post" else ["--items", 200, "--hid_size", 8]
+    process = assert_worked(run_script("benchmarks/serve_load.py", *model_flags, "--rates", "20,50",
                                        "--seconds", 1, "--form", form, "--workers", 1))
-    machine, model, titles, *lines = process.stdout.splitlines()
-    assert "GFLOP/s" in machine and f"200 items, 8 units, {form}" in model
+    machine, model, titles, *lines, memory = process.stdout.splitlines()
+    assert memory.startswith("memory of the server with its 1 workers: ") and 20 < int(memory.split()[-2]) < 500
+    assert "GFLOP/s" in machine and f"200 items, {large[1] if form == 'post' else '8 units'}, {form}" in model
     for rate, line in zip([20, 50], lines, strict=True):
         figures = dict(zip(titles.split(), map(float, line.split()), strict=True))
         assert figures["asked/s"] == rate and 0.4 * rate < figures["done/s"] < 2.5 * rate and figures["failed"] == 0

@@ -16,6 +16,8 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
 from utils.model.load import load_scorer
+from utils.model.neighbours import remember
+from utils.model.neighbours_file import write_neighbours
 from utils.serving import shared_memory
 from utils.serving.shared_memory import SharedMemory
 
@@ -47,6 +49,7 @@ def room_of(directory, number, key="key", calls=None):
 
 
 def descriptors():
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -98,8 +101,7 @@ def test_nothing_is_left_when_the_last_array_is_gone(tmp_path):
     del room
     assert len(links(tmp_path)) == 1
     del part
-    gc.collect()
-    assert not links(tmp_path) and descriptors() == before
+    assert descriptors() == before and not links(tmp_path)
     assert (room_of(tmp_path, 2) == 2).all()
 
 
@@ -132,8 +134,7 @@ def test_what_can_not_be_filled_leaves_nothing(tmp_path):
     before = descriptors()
     with pytest.raises(InputError, match="damaged"):
         SharedMemory(tmp_path).room("key", SIZE, fail, "")
-    gc.collect()
-    assert not links(tmp_path) and descriptors() == before
+    assert descriptors() == before and not links(tmp_path)
     assert (room_of(tmp_path, 1) == 1).all()
     with pytest.raises(InputError, match="found much, which takes at least 1.0 PiB"):
         SharedMemory(tmp_path).room("key", 1 << 50, fail, "found much")
@@ -149,8 +150,8 @@ def test_links_to_something_else_are_not_followed(tmp_path, target):
     link, = links(tmp_path)
     link.unlink()
     link.symlink_to({"file": tmp_path / "file", "memory": f"/proc/self/fd/{memory}"}.get(target, target))
-    assert (room_of(tmp_path, 2) == 2).all() and (kept == 1).all()
-    assert not link.is_symlink()
+    found = room_of(tmp_path, 2)
+    assert (found == 2).all() and (room_of(tmp_path, 3) == 2).all() and (kept == 1).all()
     os.close(memory)
 
 
@@ -162,18 +163,23 @@ def test_without_it_each_worker_has_its_own(tmp_path, monkeypatch, caplog):
     assert "missing" in caplog.records[0].reason and "memfd_create" in caplog.records[1].reason
 
 
-@pytest.mark.parametrize("form", [{}, {"embedding": "separate"}, {"scale": 20.0}, {"compiler": False}], ids=str)
+@pytest.mark.parametrize("form", [{}, {"embedding": "separate"}, {"scale": 20.0}, {"compiler": False},
+                                  {"neighbours": True}], ids=str)
 def test_a_model_there_answers_to_the_last_bit_as_one_here(tmp_path, form, monkeypatch):
-    scale, compiler = form.pop("scale", 0), form.pop("compiler", True)
+    scale, compiler, neighbours = (form.pop(name, usual) for name, usual in [
+        ("scale", 0), ("compiler", True), ("neighbours", False)])
     if not compiler:
         monkeypatch.setattr("utils.model.load.native_library", lambda: (None, ""))
     model = write_random_model(tmp_path / "model", items=300, **form)
     config = checkpoint.read_config(model)
     write_json(model / "config.json", config | {"network": config["network"] | {"score_scale": scale}})
+    sessions = Sessions(np.arange(60, dtype=np.int32), np.arange(0, 61, 4))
+    if neighbours:
+        write_neighbours(model, remember(sessions, 300), 0.5)
+        config = checkpoint.read_config(model)
     room = SharedMemory(tmp_path).room
     scorers = [load_scorer(model)[0], *(load_scorer(model, room=room)[0] for _ in range(2))]
-    assert len(links(tmp_path)) == (4 if compiler else 2)
-    sessions = Sessions(np.arange(60, dtype=np.int32), np.arange(0, 61, 4))
+    assert len(links(tmp_path)) == 2 * (1 + compiler + 2 * neighbours)
     expected, *others = ([(items.tolist(), scores.tobytes()) for items, scores in scorer.best(
         scorer.after_sessions(sessions), [9] * 15, [()] * 15, [None] * 15)] for scorer in scorers)
     assert others == [expected] * 2

@@ -41,7 +41,7 @@ def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
     network_alone : bool
         Leave out the memory of neighbours, and refuse joined models.
     room : function
-        As `memory.own_room`: where the weights will lie that C++ or NumPy answers with.
+        As `memory.own_room`: where the large arrays will lie that C++ or NumPy answers with.
 
     Returns
     -------
@@ -71,7 +71,8 @@ def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
         scorer, item_ids = (_load_known(model_dir, epoch, config, room) if is_known(config)
                             else _load_edited(model_dir, epoch, config))
         scorers, weights_checksum, decisive = [scorer], scorer.weights_checksum, [config["network"], is_known(config)]
-    weights, memory = read_weights(model_dir, config), read_memory(model_dir, config, len(scorers[0].item_matrix))
+    weights = read_weights(model_dir, config)
+    memory = read_memory(model_dir, config, len(scorers[0].item_matrix), room)
     if memory:
         decisive.append(config[NEIGHBOURS])
     scorer = JoinedScorer(scorers, weights, memory) if JOINED in config or memory else scorers[0]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.sessions import Sessions, choose
+from utils.memory import own_room
 from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, level_flags, library
 
 VERSION = 1  # of the formula with these numbers: a model directory says which one its weight was chosen for
@@ -104,15 +105,16 @@ class Neighbours:
     Parameters
     ----------
     remembered : Remembered
+    room : function
+        Where the index lies: a function as `memory.own_room` with a key.
     """
 
-    def __init__(self, remembered):
+    def __init__(self, remembered, room=lambda *how: own_room("", *how)):
         sessions, repeat_rates = remembered
         self.items = np.ascontiguousarray(sessions.items, np.int32)
         self.offsets = np.ascontiguousarray(sessions.offsets, np.int64)
         self.repeat_rates = np.ascontiguousarray(repeat_rates, np.float32)
-        self.session_of = session_of_clicks(sessions)
-        self.starts, self.newest = index_newest(self.items, self.session_of, len(repeat_rates))
+        self.session_of, self.starts, self.newest = self._index(sessions, len(repeat_rates), room)
         self.step_weights = DECAY ** np.arange(RECENT)
         arrays = (self.items, self.offsets, self.session_of, self.starts, self.newest, self.repeat_rates,
                   self.step_weights)
@@ -122,6 +124,20 @@ class Neighbours:
         if self.library and not self._counts_right():
             self.library = None
         self.way = "native" if self.library else "numpy"
+
+    def _index(self, sessions, item_count, room):
+        """`session_of_clicks`, and what `index_newest` returns, one after another in a room."""
+        ends = np.cumsum([8 * (item_count + 1), 8 * len(self.items), 4 * len(self.items)]).tolist()
+        place = lambda data: (data[ends[1]:].view(np.int32), data[:ends[0]].view(np.int64),
+                              data[ends[0]:ends[1]].view(np.int64))
+
+        def fill(data):
+            session_of, starts, newest = place(data)
+            session_of[:] = session_of_clicks(sessions)
+            starts[:], found = index_newest(self.items, session_of, item_count)
+            newest[:len(found)], newest[len(found):] = found, 0
+        session_of, starts, newest = place(room(ends[-1], fill, f"{len(self.items)} clicks of a memory"))
+        return session_of, starts, newest[:starts[-1]]
 
     def _counts_right(self):
         """Whether C++ gives the first, the middle and the last session the shares that NumPy does."""

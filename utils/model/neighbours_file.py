@@ -16,6 +16,7 @@ Memories of older versions have no "returns", which is as good as four times 0.
 import hashlib
 import io
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ import numpy as np
 from utils.data.arrays import arrays_in, write_arrays
 from utils.data.sessions import Sessions
 from utils.files import InputError, open_file, write_atomically
-from utils.memory import require_memory
+from utils.memory import own_room, require_memory
 from utils.model import checkpoint, returns
 from utils.model.checked_json import require_kinds, write_json
 from utils.model.neighbours import VERSION, Neighbours, Remembered
@@ -106,8 +107,8 @@ def _read_record(model_dir, config):
     return float(record["weight"]), found
 
 
-def read_remembered(model_dir, config, item_count):
-    """The Remembered of a memory; errors of `read_memory`."""
+def read_remembered(model_dir, config, item_count, room=own_room):
+    """The Remembered of a memory; arguments and errors of `read_memory`."""
     record, path = config[NAME], Path(model_dir) / "config.json"
     read_weight(model_dir, config)
     if record["version"] != VERSION:
@@ -115,11 +116,13 @@ def read_remembered(model_dir, config, item_count):
                          "which this code has")
     require_kinds(path, record["file"], checkpoint.FILE_KINDS)
     path = Path(model_dir) / checkpoint.NEIGHBOURS
-    return _remembered_in(path, _read(path, record["file"]), item_count)
+    return _remembered_in(path, _read(path, record["file"], room), item_count)
 
 
-def read_memory(model_dir, config, item_count):
+def read_memory(model_dir, config, item_count, room=own_room):
     """The Memory of a model directory, or None where config.json has none.
+
+    `room` is where its large arrays will lie, a function as `memory.own_room`.
 
     Raises
     ------
@@ -128,22 +131,26 @@ def read_memory(model_dir, config, item_count):
     """
     if config.get(NAME) is None:
         return None
-    neighbours = Neighbours(read_remembered(model_dir, config, item_count))
-    return Memory(neighbours, read_weight(model_dir, config), config[NAME]["file"]["sha256"],
-                  read_returns(model_dir, config))
+    remembered, checksum = read_remembered(model_dir, config, item_count, room), config[NAME]["file"]["sha256"]
+    neighbours = Neighbours(remembered, partial(room, f"{checksum} {item_count} index"))
+    return Memory(neighbours, read_weight(model_dir, config), checksum, read_returns(model_dir, config))
 
 
-def _read(path, expected):
+def _read(path, expected, room):
     """The bytes of the file; InputError unless they are those that config.json expects."""
     with open_file(path, "--model_dir", "the sessions of the neighbours that config.json names") as file:
         size = os.fstat(file.fileno()).st_size
-        if size == expected.get("bytes"):
+        changed = InputError(f"{path}: found {size} bytes that don't match config.json, expected "
+                             f"{expected.get('bytes')} bytes with SHA-256 {str(expected.get('sha256'))[:12]}...; the "
+                             "file was truncated or changed")
+        if not size or size != expected.get("bytes"):
+            raise changed
+
+        def fill(data):
             require_memory(2 * size, f"{path}: found {size} bytes")  # the index takes as much again, or more
-        data = file.read() if size == expected.get("bytes") else b""
-    if not data or hashlib.sha256(data).hexdigest() != expected.get("sha256"):
-        raise InputError(f"{path}: found {size} bytes that don't match config.json, expected {expected.get('bytes')} "
-                         f"bytes with SHA-256 {str(expected.get('sha256'))[:12]}...; the file was truncated or changed")
-    return data
+            if file.readinto(data) != size or hashlib.sha256(data).hexdigest() != expected.get("sha256"):
+                raise changed
+        return room(str(expected.get("sha256")), size, fill, f"{path}: found {size} bytes")
 
 
 def _remembered_in(path, data, item_count):

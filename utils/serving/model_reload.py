@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from copy import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from utils.model.directory import choose_epoch
 from utils.model.load import load_scorer
 from utils.model.popular import POPULAR, read_popular
 from utils.model.top_k import top_k_of_rows
+from utils.serving.shared_ids import shared_ids
 
 logger = logging.getLogger("gru4rec")
 
@@ -71,8 +73,9 @@ class ServedModel:
             raise failure
         self.weights_checksum, self.checksum = self.scorer.weights_checksum, self.scorer.checksum
         self.name = f"{model_dir.name}/{directory.name}"
-        self.item_ids = item_ids or [str(index) for index in range(len(self.scorer.item_matrix))]
-        self.index_of = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self.item_ids, self.index_of = shared_ids(
+            item_ids or [str(index) for index in range(len(self.scorer.item_matrix))],
+            partial(room, f"item ids of {self.checksum}"))
         self.fields = None
         self.lengths = None  # of the items' vectors; computed when `similar` first needs them
         self._try_out(directory)

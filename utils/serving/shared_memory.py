@@ -1,6 +1,6 @@
 """Memory that the workers of a server use together: the large arrays of a model are there once, whatever their number.
 
-Linux calls it a memfd: memory with a descriptor, but without a file. It is gone when the last process is that has it,
+Linux calls it a memfd: memory with a descriptor, but without a file. It is gone with the last process that has it,
 however that ends, so nothing is ever left behind, and it needs no room in /dev/shm. Whoever fills it seals it then:
 nobody can write to it any more, or make it shorter. In the server's shared directory, each process that has it leaves a
 link to its own descriptor, by which the others find it.
@@ -22,7 +22,7 @@ from utils.memory import own_room, require_memory
 from utils.serving.shared_directory import restore
 
 PREFIX = "model_"
-PATIENCE = 120  # seconds for another worker to fill what this one waits for
+PATIENCE = 600  # seconds for another worker to fill what this one waits for
 PAUSE = 0.02  # seconds between two looks
 
 logger = logging.getLogger("gru4rec")
@@ -74,17 +74,18 @@ class SharedMemory:
 
     def _found(self, name, size):
         """A descriptor of our own for what another process has; None if none has it."""
+        found = None
         for link in self.directory.glob(f"{name}.fd*"):
             try:
                 descriptor = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:  # that process is gone
                 link.unlink(missing_ok=True)
                 continue
-            if _is_sealed(descriptor, name, size):
-                return descriptor
-            os.close(descriptor)  # another process has got its number
-            link.unlink(missing_ok=True)
-        return None
+            if found is None and _is_sealed(descriptor, name, size):
+                found = descriptor
+            else:
+                os.close(descriptor)
+        return found
 
     def _mapped(self, name, descriptor, size):
         """The bytes, a uint8 array. When the last array of them is gone, so are the descriptor and the link to it."""
@@ -125,7 +126,7 @@ def _is_sealed(descriptor, name, size):
         target = os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:  # no memfd
         return False
-    return (status.st_size == size and status.st_uid == os.geteuid() and seals == _seals()
+    return (status.st_size == size and status.st_uid == os.geteuid() and seals & _seals() == _seals()
             and target.startswith(f"/memfd:{name} "))
 
 
