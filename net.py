@@ -13,6 +13,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from utils.intent.settings import member_shapes
 from utils.losses import cross_entropy
 from utils.model.layout import (
     GATES,
@@ -160,6 +161,112 @@ class Network(nn.Layer):
         items = scores.shape[1]
         # Szegedy et al., CVPR 2016, section 7, spread the share over all items; cross_entropy over all but the target.
         return cross_entropy(scores, targets, self.settings.label_smoothing * (items - 1) / items)
+
+
+class IntentNetwork(nn.Layer):
+    """Whether a session buys something, and which of its items: several equal networks, whose answers' mean counts.
+
+    Parameters
+    ----------
+    settings : utils.intent.settings.IntentSettings
+    statistics : dict of str to float32 arrays
+        STATISTICS of that module, from the training sessions, to be kept with the weights.
+    odds : pair of float
+        The logarithms of the odds, in training, that a session buys, and that a buying one buys a clicked item.
+    seed : int
+        Of the initial weights.
+    """
+
+    def __init__(self, settings, statistics, odds=(0.0, 0.0), seed=0):
+        super().__init__()
+        self.settings = settings
+        shapes = member_shapes(settings, *(statistics[f"{kind}_counts"].shape[1] - 1 for kind in ("item", "category")))
+        draws = np.random.default_rng(seed).spawn(settings.networks)
+        self.members = nn.LayerList([IntentMember(settings, shapes, odds, draw) for draw in draws])
+        for name, values in statistics.items():
+            self.register_buffer(name, paddle.to_tensor(np.asarray(values, np.float32)))
+
+    def forward(self, batch):
+        """The mean over the members of what each says of a batch, as of `IntentMember.forward`."""
+        found = [member(batch) for member in self.members]
+        return [sum(values) / len(found) for values in zip(*found)]
+
+
+class IntentMember(nn.Layer):
+    """A GRU over the clicks, and two heads.
+
+    The heads read numbers of the session and of the item beside the GRU's states, as the winners of the RecSys
+    Challenge 2015 chose them (Romov and Sokolov, 2015). utils/intent/inputs.py computes these numbers.
+    """
+
+    def __init__(self, settings, shapes, odds, draw):
+        super().__init__()
+        self.settings, self.directions = settings, ["forward"] + ["backward"] * settings.bidirectional
+        weight = lambda name, gates=1: glorot_uniform(draw, shapes[name], gates)
+        self.items = parameter(self, weight("items"))
+        if settings.category_size:
+            self.categories = parameter(self, weight("categories"))
+        for direction in self.directions:
+            setattr(self, f"fc_{direction}", FullyConnected(weight(f"fc_{direction}.weight", GATES), 1.0))
+            gru = DynamicGRU(weight(f"gru_{direction}.weight", GATES), settings.gru, f"layer {direction}")
+            setattr(self, f"gru_{direction}", gru)
+        for head, first in zip(("session_head", "item_head"), odds):
+            hidden, output = weight(f"{head}.hidden.weight"), weight(f"{head}.output.weight")
+            setattr(self, head, Head(hidden, output, first, settings.head_dropout))
+
+    def hidden_states(self, batch, item_rows=None):
+        """The states after each click, float32 tensor [clicks, units], and the item vectors, [clicks, emb_size].
+
+        A bidirectional network's are those of both directions side by side.
+
+        Parameters
+        ----------
+        batch : utils.intent.batches.IntentBatch
+        item_rows : float32 tensor [clicks, emb_size]
+            The rows of `items` for the batch's clicks: training looks them up itself, to have their gradient.
+        """
+        vectors = F.embedding(batch.rows, self.items) if item_rows is None else item_rows
+        vectors = dropout(vectors, self.settings.emb_dropout, self.training, "embedding")
+        parts = [vectors, batch.click_inputs]
+        if self.settings.category_size:
+            parts.append(F.embedding(batch.categories, self.categories))
+        inputs, found = paddle.concat(parts, axis=1), []
+        for direction in self.directions:
+            seen = inputs if direction == "forward" else paddle.gather(inputs, batch.mirror)
+            gates = getattr(self, f"fc_{direction}")(seen)
+            before = paddle.zeros([batch.rows_per_step[0], self.settings.hid_size])
+            states, _ = getattr(self, f"gru_{direction}")(gates, batch.rows_per_step, before)
+            found.append(states if direction == "forward" else paddle.gather(states, batch.mirror))
+        return found[0] if len(found) == 1 else paddle.concat(found, axis=1), vectors
+
+    def forward(self, batch, item_rows=None):
+        """The logarithms of two odds: that a session buys, after each click; that it buys an item, if it buys any.
+
+        Returns
+        -------
+        float32 tensor [clicks]
+            Of a bidirectional network, only those after a session's last click mean something.
+        float32 tensor [pairs]
+        """
+        states, vectors = self.hidden_states(batch, item_rows)
+        clicks, last, end = batch.click_inputs, batch.pair_last, batch.pair_end
+        of_items = [paddle.gather(states, last), paddle.gather(states, end), paddle.gather(vectors, last),
+                    paddle.gather(clicks, last), paddle.gather(clicks, end), batch.pair_inputs]
+        of_sessions = [states, clicks]
+        return self.session_head(paddle.concat(of_sessions, axis=1)), self.item_head(paddle.concat(of_items, axis=1))
+
+
+class Head(nn.Layer):
+    """From what is known, float32 [rows, width], to one number each: linear in it and in a hidden layer's tanh."""
+
+    def __init__(self, hidden, output, first, share):
+        super().__init__()
+        self.hidden, self.output, self.share = FullyConnected(hidden, 1.0), FullyConnected(output, 1.0), share
+        self.output.bias.set_value(np.full([1], first, np.float32))
+
+    def forward(self, known):
+        hidden = dropout(paddle.tanh(self.hidden(known)), self.share, self.training, "head")
+        return self.output(paddle.concat([known, hidden], axis=1)).squeeze(1)
 
 
 class FullyConnected(nn.Layer):

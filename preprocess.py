@@ -9,7 +9,7 @@ the same way, into `<prefix>train_tr.txt` and `<prefix>train_valid.txt`. All are
 Time (unix seconds), sorted by SessionId, then Time; rows with equal times keep the order of the input. With --to_text
 DIR it writes training and test sessions as what the trainers read instead, DIR/train_data, DIR/test_data and
 DIR/vocab.txt: the same files as convert_format.py and text2paddle.py make from `<prefix>train_full.txt` and
-`<prefix>test.txt`.
+`<prefix>test.txt`. With --to_intent DIR it writes all sessions with what they bought, for train_intent.py.
 
 The default rules are GRU4Rec's official ones for RSC15, each applied once, in this order: drop sessions of 1 click,
 items with fewer than 5 clicks, and again sessions of 1 click. Sessions that end within a day of the last click are the
@@ -20,20 +20,19 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     from utils.process import begin
     begin()
 
-import argparse
-import codecs
 import os
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from utils.data.archives import CLICKS_FILE, fetch, unpacked
+from utils.data.archives import CLICKS_FILE, PURCHASES_FILE, fetch, unpacked
 from utils.data.conversion import open_targets, text_paths
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, finish, require_different, require_file, write_atomically
+from utils.intent.preparation_flags import add_intent_flags, check_intent_flags, intent_paths
 from utils.memory import available
-from utils.options import COUNT, DAYS, Parser, add_table_flags, number, table_columns
+from utils.options import COUNT, DAYS, Parser, add_table_flags, encoding, number, table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
@@ -54,6 +53,9 @@ def main():
             require_file(path, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
     # Outputs are opened first, so that a folder that can't be written to is noticed at once.
     with ExitStack() as outputs:
+        if flags.to_intent:
+            write_purchases(flags, outputs)
+            return
         write = outputs.enter_context((text_writer if flags.to_text else split_writer)(flags))
         bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
         clicks = filter_clicks(read(flags, bad_rows, outputs), flags)
@@ -65,16 +67,19 @@ def check_paths(flags):
     """InputError if a table comes twice, or what is to be written would take its place or be read as one."""
     if len({*map(os.path.realpath, flags.input)}) < len(flags.input):
         raise InputError("--input: found the same path twice, expected every table once")
-    flag = "--to_text" if flags.to_text else "--out_dir"
-    outputs = [*(text_paths(flags.to_text) if flags.to_text else split_paths(flags)), bad_rows_path(flags)]
-    require_different([("--input", path) for path in flags.input], [(flag, path) for path in outputs])
+    flag, folder = next((f"--{name}", getattr(flags, name)) for name in ("to_text", "to_intent", "out_dir")
+                        if getattr(flags, name) or name == "out_dir")
+    paths = {"--to_text": text_paths, "--to_intent": intent_paths}.get(flag, lambda _: split_paths(flags))(folder)
+    outputs = [*paths, bad_rows_path(flags)]
+    inputs = [("--input", path) for path in flags.input] + [("--buys", flags.buys)] * bool(flags.buys)
+    require_different(inputs, [(flag, path) for path in outputs])
     for path in flags.input:
         if Path(path).is_dir() and any(Path(os.path.realpath(path)) in Path(os.path.realpath(output)).parents
                                        for output in outputs):
             raise InputError(f"{flag}: found a place to write to within the directory --input {path}, expected another")
-    refuse_conversion(flags.to_text or split_paths(flags)[0].parent, flag)
-    if Path(flags.to_text or ".").is_file():
-        raise InputError(f"--to_text: found a file at {flags.to_text}, expected a directory or none")
+    refuse_conversion(split_paths(flags)[0].parent if flag == "--out_dir" else folder, flag)
+    if flag != "--out_dir" and Path(folder).is_file():
+        raise InputError(f"{flag}: found a file at {folder}, expected a directory or none")
 
 
 def split_paths(flags):
@@ -83,7 +88,8 @@ def split_paths(flags):
 
 def bad_rows_path(flags):
     """Where --skip_bad lists what it left out."""
-    return Path(flags.to_text, "bad_rows.csv") if flags.to_text else Path(flags.out_dir, f"{flags.prefix}bad_rows.csv")
+    own_folder = flags.to_text or flags.to_intent
+    return Path(own_folder, "bad_rows.csv") if own_folder else Path(flags.out_dir, f"{flags.prefix}bad_rows.csv")
 
 
 @contextmanager
@@ -121,6 +127,22 @@ def text_writer(flags):
         yield write
 
 
+def write_purchases(flags, outputs):
+    """Read clicks and purchases, split the sessions and write them, in files that the ExitStack `outputs` completes."""
+    from utils.intent.preparation import open_intent_files, prepare
+
+    files = outputs.enter_context(open_intent_files(flags.to_intent))
+    bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
+    columns, left_out = columns_and_left_out(flags)
+    columns.purchases, columns.category = flags.buy_events or (), flags.category_column
+    buys = [] if flags.buy_events else [flags.buys or flags.input[0]]
+    with ExitStack() as archives:
+        prepare(opened(flags.input, flags.to_intent, archives), opened(buys, flags.to_intent, archives, PURCHASES_FILE),
+                columns, left_out, flags, files, say)
+    report_left_out(flags, left_out, bad_rows)
+    say("done")
+
+
 def parse_flags():
     parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
     parser.add_argument("--input", nargs="+", action="extend", metavar="FILE",
@@ -142,6 +164,7 @@ def parse_flags():
     parser.add_argument("--skip_bad", type=number(int, 0, COUNT), default=0,
                         help="leave out up to so many rows in which something is wrong or missing, and list them in "
                         "bad_rows.csv beside what is written")
+    add_intent_flags(parser)
     add_rule_flags(parser.add_argument_group("filters and splits"))
     parser.add_argument("--memory", type=number(float, 0, 1e6), default=0,
                         help="GB; clicks that take more are prepared through temporary files beside the output, as "
@@ -157,6 +180,7 @@ def parse_flags():
         raise InputError("--input: found an empty name, expected a table of clicks")
     if flags.fetch and len(flags.input) > 1:
         raise InputError(f"--fetch 1: found {len(flags.input)} files in --input, expected one to download to")
+    check_intent_flags(flags, parser.given)
     if bool(flags.event_column) != bool(flags.events):
         raise InputError("--event_column, --events: found one without the other, expected both")
     if "to_text" in parser.given and not flags.to_text:
@@ -193,26 +217,17 @@ def add_rule_flags(rules):
     rules.add_argument("--test_days", type=number(float, 0, DAYS), default=1.0,
                        help="days before the last click, may be a fraction; the sessions of that time are the "
                        "test set")
-    rules.add_argument("--split_by", choices=("end", "start"), default="end",
+    rules.add_argument("--split_by", choices=("end", "start", "hash"), default="end",
                        help="end: a session's last click decides whether it is in the test set, and items unknown in "
                        "training are dropped from it; start: its first click decides, the clicks of training sessions "
-                       "within the test time are cut off, and unknown items stay")
+                       "within the test time are cut off, and unknown items stay; hash: with --to_intent, a hash of "
+                       "its id decides")
     rules.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
                        help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
                        "train_tr and train_valid are split from these")
     rules.add_argument("--newest_days", type=number(float, 0, DAYS), default=0,
                        help="days before the last training click; older training sessions are dropped, by their end or "
                        "start as --split_by says; train_tr and train_valid are split from what is left; 0: keep all")
-
-
-def encoding(name):
-    """A type for argparse: the name of a text encoding that Python has."""
-    try:
-        "".encode(name)
-    except (LookupError, UnicodeError, ValueError):
-        raise argparse.ArgumentTypeError(f"found {name!r}, expected an encoding such as utf-8, latin-1 or utf-16"
-                                         ) from None
-    return "utf-8" if codecs.lookup(name).name == "utf-8" else name
 
 
 def say(text, *values, **named):
@@ -226,7 +241,6 @@ def read(flags, bad_rows, temporary):
     Bad rows are listed in the text file `bad_rows` if it isn't None. The ExitStack `temporary` removes the files.
     """
     from utils.data.click_files import click_parts
-    from utils.data.left_out import LeftOut
     from utils.data.stored_clicks import gather
 
     folder = flags.to_text or flags.out_dir
@@ -237,20 +251,37 @@ def read(flags, bad_rows, temporary):
         say("the clicks take more than {:.1f} GB of memory: preparing them in {}", memory / GIGABYTE, new)
         return new
 
-    columns = table_columns(flags)
-    columns.encoding, columns.event, columns.events = flags.encoding, flags.event_column, flags.events
-    left_out = LeftOut(flags.skip_bad, "--skip_bad")
+    columns, left_out = columns_and_left_out(flags)
     with ExitStack() as archives:
-        paths = [path if Path(path).is_dir() else archives.enter_context(unpacked(Path(path), folder, say))
-                 for path in flags.input]
-        clicks = gather(click_parts(paths, columns, "--input", left_out), int(memory), new_folder)
+        parts = click_parts(opened(flags.input, folder, archives), columns, "--input", left_out)
+        clicks = gather(parts, int(memory), new_folder)
     say("read {}: {:,} sessions, {:,} clicks, {:,} items", " ".join(flags.input), *clicks.sizes())
+    report_left_out(flags, left_out, bad_rows)
+    return clicks
+
+
+def opened(paths, folder, archives, wanted=CLICKS_FILE):
+    """The paths, with that of the file `wanted` for an archive, which the ExitStack `archives` removes again."""
+    return [path if Path(path).is_dir() else archives.enter_context(unpacked(Path(path), folder, say, wanted))
+            for path in paths]
+
+
+def columns_and_left_out(flags):
+    """The Columns to read, and what counts the rows that are left out."""
+    from utils.data.left_out import LeftOut
+
+    columns = table_columns(flags)
+    columns.encoding, columns.event, columns.events = flags.encoding, flags.event_column, flags.events or ()
+    return columns, LeftOut(flags.skip_bad, "--skip_bad")
+
+
+def report_left_out(flags, left_out, bad_rows):
+    """Say which rows were left out, and list the bad ones in the text file `bad_rows` if it isn't None."""
     if flags.events:
         say("--events {}: left out {:,} rows", ",".join(flags.events), left_out.other_events)
     if bad_rows:
         left_out.write_list(bad_rows)
         say("--skip_bad {}: left out {:,} bad rows, listed in {}", flags.skip_bad, left_out.bad, bad_rows_path(flags))
-    return clicks
 
 
 def filter_clicks(clicks, flags):

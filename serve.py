@@ -49,6 +49,9 @@ def parse_arguments(arguments=None):
                         "its place")
     parser.add_argument("--model_name", type=plain_name, default="gru4rec",
                         help="what the model is called in /v2/models/NAME, the open inference protocol")
+    parser.add_argument("--intent_model_dir", default="",
+                        help="model directory of train_intent.py, to answer /v1/intent as well, or alone without "
+                        "--model_dir; empty: none")
     parser.add_argument("--items", default="",
                         help="CSV or TSV file of the items' fields, for filters and replies: a column id, or the ids "
                         "first; a changed file takes its place; empty: none")
@@ -86,7 +89,13 @@ def parse_arguments(arguments=None):
                         help="requests a second allowed to one client address; above it status 429; 0: no limit")
     parser.add_argument("--log", choices=("all", "errors"), default="all",
                         help="which requests get a line of JSON on stderr")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.intent_model_dir and "model_dir" not in parser.given:
+        options.model_dir = ""  # no recommender
+        for name in ("epoch", "items", "exclude"):
+            if name in parser.given:
+                raise InputError(f"--{name}: found it without --model_dir, expected --model_dir too, or none of them")
+    return options
 
 
 def plain_name(text):
@@ -107,7 +116,7 @@ def store_address(text):
 
 def main():
     options = parse_arguments()
-    packages = PACKAGES + ("pyarrow",) * bool(options.items)
+    packages = PACKAGES + ("pyarrow",) * bool(options.items or options.intent_model_dir)
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise InputError(f"found no Python package {missing[0]}, expected those of requirements-serve.txt")
@@ -127,11 +136,15 @@ def serve(options):
 
 @contextmanager
 def prepared(options):
-    """Load the model and open the store, to end with one line where they are wrong; the directory for workers to share.
+    """Load the models and open the store, to end with one line where they are wrong; the directory that workers share.
 
     The environment tells workers that are started in the block where it is. deploy/gunicorn.conf.py calls this, too.
     """
-    require_room_for_workers(options.model_dir, options.epoch or None, worker_count(options))
+    if options.model_dir:
+        require_room_for_workers(options.model_dir, options.epoch or None, worker_count(options))
+    if options.intent_model_dir:
+        from utils.serving.intent_model import ServedIntent
+        ServedIntent(options.intent_model_dir)
     if options.items:
         from utils.data.item_table import read_item_table
         read_item_table(options.items, "--items")
@@ -183,7 +196,8 @@ def application():
     sys.setswitchinterval(0.0005)
     from utils.serving.http_api import ServerSettings, create_application
     same_names = ["model_dir", "session_store", "reload_seconds", "drain_seconds", "session_ttl", "client_rate",
-                  "max_sessions", "session_memory", "max_batch", "max_queue", "items", "model_name"]
+                  "max_sessions", "session_memory", "max_batch", "max_queue", "items", "model_name",
+                  "intent_model_dir"]
     settings = {name: getattr(options, name) for name in same_names}
     return create_application(ServerSettings(epoch=options.epoch or None, exclude=options.exclude or "",
                                              logs_all=options.log == "all", **settings))

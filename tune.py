@@ -2,6 +2,7 @@
 
     python tune.py --space settings/search.json --trials 30 --study_dir tune_output
     python train_sample_neg.py --config tune_output/best.json
+    python tune.py --script train_intent.py --train_dir intent_data/train --space settings/search_intent.json
 
 The space is a JSON file in the form of NNI: flags with `_type` and `_value`. Optuna draws values, a process of the
 trainer trains each trial, and trials that look bad after an epoch are stopped. The trainer's defaults and the settings
@@ -38,8 +39,10 @@ from utils.tuning.folds import write_folds
 from utils.tuning.space import all_parameters, drawn_for, read_space
 from utils.tuning.trainer_flags import (
     DIRECTIONS,
+    INTENT,
     ROOT,
     TRAINERS,
+    WATCHED,
     most_epochs,
     parse,
     read_settings,
@@ -73,7 +76,9 @@ def parse_arguments():
                         help="1: keep the weights of all trials, 0: only those of the best one")
     data = parser.add_argument_group("data")
     data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
-    data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one per line, in the order of their indices")
+    data.add_argument("--vocab_path", default="vocab.txt",
+                      help="item ids, one per line, in the order of their indices; train_intent.py: the one beside "
+                      "--train_dir")
     data.add_argument("--valid_dir", default="",
                       help="directory of validation session files (or one file); empty: the newest training sessions")
     data.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.1,
@@ -81,8 +86,9 @@ def parse_arguments():
     data.add_argument("--folds", type=number(int, 1, 100), default=1,
                       help="slices of the newest training sessions that validate in turn; each model is trained on "
                       "what is older than its slice, and their mean counts")
-    data.add_argument("--watch", choices=list(DIRECTIONS), default="recall@20",
-                      help="validation figure to search for; each model counts with its best epoch")
+    data.add_argument("--watch", choices=list(DIRECTIONS),
+                      help="validation figure to search for; each model counts with its best epoch; default: "
+                      "recall@20, with train_intent.py auc")
     add_device_flags(parser)
     return check(parser.parse_args(), parser.given)
 
@@ -92,6 +98,13 @@ def check(options, given):
     if options.valid_dir and ("valid_fraction" in given or options.folds > 1):
         flag = "--folds" if options.folds > 1 else "--valid_fraction"
         raise InputError(f"{flag}: found it with --valid_dir, expected one of them")
+    options.watch = options.watch or WATCHED[options.script][0]
+    if options.watch not in WATCHED[options.script]:
+        raise InputError(f"--watch: found {options.watch} with {options.script}, expected one of "
+                         f"{', '.join(WATCHED[options.script])}")
+    if options.script == INTENT and (options.folds > 1 or "vocab_path" in given):
+        flag = "--folds" if options.folds > 1 else "--vocab_path"
+        raise InputError(f"{flag}: found it with --script {INTENT}, expected it with other trainers alone")
     if not options.valid_fraction:
         raise InputError("--valid_fraction: found 0, expected more: nothing would validate")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -168,6 +181,9 @@ def known_settings(options, parameters, base):
 
 def check_data(options):
     """See that all files are right; checksums that tell them from others, by the flags that name them."""
+    if options.script == INTENT:
+        from utils.intent.sessions import data_checksums  # slow to import
+        return data_checksums(options.train_dir, options.valid_dir)
     sums = {"--vocab_path": checksum(options.vocab_path)}
     item_count = read_vocabulary(options.vocab_path)[1]
     for flag in ["--train_dir"] + ["--valid_dir"] * bool(options.valid_dir):
@@ -180,7 +196,7 @@ def check_data(options):
 
 def folds(options, directory):
     """The flags of the data of each model that a trial trains: a list of dict."""
-    vocabulary = {"vocab_path": options.vocab_path}
+    vocabulary = {} if options.script == INTENT else {"vocab_path": options.vocab_path}
     if options.folds > 1:
         sessions = read_sessions(options.train_dir, read_vocabulary(options.vocab_path)[1], "--train_dir")
         return [{"train_dir": training, "valid_dir": validation} | vocabulary for training, validation
@@ -202,7 +218,8 @@ def report(options, directory, study, parameters):
     for path in [directory / BEST, *written]:
         log(f"written: {path}")
     log(f"best: trial {best.number}, {options.watch}:{best.value:.4f}; python {options.script} --config "
-        f"{directory / BEST} --train_dir {options.train_dir} --vocab_path {options.vocab_path}")
+        f"{directory / BEST} --train_dir {options.train_dir}"
+        + f" --vocab_path {options.vocab_path}" * (options.script != INTENT))
 
 
 if __name__ == "__main__":

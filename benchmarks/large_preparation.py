@@ -1,11 +1,15 @@
 """Time and memory of preparing clicks by the hundred million, from Parquet to what the trainers read.
 
     python benchmarks/large_preparation.py --work_dir /tmp/clicks   # 33 and 330 million clicks, 35 GB of disk, an hour
+    python benchmarks/large_preparation.py --work_dir /tmp/clicks --purchases 1 --clicks 33000000   # with purchases
 
 The clicks are those of make_clicks.py. `preprocess.py --to_text` prepares them with --memory; the fewest of them with
 all the memory, and again with half of what they take, to see that it writes the same. Then `train.py` starts on them
 twice and makes a few steps: first it reads the text, then it maps the copy. Memory is divided in that of the process
 alone and that of files, which the system takes back when it is needed.
+
+With --purchases 1 it measures `preprocess.py --to_intent` on clicks and purchases as text, and one epoch of
+`train_intent.py`.
 """
 
 import datetime
@@ -27,6 +31,8 @@ from utils.options import Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 FILES = "train_data/train.txt", "test_data/test.txt", "vocab.txt"
+# The flags of train_intent.py in reproduce/intent.sh.
+FOR_MILLIONS = "--batch_size 1024 --group_batches 32 --networks 1 --hid_size 64 --emb_size 32".split()
 
 
 def main():
@@ -35,6 +41,8 @@ def main():
     parser.add_argument("--clicks", default="33000000,330000000", help="how many clicks, one number or several")
     parser.add_argument("--memory", type=number(float, 0, 1e6), default=4, help="GB, for preprocess.py")
     parser.add_argument("--training", type=number(int, 0, 1), default=1, help="0: don't begin to train on them")
+    parser.add_argument("--purchases", type=number(int, 0, 1), default=0,
+                        help="1: sessions with what they bought, as text, in memory")
     flags = parser.parse_args()
     if not all(word.isdecimal() and int(word) for word in flags.clicks.split(",")):
         raise InputError(f"--clicks: found {flags.clicks!r}, expected numbers such as 33000000,330000000")
@@ -43,6 +51,9 @@ def main():
     print("|-|-|-|-|-|-|-|")
     sizes = sorted(map(int, flags.clicks.split(",")))
     for clicks in sizes:
+        if flags.purchases:
+            measure_purchases(Path(flags.work_dir), clicks, flags)
+            continue
         measure_size(Path(flags.work_dir), clicks, flags, is_compared=clicks == sizes[0])
 
 
@@ -70,6 +81,23 @@ def measure_size(folder, clicks, flags, is_compared):
                                    "--pass_num", 1])
         shutil.rmtree(model)
     shutil.rmtree(text)
+
+
+def measure_purchases(folder, clicks, flags):
+    """Make and prepare this many clicks with purchases, train on them, and print rows of the table."""
+    table, buys, out, model = (folder / f"{name}-{clicks}" for name in ("clicks.dat", "buys.dat", "intent", "model"))
+    if not buys.exists():
+        measure(clicks, "make_clicks.py --buys", ["benchmarks/make_clicks.py", "--clicks", clicks, "--output", table,
+                                                  "--buys", buys])
+    measure(clicks, "preprocess.py --to_intent", ["preprocess.py", "--input", table, "--buys", buys, "--to_intent", out,
+                                                  "--split_by", "hash"])
+    if flags.training:
+        measure(clicks, "train_intent.py, one epoch", ["train_intent.py", "--train_dir", out / "train", "--valid_dir",
+                                                       out / "valid", "--model_dir", model, "--pass_num", 1,
+                                                       "--overwrite", 1, *FOR_MILLIONS])
+        measure(clicks, "infer_intent.py", ["infer_intent.py", "--test_dir", out / "test", "--model_dir", model])
+        shutil.rmtree(model)
+    shutil.rmtree(out)
 
 
 def measure(clicks, step, command, folder=None):

@@ -6,15 +6,17 @@ clicks of a session stand together. Sessions are in the order neither of their t
 a click stands before an earlier one.
 
     python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat
+    python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat --buys yoochoose-buys.dat
     python benchmarks/make_clicks.py --clicks 330000000 --output clicks.parquet
 """
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from utils.files import write_atomically  # noqa: E402
+from utils.files import InputError, require_different, write_atomically  # noqa: E402
 from utils.options import COUNT, SEED, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
@@ -22,6 +24,8 @@ FIRST_DAY, DAYS = "2014-04-01", 183
 DAY = 86_400_000  # milliseconds
 SESSIONS_A_BLOCK = 250_000  # written at a time, which limits the memory
 CATEGORIES = ["0"] * 12 + [str(category) for category in range(1, 13)] + ["S"] * 8
+PRICES = ["0,0", "523,1", "1046,1", "1046,2"]  # with quantities
+BUYING = 0.055  # share of the sessions
 
 
 def main():
@@ -31,8 +35,13 @@ def main():
                         "name ends with .parquet")
     parser.add_argument("--clicks", type=number(int, 1, COUNT), default=33_000_000, help="how many clicks")
     parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
+    parser.add_argument("--buys", default="",
+                        help="a yoochoose-buys.dat to write as well, beside clicks as text; empty: none")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="the same seed gives the same file")
     flags = parser.parse_args()
+    if flags.buys and flags.output.endswith(".parquet"):
+        raise InputError("--buys: found it with Parquet, expected clicks as text")
+    require_different([], [("--output", flags.output), ("--buys", flags.buys)])
     import numpy as np
 
     random = np.random.default_rng(flags.seed)
@@ -41,9 +50,14 @@ def main():
     random.shuffle(blocks)
     draw_item = item_sampler(random, flags.items)
     write = write_parquet if flags.output.endswith(".parquet") else write_text
-    with write_atomically(flags.output, "wb") as file:
-        write(file, (draw_clicks(random, first + 1, lengths[first:first + SESSIONS_A_BLOCK].astype(int), draw_item)
-                     for first in blocks))
+    drawn = (draw_clicks(random, first + 1, lengths[first:first + SESSIONS_A_BLOCK].astype(int), draw_item)
+             for first in blocks)
+    with ExitStack() as outputs:
+        file = outputs.enter_context(write_atomically(flags.output, "wb"))
+        if flags.buys:
+            buys = outputs.enter_context(write_atomically(flags.buys, "wb"))
+            drawn = with_purchases(drawn, buys, np.random.default_rng((flags.seed, 1)))
+        write(file, drawn)
     print(f"{flags.output}: {flags.clicks:,} clicks, {len(lengths):,} sessions, seed {flags.seed}")
 
 
@@ -99,8 +113,29 @@ def draw_clicks(random, first_id, lengths, draw_item):
     return sessions, times, draw_item(clicks), random.integers(0, len(CATEGORIES), clicks)
 
 
-def write_text(file, blocks):
-    """Write blocks of clicks as lines of a yoochoose-clicks.dat to the binary `file`."""
+def with_purchases(blocks, file, random):
+    """Yield the blocks of clicks, and write what their sessions buy to the binary `file`.
+
+    The sessions that buy are drawn, and buy the item of one or two of their clicks some minutes after the last one.
+    """
+    import numpy as np
+
+    for sessions, times, items, categories in blocks:
+        lasts = np.flatnonzero(np.append(sessions[1:] != sessions[:-1], True))
+        lengths = np.diff(lasts, prepend=-1)
+        chosen = np.repeat(np.flatnonzero(random.random(len(lasts)) < BUYING), 2)
+        chosen = chosen[(np.arange(len(chosen)) % 2 == 0) | (random.random(len(chosen)) < 0.5)]
+        rows = lasts[chosen] - (random.random(len(chosen)) * lengths[chosen]).astype(int)
+        bought_at = np.maximum(times[lasts[chosen]], times[lasts[chosen] - 1]) + 120_000
+        write_text(file, [(sessions[rows], np.minimum(bought_at, DAYS * DAY - 1), items[rows],
+                           random.integers(0, len(PRICES), len(rows)))], PRICES)
+        yield sessions, times, items, categories
+
+
+def write_text(file, blocks, last_columns=CATEGORIES):
+    """Write blocks as lines of a yoochoose-clicks.dat to the binary `file`; their last array has places in
+    `last_columns`, the texts after the item.
+    """
     import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -108,7 +143,7 @@ def write_text(file, blocks):
     dates = pa.array(np.arange(np.datetime64(FIRST_DAY), np.datetime64(FIRST_DAY) + DAYS).astype(str))
     clock = pa.array([f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}" for second in range(86_400)])
     fractions = pa.array([f".{thousandth:03}Z," for thousandth in range(1_000)])
-    line_ends = pa.array([f",{category}\n" for category in CATEGORIES])
+    line_ends = pa.array([f",{text}\n" for text in last_columns])
     for sessions, times, items, categories in blocks:
         days, times_of_day = np.divmod(times, DAY)
         text = pc.binary_join_element_wise(

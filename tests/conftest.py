@@ -197,7 +197,8 @@ def with_client(tmp_path):
     def run(function, model=True, **settings):
         if model and not (tmp_path / "model").exists():
             write_random_model(tmp_path / "model")
-        settings = ServerSettings(str(tmp_path / "model"), **{"session_store": str(tmp_path / "store"), **settings})
+        settings = ServerSettings(**{"model_dir": str(tmp_path / "model"), "session_store": str(tmp_path / "store"),
+                                     **settings})
 
         async def with_it():
             application = create_application(settings)

@@ -63,6 +63,7 @@ def clone(tmp_path_factory):
     git(directory, "commit", "--quiet", "--message", "all")
     make_yoochoose(directory)
     make_shop(directory / "shop.csv.gz")
+    make_events(directory / "events.csv")
     return directory
 
 
@@ -88,11 +89,13 @@ def make_sample(directory, raw):
 def make_yoochoose(directory):
     """An archive in the form of the real one, to be found where it would be downloaded to."""
     import py7zr
-    flags = ["--clicks", 30_000, "--items", 1000, "--output", directory / "clicks.dat"]
+    names = "yoochoose-clicks.dat", "yoochoose-buys.dat"
+    flags = ["--clicks", 30_000, "--items", 1000, "--output", directory / names[0], "--buys", directory / names[1]]
     assert_worked(run_script("benchmarks/make_clicks.py", *flags))
     with py7zr.SevenZipFile(directory / "yoochoose-data.7z", "w") as archive:
-        archive.write(directory / "clicks.dat", "yoochoose-clicks.dat")
-    (directory / "clicks.dat").unlink()
+        for name in names:
+            archive.write(directory / name, name)
+            (directory / name).unlink()
 
 
 def make_shop(path):
@@ -105,6 +108,21 @@ def make_shop(path):
             lines.append(f"u{visit % 700},p{int(60 * draw.random()**2)},5,{second}")
             second += draw.randint(1, 300)
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+def make_events(path):
+    """Views, cart additions and purchases of visitors during four weeks, in the form of RetailRocket's events."""
+    draw = random.Random(2)
+    lines = ["timestamp,visitorid,event,itemid,transactionid"]
+    for visit in range(2000):
+        second = 1_767_225_600 + draw.randrange(28 * DAY)
+        for _ in range(draw.randint(1, 5)):
+            item, second = int(60 * draw.random()**2), second + draw.randint(1, 300)
+            lines.append(f"{second}000,{visit % 700},view,{item},")
+            if draw.random() < 0.1:
+                lines += [f"{second + 20 * step}000,{visit % 700},{event},{item},{step * visit or ''}"
+                          for step, event in ((1, "addtocart"), (2, "transaction"))]
+    path.write_text("\n".join(lines) + "\n")
 
 
 def commands_of(page):
@@ -134,7 +152,7 @@ def test_the_commands_of_a_page_work_in_their_order(clone, pipelines_done, page)
     pipelines_done.update(line.partition(" #")[0].strip() for line in lines if line.startswith("bash reproduce/"))
     assert git(clone, "status", "--porcelain", "--untracked-files=no") == "", "files of the repository have changed"
     if page == "README.md":
-        assert git(clone, "status", "--porcelain") == "?? shop.csv.gz\n"
+        assert git(clone, "status", "--porcelain") == "?? events.csv\n?? shop.csv.gz\n"
 
 
 def run_in_shell(directory, lines):

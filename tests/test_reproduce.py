@@ -35,6 +35,16 @@ def test_full_rsc15_from_the_raw_file(clicks, tmp_path):
     assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output and "POP" in output
 
 
+def test_purchase_intent_from_the_raw_files(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output",
+               tmp_path / "yoochoose-clicks.dat", "--buys", tmp_path / "yoochoose-buys.dat"]
+    subprocess.run(command, check=True, capture_output=True)
+    output = run_pipeline("intent.sh", tmp_path, tmp_path / "out")
+    assert f"model:{tmp_path}/out/model/epoch_1 auc:" in output
+    said = (tmp_path / "out/solution.dat").read_text().splitlines()
+    assert all(";" in line for line in said)
+
+
 @pytest.mark.parametrize("name", ["rsc15_64.sh", "rsc15_64_reference.sh"])
 def test_rsc15_64_from_split_files(name, clicks, tmp_path):
     assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path))
@@ -51,7 +61,7 @@ def test_sampled_pipelines(name, clicks, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "reproduce").glob("*.sh")
-                                         if path.name not in ("common.sh", "rsc15.sh")))
+                                         if path.name not in ("common.sh", "intent.sh", "rsc15.sh")))
 def test_pipelines_without_arguments_say_their_usage(path):
     process = subprocess.run(["bash", str(ROOT / "reproduce" / path)], capture_output=True, text=True, timeout=60)
     assert_one_line_error(process, f"usage: bash reproduce/{path} TRAIN TEST")

@@ -1,6 +1,7 @@
 """Command lines: the parser of every script, and the flags that several scripts share, written once."""
 
 import argparse
+import codecs
 import json
 import math
 
@@ -157,6 +158,16 @@ def separator(text):
     if len(text) > 1 or text and text in '"\r\n' or not text.isascii():
         raise argparse.ArgumentTypeError(f"found {text!r}, expected one ASCII character or tab")
     return text
+
+
+def encoding(name):
+    """A type for argparse: the name of a text encoding that Python has."""
+    try:
+        "".encode(name)
+    except (LookupError, UnicodeError, ValueError):
+        raise argparse.ArgumentTypeError(f"found {name!r}, expected an encoding such as utf-8, latin-1 or utf-16"
+                                         ) from None
+    return "utf-8" if codecs.lookup(name).name == "utf-8" else name
 
 
 def add_table_flags(parser):

@@ -39,7 +39,7 @@ def result(model_dir):
 def stopping_after(steps):
     """Within the block, the training in this process gets a SIGTERM after so many steps."""
     from utils.training import loop
-    real_step, left = loop._Run._train_step, [steps]
+    real_step, left = loop.Run._train_step, [steps]
 
     def step(run, *arguments):
         real_step(run, *arguments)
@@ -48,7 +48,7 @@ def stopping_after(steps):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "_train_step", step)
+        patch.setattr(loop.Run, "_train_step", step)
         yield
 
 

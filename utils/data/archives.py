@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 
 from utils.files import NO_SPACE, InputError, write_atomically
 
-CLICKS_FILE = "yoochoose-clicks.dat"  # in the archive
+CLICKS_FILE, PURCHASES_FILE = "yoochoose-clicks.dat", "yoochoose-buys.dat"  # in the archive
 
 
 @contextmanager
-def unpacked(path, folder, say):
+def unpacked(path, folder, say, wanted=CLICKS_FILE):
     """Yield `path` itself, or for a 7z archive the path of its clicks, unpacked to a temporary folder in `folder`.
 
-    `say` prints a line.
+    `say` prints a line. `wanted` names the file in the archive.
     """
     with open(path, "rb") as file:
         is_archive = file.read(6) == b"7z\xbc\xaf\x27\x1c"
@@ -25,11 +25,11 @@ def unpacked(path, folder, say):
         yield path
         return
     with TemporaryDirectory(prefix=".unpacked_", dir=folder) as unpacked_folder:
-        yield unpack(path, unpacked_folder, say)
+        yield unpack(path, unpacked_folder, say, wanted)
 
 
-def unpack(path, folder, say):
-    """Unpack only the clicks of a 7z archive to `folder` and return their path."""
+def unpack(path, folder, say, wanted):
+    """Unpack only the file `wanted` of a 7z archive to `folder` and return its path."""
     try:
         import py7zr
     except ImportError:
@@ -38,7 +38,7 @@ def unpack(path, folder, say):
     try:
         with py7zr.SevenZipFile(path) as archive:
             names = archive.getnames()
-            name = next((name for name in names if Path(name).name == CLICKS_FILE), None)
+            name = next((name for name in names if Path(name).name == wanted), None)
             if name:
                 say("unpacking {} of {}", name, path)
                 archive.extract(folder, targets=[name])
@@ -48,7 +48,7 @@ def unpack(path, folder, say):
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"{path}: found a damaged or cut off 7z archive ({what}), expected a whole one") from None
     if not name:
-        raise InputError(f"{path}: found {', '.join(names)[:300] or 'nothing'} in the archive, expected {CLICKS_FILE}")
+        raise InputError(f"{path}: found {', '.join(names)[:300] or 'nothing'} in the archive, expected {wanted}")
     return Path(folder, name)
 
 

@@ -23,6 +23,7 @@ FORMS_OF_DATES = [(r"^(\d{4}-\d\d-\d\d)$", r"\1T00:00Z"), (CLOCK + " ?(?:UTC|GMT
 EXPECTED_TIME = {"iso": "a date such as 2014-04-07T10:51:09.277Z or, in all lines, unix seconds",
                  "s": "unix seconds (--time_unit ms reads milliseconds)", "ms": "unix milliseconds"}
 NAMES = pa.dictionary(pa.int32(), pa.string())
+OPTIONAL = "--event_column", "--category_column"
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Columns:
     encoding : str, of text
     event : str, name of the column of events; empty: every row is a click
     events : tuple of str, those that are clicks
+    purchases : tuple of str, those that are purchases
+    category : str, name of the column of categories; empty: only YOOCHOOSE's clicks have one; None: none is read
     """
 
     session: str = "SessionId"
@@ -45,12 +48,16 @@ class Columns:
     encoding: str = "utf-8"
     event: str = ""
     events: tuple = ()
+    purchases: tuple = ()
+    category: str | None = None
 
     def wanted(self):
         """The names of the columns to read, by the flags that give them; InputError if two name the same."""
         flags = {"--session_column": self.session, "--item_column": self.item, "--time_column": self.time,
-                 "--event_column": self.event}
-        flags = {flag: name for flag, name in flags.items() if name or flag != "--event_column"}
+                 "--event_column": self.event, "--category_column": self.category}
+        flags = {flag: name for flag, name in flags.items() if name or flag not in OPTIONAL}
+        if self.category and self.category == self.event:  # what happened may be a click's category
+            del flags["--category_column"]
         taken = {}
         for flag, name in flags.items():
             if name in taken:
@@ -68,7 +75,10 @@ class Part(NamedTuple):
     times : int64 array [clicks], microseconds
     bad : int, rows that were left out because something is wrong in them
     faults : list of (row, reason), the first of these
-    other_events : int, rows that were left out because their event is no click
+    other_events : int, rows that were left out because their event is none of those to read
+    categories : pyarrow.ChunkedArray of dictionaries [clicks], or None where they are not read
+        Missing ones are empty.
+    is_purchase : bool array [clicks]
     """
 
     sessions: object
@@ -77,6 +87,8 @@ class Part(NamedTuple):
     bad: int
     faults: list
     other_events: int
+    categories: object = None
+    is_purchase: object = None
 
 
 def read_columns(table, columns, unit, most_faults=1):
@@ -85,7 +97,8 @@ def read_columns(table, columns, unit, most_faults=1):
     Parameters
     ----------
     table : pyarrow.Table
-        Its columns are sessions, items, times and, if `columns` names one, events: text, numbers or timestamps.
+        Its columns are sessions, items, times and, if there are any, events and categories: text, numbers or
+        timestamps.
     columns : Columns
     unit : str
         Of times that are no timestamps: iso, s or ms; from `unit_of_times`.
@@ -98,11 +111,12 @@ def read_columns(table, columns, unit, most_faults=1):
     """
     rows, everything = np.arange(len(table)), len(table)
     if columns.event:
-        is_click = pc.is_in(as_text(table.column(3)), value_set=pa.array(columns.events, pa.string()))
-        table, rows = table.filter(is_click), rows[is_click.to_numpy()]
+        wanted = pa.array(columns.events + columns.purchases, pa.string())
+        is_wanted = pc.is_in(as_text(table.column(3)), value_set=wanted)
+        table, rows = table.filter(is_wanted), rows[is_wanted.to_numpy()]
     other_events = everything - len(table)
     try:
-        return Part(*convert(table, unit), 0, [], other_events)
+        return Part(*convert(table, unit), 0, [], other_events, *attributes(table, columns))
     except pa.ArrowInvalid:
         pass
     is_bad = [bad_ids(table.column(0)), bad_ids(table.column(1)), bad_times(table.column(2), unit)]
@@ -115,13 +129,27 @@ def read_columns(table, columns, unit, most_faults=1):
         value = table.column(place)[row].as_py()
         found = "no value" if value is None else repr(value if isinstance(value, str) else str(value))[:80]
         faults.append((int(rows[row]), f"found {found} as {names[place]}, expected {expected[place]}"))
-    return Part(*convert(table.filter(pa.array(~bad)), unit), int(bad.sum()), faults, other_events)
+    table = table.filter(pa.array(~bad))
+    return Part(*convert(table, unit), int(bad.sum()), faults, other_events, *attributes(table, columns))
 
 
 def convert(table, unit):
     """Sessions, items and times of a table without bad rows, as in Part; pyarrow.ArrowInvalid if there is one."""
     sessions, items, times = table.columns[:3]
     return as_sessions(sessions), as_names(items), as_times(times, unit)
+
+
+def attributes(table, columns):
+    """Categories and purchases of a table as in Part."""
+    is_purchase = np.zeros(len(table), bool)
+    if columns.purchases:
+        is_purchase = pc.is_in(as_text(table.column(3)), value_set=pa.array(columns.purchases, pa.string())).to_numpy()
+    if columns.category is None:
+        return None, is_purchase
+    place = 3 + bool(columns.event and columns.category != columns.event)
+    if place == len(table.columns):  # of a table without categories
+        return pa.chunked_array([pa.repeat("", len(table)).dictionary_encode()]), is_purchase
+    return pc.fill_null(as_text(table.column(place)), "").dictionary_encode(), is_purchase
 
 
 def as_sessions(column):

@@ -42,8 +42,7 @@ def click_parts(paths, columns, flag, left_out):
 
     Yields
     ------
-    sessions, items, times
-        As in click_columns.Part.
+    click_columns.Part
 
     Raises
     ------
@@ -171,7 +170,7 @@ def require_columns(names, columns, source):
 
 
 def good_parts(parts, columns, left_out, source):
-    """Yield the sessions, items and times of all `parts`, and count in `left_out` what is missing.
+    """Yield those of the `parts` that have clicks, and count in `left_out` what is missing.
 
     Parameters
     ----------
@@ -183,13 +182,13 @@ def good_parts(parts, columns, left_out, source):
         clicks += len(part.times)
         may_go_on = left_out.add(file, row_name, part)  # else the rest is only read to count what is bad
         if may_go_on and len(part.times):
-            yield part.sessions, part.items, part.times
+            yield part
     left_out.check()
     if clicks:
         return
     if left_out.other_events:
         raise InputError(f"{source}: found {left_out.other_events:,} rows, none with the event "
-                         f"{' or '.join(columns.events)!r} (--events), expected some")
+                         f"{' or '.join(columns.events + columns.purchases)!r} (--events), expected some")
     if left_out.bad:
         raise InputError(f"{source}: found nothing but bad rows, {left_out.bad:,} of them, expected clicks; the first: "
                          f"{left_out.first}")

@@ -73,7 +73,11 @@ def find_form(file, path, columns):
                          "feed")
     if YOOCHOOSE.match(text):
         others = [f"column {position}" for position in range(4, text.count(",") + 2)]
-        return Form(["SessionId", "Timestamp", "ItemId", *others], [0, 2, 1], ",", False, columns), first_line
+        if columns.event:
+            raise InputError(f"{path} line 1: found no header, expected one that names the column {columns.event!r} "
+                             "(--event_column)")
+        wanted = [0, 2, 1] + [3] * (columns.category is not None and len(others) > 0)
+        return Form(["SessionId", "Timestamp", "ItemId", *others], wanted, ",", False, columns), first_line
     wanted = columns.wanted()
     headers = {separator: next(csv.reader([text], delimiter=separator), [])
                for separator in columns.separator or SEPARATORS}

@@ -15,20 +15,26 @@ from utils.files import InputError
 CLICKS_WRITTEN = 1 << 20  # clicks written at a time
 
 
-def write_table(clicks, file):
+def write_table(clicks, file, categories=None):
     """Write `clicks` as TSV with the header SessionId, ItemId, Time (unix seconds) to the binary `file`.
 
     The rows are sorted by session, then time. All times have `clicks.decimals` decimals. Ids with a quote, a tab or a
     line end are quoted as in CSV.
+
+    Parameters
+    ----------
+    categories : int32 array [clicks] and pyarrow.StringArray, optional
+        Indices and names for a column Category before the times, of Clicks in memory.
     """
-    file.write(b"SessionId\tItemId\tTime\n")
+    file.write(b"SessionId\tItemId\tCategory\tTime\n" if categories else b"SessionId\tItemId\tTime\n")
     items = quoted(clicks.item_names)
+    categories = categories and (categories[0], quoted(categories[1]))
     for block in clicks.blocks():
-        for text in rows_of_text(block, items):
+        for text in rows_of_text(block, items, categories):
             file.write(text)
 
 
-def rows_of_text(clicks, items):
+def rows_of_text(clicks, items, categories=None):
     """Yield the rows of `write_table` in memoryviews of many rows; `items` are the items' names as they are written."""
     sessions, names = pa.array(clicks.sessions), clicks.session_names
     sessions = pc.cast(sessions, pa.string()) if names is None else quoted(names).take(sessions)
@@ -43,6 +49,7 @@ def rows_of_text(clicks, items):
         owners = np.searchsorted(clicks.offsets, numbers, side="right") - 1
         seconds, rest = np.divmod(clicks.times[rows], SECOND)
         columns = [sessions.take(pa.array(owners)), items.take(pa.array(clicks.items[rows])),
+                   *([categories[1].take(pa.array(categories[0][rows]))] if categories else []),
                    pc.cast(pa.array(seconds), pa.string())]
         text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
                                            line_ends.take(pa.array(rest // fraction)), "")

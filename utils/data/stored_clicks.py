@@ -103,7 +103,7 @@ def gather(parts, memory, new_folder):
 
     Parameters
     ----------
-    parts : iterator of (sessions, items, times)
+    parts : iterator of click_columns.Part
         As of `click_files.click_parts`.
     memory : int
         Bytes to take, about.
@@ -145,7 +145,7 @@ def _pieces(parts, item_numbers):
     """
     first = 0
     for group in _groups(parts):
-        sessions, items, times = map(list, zip(*group))
+        sessions, items, times = map(list, list(zip(*group))[:3])
         sessions, session_names = number_sessions(sessions)
         items, names = number_names(items)
         numbers = [item_numbers.setdefault(name, len(item_numbers)) for name in names.to_pylist()]

@@ -12,7 +12,7 @@ from utils.files import InputError
 from utils.processes import ALONE
 
 CUTOFFS = [20]
-LARGER_IS_BETTER = {"recall@20": True, "mrr@20": True, "valid_loss": False, "train_loss": False, "loss_ratio": False}
+SMALLER_IS_BETTER = "valid_loss", "train_loss", "loss_ratio"
 BATCH_SIZE = 1024  # sessions at once; changes no figure
 
 
@@ -90,6 +90,6 @@ def validation_figures(network, validation, training_sample, processes=ALONE):
 def better_of(best, epoch, figures, watched):
     """The best epoch so far, in the form of Progress.best, given one more epoch's figures; a tie keeps the earlier."""
     value = figures[watched]
-    if best and not (value > best["value"] if LARGER_IS_BETTER[watched] else value < best["value"]):
+    if best and not (value < best["value"] if watched in SMALLER_IS_BETTER else value > best["value"]):
         return best
     return {"epoch": epoch, "watched": watched, "value": value}

@@ -12,6 +12,7 @@ from utils.model.layout import ANSWERING, EMBEDDINGS, NetworkSettings
 
 SWITCHES = [field.name for field in fields(NetworkSettings) if field.type is bool]
 NUMBERS = [field.name for field in fields(NetworkSettings) if field.type is float]
+KIND = "intent"  # what config.json of a model of train_intent.py has, and no other
 NET = Path(__file__).resolve().parent.parent.parent / "net.py"
 
 
@@ -64,7 +65,10 @@ def vocabulary_checksum(model_dir, config):
 
 
 def require_one_network(model_dir, config):
-    """InputError for joined models (joined.py)."""
+    """InputError for joined models (joined.py), and for those of train_intent.py (utils/intent/model.py)."""
+    if KIND in config:
+        raise InputError(f"{model_dir}: found a model of purchase intent, expected one that recommends; "
+                         "infer_intent.py and serve.py --intent_model_dir take it")
     if "joined" in config:
         raise InputError(f"{model_dir}: found joined models, expected a model of one network, such as those in its "
                          "epoch_1")

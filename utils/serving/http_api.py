@@ -22,7 +22,7 @@ from starlette.routing import Route
 from utils.memory import own_room
 from utils.model.load import prepare
 from utils.serving import http_messages as messages
-from utils.serving import inference_protocol, monitoring, sagemaker
+from utils.serving import inference_protocol, intent_messages, monitoring, sagemaker
 from utils.serving.http_choice import clicked_to_exclude, excluded, require_fields, shown_fields, wanted_of
 from utils.serving.http_input import Refused, read_body, read_query
 from utils.serving.http_replies import encode, refuse, refuse_failed, refuse_gone, refuse_route, reply
@@ -50,11 +50,12 @@ NO_ITEM = ""  # what stands for a longer one in a session; no item is called so
 class ServerSettings:
     """The server's settings; serve.py's flags with these names say what each one means.
 
-    model_dir : str
+    model_dir : str, empty: nothing is recommended
     epoch : int or None, None for the best or the last
     session_store : str
     model_name : str, what the open inference protocol calls the model
     items : str, the table of the items' fields; empty: none
+    intent_model_dir : str, the model of purchase intent; empty: none
     exclude : str, which items of a session are left out; empty: last in live sessions, none in whole ones
     reload_seconds, drain_seconds, session_ttl, client_rate : float
     max_sessions, session_memory, max_batch, max_queue : int
@@ -66,6 +67,7 @@ class ServerSettings:
     session_store: str = ""
     model_name: str = "gru4rec"
     items: str = ""
+    intent_model_dir: str = ""
     exclude: str = ""
     reload_seconds: float = 5.0
     drain_seconds: float = 0.0
@@ -95,15 +97,22 @@ class Api:
         self.slot = ModelSlot(partial(ServedModel, model_dir, epoch, room), partial(signature_of, model_dir, epoch),
                               monitoring.count_model, partial(prepare, model_dir),
                               ItemFile(settings.items) if settings.items else None)
+        self.intent = None
+        if settings.intent_model_dir:
+            from utils.serving.intent_api import IntentApi  # pyarrow loads for this alone
+            self.intent = IntentApi(settings.intent_model_dir)
+        self.slots = [self.slot] * bool(model_dir) + ([self.intent.slot] if self.intent else [])
         self.batcher = Batcher(self.slot, settings.max_batch, settings.max_queue, monitoring.batch_size.observe)
         self.rates, self.compared = ClientRates(settings.client_rate), 0
-        self.description, self.page = encode(messages.openapi(bool(settings.items))), PAGE.read_bytes()
+        more = intent_messages.ROUTES if self.intent else ()
+        self.description, self.page = encode(messages.openapi(bool(settings.items), more)), PAGE.read_bytes()
         self.application = Starlette(lifespan=self.lifespan, routes=[
             Route("/v1/recommend", self.recommend, methods=["GET", "POST"]),  # first, as they are tried in order
             Route("/v1/similar", self.similar), Route("/v1/items", self.items),
             Route("/livez", self.is_alive), Route("/readyz", self.is_ready), Route("/metrics", self.show_metrics),
             Route("/", self.show_page), Route("/openapi.json", self.describe),
-            *sagemaker.routes(self), *inference_protocol.routes(self, settings.model_name),
+            *([*sagemaker.routes(self), *inference_protocol.routes(self, settings.model_name)] if model_dir else []),
+            *([Route(intent_messages.PATH, self.answer_intent, methods=["POST"])] if self.intent else []),
         ], exception_handlers={Refused: refuse, HTTPException: refuse_route, ClientDisconnect: refuse_gone,
                                Exception: refuse_failed})
         self.application.router.redirect_slashes = False  # /livez/ is as unknown as any other path
@@ -114,12 +123,14 @@ class Api:
         with nullcontext() if address else shared_directory(store_bytes) as own_directory:
             self.store = open_store(address or machine_store(own_directory), self.settings.session_ttl,
                                     self.settings.max_sessions, messages.MAX_CLICKS, store_bytes)
-            watcher = asyncio.create_task(self.slot.watch(self.settings.reload_seconds))
+            watchers = [asyncio.create_task(slot.watch(self.settings.reload_seconds)) for slot in self.slots]
             if self.settings.drain_seconds:
                 self._drain_before_stopping()
-            await self.slot.has_looked.wait()  # before the port opens: a worker that starts later has others beside it
+            for slot in self.slots:  # before the port opens: a worker that starts later has others beside it
+                await slot.has_looked.wait()
             yield
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             await self.store.close()
 
     def _drain_before_stopping(self):
@@ -132,11 +143,17 @@ class Api:
                 loop.call_soon_threadsafe(loop.call_later, self.settings.drain_seconds, stop, number, None)
         signal.signal(signal.SIGTERM, drain)
 
-    def model(self, request):
-        """The model to answer with; Refused if there is none yet, or the client asks too often."""
+    def count(self, request):
+        """Refused if the client asks too often."""
         if not self.rates.allows(request.client.host if request.client else ""):
             raise Refused(429, "client",
                           f"found more than {self.settings.client_rate:g} requests a second, expected fewer", 1)
+
+    def model(self, request):
+        """The model to answer with; Refused if there is none yet, or the client asks too often."""
+        self.count(request)
+        if not self.settings.model_dir:
+            raise Refused(404, "path", "found no model that recommends on this server, expected one (--model_dir)")
         if self.slot.model is None:
             raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
         return self.slot.model
@@ -226,6 +243,12 @@ class Api:
         return reply(messages.FoundItems(named(model), list(islice(found, asked.k)),
                                          list(model.fields.columns) if model.fields else []))
 
+    async def answer_intent(self, request):
+        self.count(request)
+        model, answers, unknown = await self.intent.answer(request, self.store)
+        note(request, model, unknown, sessions=len(answers.answers))
+        return reply(answers)
+
     # What operators ask
 
     async def is_alive(self, request):
@@ -238,9 +261,10 @@ class Api:
         """The model; Refused where the server wants no requests: it has no model yet, or is about to stop."""
         if self.is_draining:
             raise Refused(503, "server", "found the server about to stop, expected it to serve on", 1)
-        if self.slot.model is None:
+        models = [slot.model for slot in self.slots]
+        if None in models:
             raise Refused(503, "server", "found no model loaded yet, expected one soon", 1)
-        return self.slot.model
+        return models[0]
 
     async def show_metrics(self, request):
         try:

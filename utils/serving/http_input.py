@@ -21,10 +21,10 @@ class Refused(Exception):
         self.status, self.where, self.message, self.retry_after = status, where, message, retry_after
 
 
-async def read_body(request):
-    """The body of a POST as messages.SessionsToAnswer."""
+async def read_body(request, decode=decode_sessions):
+    """The body of a POST, by default as messages.SessionsToAnswer; `decode` is a method of a msgspec.json.Decoder."""
     require_kind(request, ["application/json"])
-    return decoded(decode_sessions, await read_bytes(request))
+    return decoded(decode, await read_bytes(request))
 
 
 def require_kind(request, kinds):

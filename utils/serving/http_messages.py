@@ -183,9 +183,13 @@ ROUTES = [  # path, method, what it does, body, query, reply, other replies
 ]
 
 
-def openapi(has_fields=False):
-    """The description of the routes above, a dict, for a server that knows the items' fields, or that doesn't."""
-    kinds = [kind for _, _, _, *kinds, _ in ROUTES for kind in kinds if kind] + [Refusal]
+def openapi(has_fields=False, more=()):
+    """The description of the routes above, and `more` of this form, a dict.
+
+    `has_fields` says whether the server knows the items' fields.
+    """
+    routes = [*ROUTES, *more]
+    kinds = [kind for _, _, _, *kinds, _ in routes for kind in kinds if kind] + [Refusal]
     found, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     schema_of = dict(zip(kinds, found))
     if not has_fields:
@@ -197,7 +201,7 @@ def openapi(has_fields=False):
         return {"application/json": {"schema": schema_of[kind]}}
 
     paths = {}
-    for path, method, summary, body, query, reply, refusals in ROUTES:
+    for path, method, summary, body, query, reply, refusals in routes:
         operation = {"summary": summary, "operationId": f"{method}{path.replace('/', '_')}", "responses": {
             "200": {"description": reply.__doc__, "content": content(reply)},
             **{str(status): {"description": text, "content": content(Refusal)} for status, text in refusals.items()}}}

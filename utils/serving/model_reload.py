@@ -61,16 +61,12 @@ class ServedModel:
         model_dir = Path(os.path.realpath(model_dir))  # only here: a link may be switched at any moment
         epoch = choose_epoch(model_dir, epoch)
         directory = checkpoint.epoch_directory(model_dir, epoch)
-        before, failure = _state_of_files(model_dir, directory), None
-        try:
-            self.scorer, item_ids = load_scorer(model_dir, epoch, room=room)
-            self.popular = read_popular(model_dir, len(self.scorer.item_matrix))
-        except (InputError, OSError) as error:
-            failure = error
-        if _state_of_files(model_dir, directory) != before:
-            raise ModelChanged(f"{model_dir}: found files that changed while they were read, expected one model")
-        if failure:
-            raise failure
+
+        def read():
+            scorer, item_ids = load_scorer(model_dir, epoch, room=room)
+            return scorer, item_ids, read_popular(model_dir, len(scorer.item_matrix))
+
+        self.scorer, item_ids, self.popular = read_unchanged(model_dir, directory, read)
         self.weights_checksum, self.checksum = self.scorer.weights_checksum, self.scorer.checksum
         self.name = f"{model_dir.name}/{directory.name}"
         self.item_ids, self.index_of = shared_ids(
@@ -188,6 +184,20 @@ class ModelSlot:
                 logger.exception("looking for a new model failed")
             self.has_looked.set()
             await asyncio.sleep(seconds)
+
+
+def read_unchanged(model_dir, directory, read):
+    """What `read()` returns of a model; ModelChanged if its files changed meanwhile. `directory` is the epoch's."""
+    before, failure = _state_of_files(model_dir, directory), None
+    try:
+        found = read()
+    except (InputError, OSError) as error:
+        failure = error
+    if _state_of_files(model_dir, directory) != before:
+        raise ModelChanged(f"{model_dir}: found files that changed while they were read, expected one model")
+    if failure:
+        raise failure
+    return found
 
 
 def _state_of_files(model_dir, directory):

@@ -21,9 +21,9 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.runlog import log
 from utils.training.flags import training_run
-from utils.training.loop import epoch_generator
 from utils.training.preparation import choose_sessions, read_whole
 from utils.training.proof import prove
+from utils.training.seeds import epoch_generator
 
 NEWEST = 0.1  # the share of the sessions that judges
 MOST, MOST_JUDGING = 60_000, 20_000  # predictions to train on and to judge by: with more, it takes longer

@@ -22,7 +22,7 @@ def add_training_flags(parser, rate):
     _add_step_flags(parser.add_argument_group("training"), rate)
     add_optimizer_flags(parser.add_argument_group("optimiser"))
     _add_validation_flags(parser.add_argument_group("validation"))
-    _add_record_flags(parser.add_argument_group("records"))
+    add_record_flags(parser.add_argument_group("records"))
     add_device_flags(parser)
     add_process_flags(parser)
     together = parser.add_argument_group("training by several processes")
@@ -130,7 +130,7 @@ def _add_validation_flags(epochs):
                         help="how many of the newest epochs to keep; the best one stays too; 0: all")
 
 
-def _add_record_flags(records):
+def add_record_flags(records):
     """Add the flags that say what the trainers write on the way."""
     records.add_argument("--save_seconds", type=number(float, 0, SECONDS), default=600.0,
                          help="seconds between two checkpoints within an epoch, to resume from; 0: only when stopped")

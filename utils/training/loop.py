@@ -2,9 +2,9 @@
 
 import math
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,15 @@ from utils.runlog import progress as progress_bar
 from utils.training.initial import load_initial
 from utils.training.preparation import prepare, require_possible, versions
 from utils.training.remembering import add_memory
-from utils.training.resume import HeldSignals, Progress, find_checkpoint, hold_directory, read_progress
+from utils.training.resume import (
+    HeldSignals,
+    Progress,
+    batches_after,
+    find_checkpoint,
+    hold_directory,
+    read_progress,
+)
+from utils.training.seeds import epoch_generator, seed_step
 from utils.training.settings import flag_to_blame
 from utils.training.split import own_rows
 from utils.training.threads import ThreadTrial
@@ -66,41 +74,77 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
     trainer.join(processes, splits_items, exchange_steps)
     initial = load_initial(initial_model, trainer) if initial_model else ({}, {})
-    event_files = import_event_writers(output.event_files) if processes.is_first else []
-    model_dir = Path(output.model_dir)
-
-    def start():
-        start_from = None
-        if output.resume and (model_dir / "config.json").exists():
-            start_from = find_checkpoint(model_dir, config)
-        if start_from is None:
-            checkpoint.start_run(model_dir, config, data.vocab_path, output.overwrite, popular)
-        return start_from
-
-    with hold_directory(model_dir) if processes.is_first else nullcontext():
-        start_from = processes.first_does(start)
-        event_writers = [open_events(model_dir) for open_events in event_files]
-        run = _Run(trainer, validation, schedule, output, event_writers, flag_to_blame(flags))
+    validate = None
+    if validation:
+        validate = partial(validation_figures, trainer.network, validation,
+                           evenly_chosen(trainer.sessions, validation.predictions))
+    run = Run(trainer, validate, schedule, output, flag_to_blame(flags), loss_of_a_guess(trainer))
+    with run.started(config, data.vocab_path, popular) as start_from:
         run.choose_threads(device)
         run.train(start_from, *initial)
         if remembering:
-            processes.first_does(lambda: add_memory(model_dir, remembering, trainer.network.item_count))
-        log("finish training")
+            processes.first_does(lambda: add_memory(Path(output.model_dir), remembering, trainer.network.item_count))
 
 
-class _Run:
-    """The epochs of a run, from the first or from where a run before it stopped."""
+class Run:
+    """The epochs of a run, from the first or from where a run before it stopped.
 
-    def __init__(self, trainer, validation, schedule, output, event_writers, blamed):
-        self.trainer, self.network, self.validation = trainer, trainer.network, validation
-        self.schedule, self.output, self.event_writers = schedule, output, event_writers
-        self.blamed, self.guess = blamed, loss_of_a_guess(trainer)  # the flag to blame for a loss far above a guess's
+    Parameters
+    ----------
+    trainer : trainer.Trainer or utils.intent.trainer.IntentTrainer
+    validate : function or None
+        Of the processes.Processes; returns the figures that an epoch is judged by, a dict of float.
+    schedule : settings.Schedule
+    output : settings.Output
+    blamed : str
+        The flag to blame for a loss far above that of a guess.
+    guess : float
+        The loss of random guesses; infinite where that can't be told.
+    """
+
+    def __init__(self, trainer, validate, schedule, output, blamed, guess):
+        self.trainer, self.network, self.validate = trainer, trainer.network, validate
+        self.schedule, self.output, self.event_writers = schedule, output, []
+        self.blamed, self.guess = blamed, guess
         self.model_dir = Path(output.model_dir)
-        if validation:
-            self.training_sample = evenly_chosen(trainer.sessions, validation.predictions)
         self.unread = UnreadLosses()
         self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
         self.processes, self.exchange, self.has_said_bytes = trainer.exchange.processes, trainer.exchange, False
+
+    @contextmanager
+    def started(self, config, vocab_path, popular=None):
+        """Within the block, the model directory is this run's: begun anew, or as the run left it that is resumed.
+
+        Parameters
+        ----------
+        config : dict
+            For config.json.
+        vocab_path : str or Path
+        popular : dict, optional
+            For popular.json.
+
+        Yields
+        ------
+        Path or None
+            Of the checkpoint to go on from.
+        """
+        is_first, event_files = self.processes.is_first, []
+        if is_first:
+            event_files = import_event_writers(self.output.event_files)
+
+        def start():
+            start_from = None
+            if self.output.resume and (self.model_dir / "config.json").exists():
+                start_from = find_checkpoint(self.model_dir, config)
+            if start_from is None:
+                checkpoint.start_run(self.model_dir, config, vocab_path, self.output.overwrite, popular)
+            return start_from
+
+        with hold_directory(self.model_dir) if is_first else nullcontext():
+            start_from = self.processes.first_does(start)
+            self.event_writers = [open_events(self.model_dir) for open_events in event_files]
+            yield start_from
+            log("finish training")
 
     def train(self, start_from, weights, arrays):
         """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`.
@@ -178,7 +222,7 @@ class _Run:
             warn(f"{self.blamed}: found a loss of {figures['loss']:.4g} in epoch {epoch}, expected one below that of "
                  f"random guesses, {self.guess:.4g}; lower it")
             self.guess = math.inf  # said once
-        return figures | (self._validate(progress) if self.validation else {})
+        return figures | (self._validate(progress) if self.validate else {})
 
     def _batches_to_do(self, progress, arrays):
         """The batches of the epoch that are left, with the trainer as `arrays` say it was then."""
@@ -187,7 +231,7 @@ class _Run:
         if progress.processes != count:
             if progress.num_steps:
                 arrays = {name: values for name, values in arrays.items() if not name.startswith("running.")}
-                batches = _after(batches, progress, trainer.skip)
+                batches = batches_after(batches, progress, trainer.skip)
                 warn(f"--resume 1: found {progress.processes} processes in the run so far and {count} now: the rest of "
                      "the epoch comes in steps of another size, at most one step's sessions are trained a second time, "
                      "and sessions side by side go on without what came before")
@@ -220,7 +264,7 @@ class _Run:
         self.trainer.set_rate(schedule.rate_after(share_done))
         progress.num_steps += 1
         if self.trainer.draws_by_paddle:
-            _seed_step(schedule.seed, epoch, progress.num_steps, self.processes.rank)
+            seed_step(schedule.seed, epoch, progress.num_steps, self.processes.rank)
         self.exchange.tell(self._wishes())
         loss = self.trial.step(self.trainer.step, batch) if self.trial else self.trainer.step(batch)
         self._say_bytes()
@@ -257,11 +301,8 @@ class _Run:
         Several processes, which have to stop together, stop after it.
         """
         began = time.monotonic()
-        compute = partial(validation_figures, self.network, self.validation, self.training_sample)
-        if self.processes.is_alone:
-            figures = self._unless_stopped(compute, progress)
-        else:
-            figures = compute(self.processes)
+        compute = partial(self.validate, processes=self.processes)
+        figures = self._unless_stopped(compute, progress) if self.processes.is_alone else compute()
         seconds = time.monotonic() - began
         log(f"epoch:{progress.epoch} validation {line_of(figures)} time_cost(s):{seconds:.2f}")
         return {**figures, "validation_time_cost": seconds}
@@ -282,7 +323,7 @@ class _Run:
     def _finish_epoch(self, progress, figures):
         """Save and record the epoch; the Progress of the next one."""
         epoch, best = progress.epoch, progress.best
-        if self.validation:
+        if self.validate:
             best = better_of(best, epoch, figures, self.schedule.watch)
         weights, arrays = self.trainer.weights(), self.trainer.optimizer_state()
         self.good = checkpoint.epoch_directory(self.model_dir, epoch)
@@ -354,27 +395,3 @@ class _Run:
 def perplexity(loss):
     """exp(loss), infinite where that overflows."""
     return math.exp(loss) if loss < 700 else math.inf
-
-
-def epoch_generator(seed, epoch):
-    """The generator of what an epoch draws: order of the batches, negatives, seed of the C++'s dropout."""
-    return np.random.default_rng(np.random.SeedSequence([seed, epoch]))
-
-
-def _seed_step(seed, epoch, step, rank):
-    """Seed what a step draws from Paddle's own generator, dropout, so that a step doesn't depend on those before it."""
-    paddle.seed(int(np.random.SeedSequence([seed, epoch, step] + [rank] * bool(rank)).generate_state(1)[0]))
-
-
-def _after(batches, progress, skip):
-    """Those of `batches` that hold predictions after as many as `progress` counts, which then counts the others."""
-    done, skipped, steps = progress.predictions, 0, 0
-    for batch in batches:
-        if skipped + len(batch.targets) > done:
-            batches = chain([batch], batches)
-            break
-        skip(batch)
-        skipped, steps = skipped + len(batch.targets), steps + 1
-    progress.loss_sum *= skipped / done
-    progress.num_steps, progress.predictions, progress.recent = steps, skipped, []
-    return batches

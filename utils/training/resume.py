@@ -7,6 +7,7 @@ import signal
 import subprocess
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from utils.files import InputError
@@ -93,6 +94,20 @@ def read_progress(directory):
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{directory / checkpoint.STATE}: found no state to resume from, expected what a training "
                          "with --resume writes; older runs lack it") from None
+
+
+def batches_after(batches, progress, skip):
+    """Those of `batches` that hold predictions after as many as `progress` counts, which then counts the others."""
+    done, skipped, steps = progress.predictions, 0, 0
+    for batch in batches:
+        if skipped + len(batch.targets) > done:
+            batches = chain([batch], batches)
+            break
+        skip(batch)
+        skipped, steps = skipped + len(batch.targets), steps + 1
+    progress.loss_sum *= skipped / done
+    progress.num_steps, progress.predictions, progress.recent = steps, skipped, []
+    return batches
 
 
 @contextmanager

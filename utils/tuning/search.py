@@ -22,7 +22,7 @@ from utils.runlog import log, progress, read_records
 from utils.training.resume import HeldSignals, hold_directory
 from utils.tuning import study as studies
 from utils.tuning.space import flags_of
-from utils.tuning.trainer_flags import DIRECTIONS, ROOT, parse, whole_settings, words
+from utils.tuning.trainer_flags import DIRECTIONS, ROOT, as_a_trial, parse, whole_settings, words
 
 LOOK = 0.1  # seconds between two looks at the trainings
 PATIENCE = 60  # seconds that a training has to save itself once it was asked to end
@@ -205,8 +205,9 @@ class RunningTrial:
         model_dir = self._model_dir()
         _wait_until_free(model_dir)
         own = {**self.plan.folds[len(self.values)], **self.plan.device, "model_dir": model_dir, "seed": self.plan.seed,
-               "watch": self.plan.watched, "keep": 1, "resume": 1, "fit": 0}
-        command = [sys.executable, str(ROOT / self.plan.script), *words({"neighbours": 0} | self.flags), *words(own)]
+               "watch": self.plan.watched, "keep": 1, "resume": 1}
+        flags = as_a_trial(self.plan.script) | self.flags
+        command = [sys.executable, str(ROOT / self.plan.script), *words(flags), *words(own)]
         with open(self.log_file, "a", encoding="utf-8") as output:
             # A session of its own: a terminal's Ctrl-C comes to this process alone, which ends the training in order.
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,

@@ -6,13 +6,19 @@ import sys
 from pathlib import Path
 
 from utils.files import InputError
+from utils.intent import flags as intent_flags
 from utils.memory import read_bytes
 from utils.training import full_flags, sampled_flags
 from utils.tuning.space import all_parameters, corners, flags_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRAINERS = {"train_sample_neg.py": sampled_flags.parse_arguments, "train.py": full_flags.parse_arguments}
-DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "minimize"}  # of --watch, in a search
+INTENT = "train_intent.py"
+TRAINERS = {"train_sample_neg.py": sampled_flags.parse_arguments, "train.py": full_flags.parse_arguments,
+            INTENT: intent_flags.parse_arguments}
+WATCHED = {INTENT: ("auc", "average_precision", "item_auc", "score", "valid_loss")}  # the default first
+WATCHED |= {script: ("recall@20", "mrr@20", "valid_loss") for script in TRAINERS if script not in WATCHED}
+DIRECTIONS = {"recall@20": "maximize", "mrr@20": "maximize", "valid_loss": "minimize",  # of --watch, in a search
+              "auc": "maximize", "average_precision": "maximize", "item_auc": "maximize", "score": "maximize"}
 # What tune.py says itself, or what doesn't belong to a settings file: where the data are, how epochs are judged and
 # kept, what is shown, and on what it runs.
 OTHERS = {"config", "train_dir", "vocab_path", "model_dir", "overwrite", "resume", "init_from", "valid_dir",
@@ -26,9 +32,14 @@ COMBINATIONS = 60  # that are drawn at random to see whether the trainer takes t
 def parse(script, flags):
     """The trainer's options, a Namespace; InputError if it refuses the flags."""
     try:
-        return TRAINERS[script](words({"fit": 0, "neighbours": 0} | flags))
+        return TRAINERS[script](words(as_a_trial(script) | flags))
     except InputError as error:
         raise InputError(str(error).replace(Path(sys.argv[0]).name, script)) from None
+
+
+def as_a_trial(script):
+    """The flags with which a trainer trains the network alone, as it is told to."""
+    return {} if script == INTENT else {"fit": 0, "neighbours": 0}
 
 
 def words(flags):

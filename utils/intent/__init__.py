@@ -1,0 +1,1 @@
+"""Purchase intent: sessions with what they bought, metrics, features and baselines."""
