@@ -111,7 +111,7 @@ def predict_fold(folder, options, seed):
     if options.network:
         scores[NETWORK] = network_scores(folder, options, seed, validation, test)
         scores[BOTH] = tuple(mean_of_log_odds(*pair) for pair in zip(scores[NETWORK], scores[BOOSTING]))
-    return predictions_of(scores, training, validation, test)
+    return predictions_of(scores, validation, test)
 
 
 def network_scores(folder, options, seed, validation, test):

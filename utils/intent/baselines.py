@@ -21,19 +21,18 @@ def baseline_predictions(training, validation, test, sizes, seed):
     -------
     dict of str to metrics.Predictions
     """
-    return predictions_of(baseline_scores(training, validation, test, sizes, seed), training, validation, test)
+    return predictions_of(baseline_scores(training, validation, test, sizes, seed), validation, test)
 
 
-def predictions_of(scores, training, validation, test):
+def predictions_of(scores, validation, test):
     """What methods with these `scores`, as of `baseline_scores`, predict of the test sessions; first, that all buy.
 
     The thresholds are those that are best for the validation sessions.
     """
     of_validation = outcomes_of(validation, pairs_of(validation))
     owners = pairs_of(test).owners
-    share_of_clicks = training.bought[np.repeat(training.buys, training.lengths())].mean()
-    found = {EVERYTHING: Predictions(np.full(len(test), training.buys.mean()), np.full(len(owners), share_of_clicks),
-                                     np.ones(len(test), bool), np.ones(len(owners), bool))}
+    found = {EVERYTHING: Predictions(np.ones(len(test)), np.ones(len(owners)), np.ones(len(test), bool),
+                                     np.ones(len(owners), bool))}
     for name, of_method in scores.items():
         found[name] = decide(owners, *of_method[2:], *tune_thresholds(of_validation, *of_method[:2]))
     return found

@@ -89,14 +89,10 @@ def read_events(click_paths, purchase_paths, columns, flags=("--input", "--buys"
 
     add(click_parts(click_paths, columns, flags[0], left_out), False)
     if purchase_paths:
-        # Their prices, quantities and categories aren't read.
-        left_out.check()
-        own = LeftOut(left_out.limit - left_out.bad, left_out.flag)
-        parts = click_parts(purchase_paths, replace(columns, category="", event="", events=(), purchases=()), flags[1],
-                            own)
+        # Their prices and quantities aren't read.
+        plain = replace(columns, category=None, event="", events=(), purchases=())
+        parts = click_parts(purchase_paths, plain, flags[1], left_out)
         add((part._replace(categories=_missing(len(part.times))) for part in parts), True)
-        left_out.bad += own.bad
-        left_out.faults += own.faults
     found = sum(map(len, times))
     require_memory(BYTES_AN_EVENT * found, f"{flags[0]}: found {found:,} clicks and purchases")
     sessions, session_names = number_sessions(sessions)

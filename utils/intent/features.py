@@ -16,7 +16,6 @@ INNER_FOLDS = 10
 BLOCK = 1 << 18  # sessions
 DAY, HOUR, THURSDAY = 86_400, 3_600, 3  # seconds; 1970 began on a Thursday
 SMOOTHING = 20.0  # sessions that an item's rate counts at the mean rate
-RATES = "item_buying", "item_bought", "category_buying", "category_bought"
 
 
 @dataclass
@@ -89,8 +88,9 @@ class Counts:
         Returns
         -------
         dict of str to float64 arrays [clicks]
-            item_sessions and category_sessions, the logarithm of its share of all; and RATES, smoothed log-odds less
-            those of the mean rate.
+            item_sessions and category_sessions, the logarithm of its share of all; item_buying, item_bought,
+            category_buying and category_bought, the smoothed log-odds of the rate at which sessions with it buy, or buy
+            it, less those of the mean rate.
         """
         found = {}
         for name, counts, values, (total, overall, of_parts) in (
