@@ -140,6 +140,11 @@ def test_intervals_hold_the_figures_and_narrow_with_more_sessions():
     assert widths[0] == pytest.approx(4 * widths[1], rel=.4)
 
 
+def test_a_figure_that_no_draw_has_has_no_interval():
+    ends = metrics.intervals(np.array([[1, np.nan, np.nan], [3, 2, np.nan]]))
+    assert ends[:2].tolist() == [[pytest.approx(1.05), pytest.approx(2.95)], [2, 2]] and np.isnan(ends[2]).all()
+
+
 def test_the_submission_names_sessions_and_items():
     sessions = IntentSessions(None, None, np.arange(5.), np.array([0, 1, 0, 2, 1], np.int32), np.zeros(5, bool),
                               np.array([0, 3, 4, 5]), np.zeros(3, bool), np.zeros(3, np.int32),

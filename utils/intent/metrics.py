@@ -209,9 +209,13 @@ class Measured:
 
 
 def intervals(drawn):
-    """The ends of the 95 % percentile intervals of `Measured.drawn`, or of differences of two: [METRICS, 2]."""
+    """The ends of the 95 % percentile intervals of `Measured.drawn`, or of differences of two: [METRICS, 2].
+
+    Draws without the figure, such as the precision where no session is said to buy, are left out.
+    """
     tail = (1 - LEVEL) / 2
-    return np.nanquantile(drawn, [tail, 1 - tail], axis=0).T
+    known = [column[~np.isnan(column)] for column in drawn.T]
+    return np.array([np.quantile(column, [tail, 1 - tail]) if len(column) else [np.nan, np.nan] for column in known])
 
 
 def reliability_curve(scores, buys, bins=BINS):
