@@ -56,6 +56,7 @@ GARBAGE = 0.05  # as many more requests
 LIVE_SHARE = 0.6
 DOCUMENTED = {200, 400, 404, 405, 408, 413, 415, 422, 429, 431, 501, 502, 503, 504, 505}
 KILL, STOP, CRASH, RELOAD = "worker killed", "Redis stopped", "Redis killed", "new model"
+BROKEN = "broken model"  # a worker that starts meanwhile has none, until there is one again
 STALL, STALL_SECONDS = "machine stood still", 2.0  # what this process couldn't wake up in, and the server neither
 MOST_STOP_SECONDS = 30
 EXPECTED_ERRORS = "model refused", "Worker (pid:"  # how lines of the log begin; gunicorn tells of killed workers so
@@ -116,7 +117,7 @@ class Load:
             return json.loads(body)
         with suppress(ValueError, KeyError, TypeError):
             if status in DOCUMENTED and json.loads(body)["error"]["status"] == status \
-                    and self.findings.is_explained((*kinds, STALL), due, end):
+                    and self.findings.is_explained((*kinds, BROKEN, STALL), due, end):
                 return None
         self.findings.note(f"at {due:.1f} to {end:.1f} s: found status {status} ({body[:150]!r}) without one of "
                            f"{', '.join(kinds)} to explain it, expected 200")
@@ -159,7 +160,7 @@ class Load:
             if checksum in self.models.by_checksum and self.models.is_right(reply, checksum, clicks, True):
                 self.count(f"live clicks {verdict}", verdict in allowed, f"{clicks} after {visitor.known}, which is "
                            f"{verdict}, with nothing to explain it")
-                visitor.known, visitor.unsure = clicks, []
+                visitor.settle(clicks, verdict)
                 return
         self.count("wrong", False, f"{reply['clicks']} clicks and an answer that no history of the session gives, "
                    f"{visitor.known} {visitor.unsure} {click} {reply}")
@@ -181,6 +182,7 @@ class Disturber:
 
     def __init__(self, load, stack, links):
         self.load, self.stack, self.links, self.seconds = load, stack, links, load.seconds
+        self.broken, self.under_way_broken = links[-1], None
 
     def note(self, what, start):
         self.load.findings.disturbances.append([what, start, self.load.now()])
@@ -202,6 +204,11 @@ class Disturber:
         new.symlink_to(self.links[0])
         os.replace(new, self.stack.model_dir)
         self.note(RELOAD, start)
+        if self.under_way_broken:
+            self.under_way_broken[2] = self.load.now()
+        self.under_way_broken = [BROKEN, start, self.seconds] if self.links[0] == self.broken else None
+        if self.under_way_broken:
+            self.load.findings.disturbances.append(self.under_way_broken)
 
     async def kill_worker(self):
         workers = list(dict.fromkeys(self.workers()))

@@ -71,7 +71,7 @@ class Connections:
     async def ask(self, request):
         """The status and the body of the reply; OSError, EOFError or TimeoutError without one."""
         async with asyncio.timeout(PATIENCE):
-            reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self._idle() or await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(request)
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -84,6 +84,14 @@ class Connections:
         else:
             self.idle.append((reader, writer))
         return int(head.split(b" ", 2)[1]), body
+
+    def _idle(self):
+        """One that the other side hasn't closed, or None."""
+        while self.idle:
+            reader, writer = self.idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
 
     def close(self):
         for _, writer in self.idle:
@@ -112,6 +120,14 @@ class Visitor:
         click = self.clicks[self.place]
         self.place += 1
         return click
+
+    def settle(self, clicks, verdict):
+        """Take a history as known. Clicks that aren't in it may still come: nginx gives up before the server does."""
+        left = [] if verdict == "older" else list(self.unsure)
+        for click in clicks[len(self.known):-1]:
+            if click in left:
+                left.remove(click)
+        self.known, self.unsure = clicks, left
 
     def histories(self, click, length):
         """What the session may hold, `length` clicks with the present one, each with what that says.

@@ -5,6 +5,7 @@ import time
 from utils.serving.live_session import LiveSession, StoreError
 
 REDIS_SECONDS = 1.0
+CONNECTIONS = 100  # of a worker to Redis
 
 # Others may have written to these keys. So every script first asks each key something, and deletes it if it is of
 # another type.
@@ -79,8 +80,11 @@ class RedisStore:
         retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
         self.errors = (redis.RedisError, OSError, TimeoutError)
         self.limits = (ttl, max_sessions, max_clicks, self.PREFIX)
-        self.redis = redis.Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS,
-                                          retry=retry)
+        # Where all connections are busy, a click waits for one instead of being refused.
+        pool = redis.BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=REDIS_SECONDS,
+                                                     socket_timeout=REDIS_SECONDS,
+                                                     socket_connect_timeout=REDIS_SECONDS, retry=retry)
+        self.redis = redis.Redis.from_pool(pool)
         self.click_script, self.save_script, self.forget_script = map(self.redis.register_script,
                                                                       (CLICK, SAVE, FORGET))
 
