@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.serving.live_session import LiveSession, StoreError
-from utils.serving.redis_store import RedisStore
+from utils.serving.redis_store import CONNECTIONS, RedisStore
 
 CLICKS, STATE = RedisStore.PREFIX + "clicks:s", RedisStore.PREFIX + "state:s"
 KINDS = {CLICKS: "list", STATE: "hash", RedisStore.INDEX: "zset"}
@@ -119,3 +119,11 @@ def test_any_bytes_at_all_in_any_key(with_store):
             assert found.clicks[-1] == "c" and 0 <= found.covered <= found.count and len(found.clicks) <= 5
             await store.save("s", found.count, "m", b"1")
     with_store(spoil)
+
+
+def test_more_clicks_at_once_than_connections_wait_for_one(with_store):
+    async def click_often(store):
+        found = await asyncio.gather(*[store.click(f"many-{number}", "a") for number in range(3 * CONNECTIONS)])
+        return {session.count for session in found}, len(await store.redis.client_list())
+    counts, connections = with_store(click_often)
+    assert counts == {1} and connections <= CONNECTIONS
