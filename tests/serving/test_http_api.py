@@ -36,7 +36,7 @@ LIVE = "/v1/recommend?session_id=a&item_id=item_1&user_consent=true&exclude_clic
 def test_every_flag_that_matters_to_a_worker_reaches_it(monkeypatch):
     flags = {"model_dir": "a b", "epoch": 3, "session_store": "redis://c", "reload_seconds": 1.5, "drain_seconds": 2.5,
              "session_ttl": 3.5, "client_rate": 4.5, "max_sessions": 5, "session_memory": 8, "max_batch": 6,
-             "max_queue": 70, "items": "d e.csv", "exclude": "seen", "model_name": "shop"}
+             "max_queue": 70, "items": "d e.csv", "exclude": "seen", "model_name": "shop", "intent_model_dir": "f g"}
     given = [f"--{name}={value}" for name, value in flags.items()] + ["--log=errors"]
     monkeypatch.setenv(serve.FLAGS, shlex.join(given))
     monkeypatch.setattr(logging.config, "dictConfig", lambda settings: None)

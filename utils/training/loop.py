@@ -301,8 +301,10 @@ class Run:
         Several processes, which have to stop together, stop after it.
         """
         began = time.monotonic()
-        compute = partial(self.validate, processes=self.processes)
-        figures = self._unless_stopped(compute, progress) if self.processes.is_alone else compute()
+        if self.processes.is_alone:
+            figures = self._unless_stopped(self.validate, progress)
+        else:
+            figures = self.validate(processes=self.processes)
         seconds = time.monotonic() - began
         log(f"epoch:{progress.epoch} validation {line_of(figures)} time_cost(s):{seconds:.2f}")
         return {**figures, "validation_time_cost": seconds}
