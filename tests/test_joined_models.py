@@ -21,6 +21,7 @@ from utils.training.initial import network_of
 
 ITEMS = 36  # as in tiny_data, whose vocab.txt is the same
 SESSION = ["item_3", "item_1", "item_3", "item_20"]
+RETURNS = [0.4, -0.2, 0.4, 0.8]
 
 
 @pytest.fixture
@@ -45,17 +46,19 @@ def with_memory(model, training, weight=0.4, newest=None):
     """The model with a memory of all training sessions, or of so many of the newest."""
     sessions = read_sessions(training, ITEMS, "--train_dir")
     numbers = np.arange(len(sessions.lengths))[-(newest or 0):]
-    write_neighbours(model, remember(choose(sessions, numbers), ITEMS), weight)
+    write_neighbours(model, remember(choose(sessions, numbers), ITEMS), weight, RETURNS)
     return model
 
 
 def test_as_a_user_does_it(models, training, tiny_data, merge, run_here, with_client, monkeypatch):
+    with_memory(models[0], training)
     process, model = merge(*models, "--weights", "3,1", "--neighbours_from", training, "--neighbours_weight", 0.2)
     assert assert_worked(process).stdout == f"model saved in {model / 'epoch_1'}\n"
     for path in models:
         shutil.rmtree(path)  # nobody needs another file
     scorer, _ = load_scorer(model)
     np.testing.assert_allclose([*scorer.weights, scorer.memory.weight], [0.6, 0.2, 0.2])
+    np.testing.assert_allclose(scorer.memory.returns, 0.75 * np.array(RETURNS))  # the other model has none
 
     infer = run_here("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", model, "--last_index", 1,
                      "--topk", 1, "--metrics", "recall,coverage", "--intervals", 1, "--draws", 100, "--against",
@@ -103,6 +106,7 @@ def test_the_memory_that_models_have_is_kept_once(models, training, merge):
     assert_worked(process)
     scorer, _ = load_scorer(model)
     np.testing.assert_allclose([*scorer.weights, scorer.memory.weight], [0.15, 0.75, 0.1])
+    np.testing.assert_allclose(scorer.memory.returns, 0.25 * np.array(RETURNS))
     with_memory(models[1], training, 0.2)
     assert_worked(merge(*models, "--overwrite", 1)[0])
     assert load_scorer(model)[0].memory.weight == pytest.approx(0.3)
