@@ -82,7 +82,7 @@ def _of_buyers(sessions, counts, folds):
 
 def _fit_logistic(rows, labels, valid_rows, valid_labels, seed):
     """A function from feature rows to probabilities, by logistic regression on the features' normal scores."""
-    linear_model, preprocessing, pipeline = (_scikit_learn(name) for name in
+    linear_model, preprocessing, pipeline = (scikit_learn(name) for name in
                                              ("linear_model", "preprocessing", "pipeline"))
     if labels.all() or not labels.any():
         return lambda given: np.full(len(given), float(labels.mean()))
@@ -98,7 +98,7 @@ def _fit_logistic(rows, labels, valid_rows, valid_labels, seed):
 
 def _fit_boosting(rows, labels, valid_rows, valid_labels, seed):
     """The same by gradient boosting of trees."""
-    ensemble = _scikit_learn("ensemble")
+    ensemble = scikit_learn("ensemble")
     if labels.all() or not labels.any():
         return lambda given: np.full(len(given), float(labels.mean()))
     best = np.inf, None, 0
@@ -119,7 +119,7 @@ def _log_loss(labels, probabilities):
     return -np.log(probabilities).mean()
 
 
-def _scikit_learn(name):
+def scikit_learn(name):
     """A module of scikit-learn; InputError where it isn't installed."""
     from importlib import import_module
     try:
