@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, assert_worked, free_port, run_script
 
-LINKED = re.findall(r"^\| \[(docs/[\w-]+\.md)\]", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+ROWS = re.findall(r"^\| \[docs/.* \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+LINKED = [page for row in ROWS for page in re.findall(r"\[(docs/[\w-]+\.md)\]", row)]
 PAGES = ["README.md", *LINKED]
 BLOCK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What isn't run here, by how it begins, and why.

@@ -54,6 +54,9 @@ def command_lines(tmp_path_factory, tiny_data, tiny_model):
         "export.py": [directory / "model", "--session_states", directory / "states.npy", "--sessions", raw[0] /
                       "sessions.txt"],
         "tune.py": [*data, "--study_dir", directory / "study", "--trials", 100],
+        # These are stopped before they look for their files.
+        "train_intent.py": ["--train_dir", directory / "intent", "--model_dir", directory / "intent_model"],
+        "infer_intent.py": ["--test_dir", directory / "intent", "--model_dir", directory / "intent_model"],
     }
 
 
