@@ -9,11 +9,12 @@ import pytest
 from conftest import assert_one_line_error
 from stopped_runs import TRAINED, flags, result, stopping_after
 
-from train_sample_neg import parse_arguments
+from train_sample_neg import make_trainer, parse_arguments
 from utils.files import InputError
 from utils.model import checkpoint
 from utils.training import fitting
 from utils.training.fitting import Tried, chosen_of, newest_sessions
+from utils.training.trainer import Trainer
 
 FITTED = "--fit", 1, "--valid_fraction", 0, "--neg_size", 16, "--score_scale", 0
 
@@ -84,6 +85,19 @@ def test_newer_sessions_judge_what_the_newest_before_them_train(tiny_data, monke
     items = sorted({item for session in clicked for item in session})
     assert [items[number] for number in few.items] == [item for session in clicked for item in session]
     assert judging.items.max() < len({item for line in lines[:180] for item in line.split()})
+
+
+@pytest.mark.parametrize("half_life", [0, 20])
+def test_the_rate_falls_evenly_to_its_end(half_life, tiny_data, monkeypatch):
+    options = parse_arguments(["--train_dir", str(tiny_data / "train_data"), "--vocab_path",
+                               str(tiny_data / "vocab.txt"), "--neg_size", "16", "--batch_size", "4", "--hid_size", "8",
+                               "--recency_half_life", str(half_life)])
+    rates = []
+    monkeypatch.setattr(Trainer, "set_rate", lambda _, rate: rates.append(rate))
+    fitting._short_training(options, 0.1, make_trainer, None, *newest_sessions(options))
+    falls, even = -np.diff(rates), (rates[0] - rates[-1]) / (len(rates) - 1)
+    assert rates[0] == options.base_lr and falls.min() > 0
+    assert falls.max() < 3 * even and 0.1 * options.base_lr < rates[-1] < 0.1 * options.base_lr + 3 * even
 
 
 def test_a_fitted_run_is_the_one_of_the_flags_that_it_found(tiny_data, run_here, tmp_path, few_are_enough):

@@ -133,7 +133,7 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
         trainer.network.train()
         done = 0
         for batch in trainer.batches(epoch_generator(schedule.seed, epoch)):
-            trainer.set_rate(schedule.rate_after((epoch - 1 + done / training.predictions) / schedule.epochs))
+            trainer.set_rate(schedule.rate_after((epoch - 1 + done / trainer.predictions) / schedule.epochs))
             trainer.step(batch)
             done += len(batch.targets)
         try:
