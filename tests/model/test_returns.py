@@ -65,6 +65,13 @@ def test_probabilities_worked_by_hand():
     np.testing.assert_allclose(np.exp(scores - totals[:, None])[0], raised / raised.sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("score", [200, np.nextafter(np.float32(200), np.float32(300))])  # p = 1, and more by rounding
+def test_an_item_that_is_sure_stays_so(score):
+    scores = np.array([[score, 0, -300]], np.float32)
+    found = add_returns(scores, np.array([200.0]), recent_of([0]), [0, -50.0, 0, 0])
+    np.testing.assert_allclose(np.exp(scores - found[:, None]), [[1, 0, 0]], atol=1e-4)
+
+
 @settings(max_examples=50)
 @given(SESSIONS, st.lists(st.floats(-4, 4), min_size=4, max_size=4), st.integers(0, 99))
 def test_probabilities_sum_to_1_and_rows_do_not_depend_on_others(sessions, weights, seed):

@@ -3,10 +3,10 @@
     p'(i) = p(i) exp(b(i)) / (1 + sum over the clicked items j of p(j) (exp(b(j)) - 1))
     b(i) = w0 [i was clicked last] + w1 + w2 ln(s) + w3 ln((n - d + 1/2) / d)
 
-s is the item's step: 1 for the last click, 2 for the one before. n counts the session's clicks and d its distinct
-items, so n - d is how often it came back so far. Some sessions do so all the time, and others never. A network that is
-trained on whole shops learns that roughly; the four weights are fitted to sessions that it wasn't trained on. RepeatNet
-(Ren et al., AAAI 2019) has a network of its own for whether a session returns.
+s is the item's step: 1 for the last click, 2 for the one before. n counts the session's clicks, the last RECENT of
+them, and d their distinct items, so n - d is how often it came back so far. Some sessions do so all the time, and
+others never. A network that is trained on whole shops learns that roughly; the four weights are fitted to sessions that
+it wasn't trained on. RepeatNet (Ren et al., AAAI 2019) has a network of its own for whether a session returns.
 """
 
 import numpy as np
@@ -75,9 +75,10 @@ def add_returns(scores, totals, recent, weights):
     rows, places = np.nonzero(biases)
     at = rows, recent[rows, places] - 1
     biases = biases[rows, places]
-    added = np.exp(scores[at] - totals[rows]) * np.expm1(biases)
+    before = np.exp(scores[at] - totals[rows])
     scores[at] += biases.astype(np.float32)
-    return totals + np.log1p(np.bincount(rows, added, minlength=len(totals)))
+    of_clicked, raised = (np.bincount(rows, each, minlength=len(totals)) for each in (before, before * np.exp(biases)))
+    return totals + np.log(np.maximum(1 - of_clicked, 0) + raised)  # rounded, the clicked items may have more than 1
 
 
 def fit_returns(features, probabilities, is_next):
