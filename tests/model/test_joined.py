@@ -238,6 +238,12 @@ def test_wrong_entries_are_refused(with_memory, changes, fragments):
     assert_refused(with_memory, *fragments)
 
 
+def test_whole_numbers_are_weights_too(with_memory):
+    edit(with_memory, weight=0, returns=[0, 1, 0.5, -1])
+    memory = load_scorer(with_memory)[0].memory
+    assert (memory.weight, memory.returns) == (0, [0, 1, 0.5, -1])
+
+
 def test_broken_files_are_refused(with_memory):
     path = with_memory / checkpoint.NEIGHBOURS
     data = path.read_bytes()

@@ -101,7 +101,8 @@ def _read_record(model_dir, config):
         raise InputError(f"{path}: found {', '.join(record) or 'nothing'} with the weight {record.get('weight')} for "
                          f"{NAME!r}, expected {', '.join(KINDS)} with a weight from 0 to less than 1")
     found = record["returns"]
-    if len(found) != len(NO_RETURNS) or not all(type(each) is float and abs(each) <= LARGEST for each in found):
+    if len(found) != len(NO_RETURNS) or not all(type(each) in KINDS["weight"] and abs(each) <= LARGEST
+                                                for each in found):
         raise InputError(f"{path}: found {str(found)[:80]} for the returns of {NAME!r}, expected {len(NO_RETURNS)} "
                          f"numbers from -{LARGEST} to {LARGEST}")
     return float(record["weight"]), found
