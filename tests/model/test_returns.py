@@ -115,3 +115,10 @@ def test_few_or_extreme_clicks_give_weights_near_0():
     found = fit_returns(*always[:2], is_last)
     assert np.isfinite(found).all() and max(map(abs, found)) < 50 and found[0] > 1
     assert fit_returns(*(part[:0] for part in always)) == [0] * len(NAMES)
+
+
+def test_clicks_on_items_that_the_network_thinks_impossible_are_fitted_too():
+    some, before, is_next = drawn([0, 0, 0, 0], 500)
+    for share in 1e-6, 1e-12:
+        last, clicked, step, habit = fit_returns(some, np.full(before.shape, share), is_next)
+        assert clicked == pytest.approx(-math.log(share), rel=0.2) and max(map(abs, (last, step, habit))) < 3

@@ -81,6 +81,7 @@ def add_returns(scores, totals, recent, weights):
     return totals + np.log(np.maximum(1 - of_clicked, 0) + raised)  # rounded, the clicked items may have more than 1
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of steps that go too far
 def fit_returns(features, probabilities, is_next):
     """The weights that make the clicks that followed most likely, by Newton's method: the problem is convex.
 
