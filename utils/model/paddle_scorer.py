@@ -37,7 +37,7 @@ class PaddleScorer(Scorer):
         Weights that are missing, damaged, or not those of the network in net.py.
     """
 
-    way = "net.py by Paddle, since C++ and NumPy don't know this network: slower"
+    way = "net.py by Paddle (slower, since C++ and NumPy don't know this network)"
     state_size = click_cost = 0
 
     def __init__(self, model_dir, epoch):
