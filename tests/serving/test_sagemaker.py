@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from conftest import refusal
@@ -77,12 +79,12 @@ def test_each_line_of_csv_is_a_session(with_client):
 def test_the_log_counts_all_lines(with_client):
     async def ask(client, api):
         scope = {}
-        original = api.answer
+        original = api.message
 
-        async def watched(request, *asked):
+        def watched(request, *asked):
             scope.update(request.scope)
-            return await original(request, *asked)
-        api.answer = watched
+            return original(request, *asked)
+        api.message = watched
         await invoke(client, "item_1\nnew\n" * 100, CSV)
         return scope["log"]
     assert with_client(ask) == {"model": "model/epoch_1", "unknown_items": 100, "sessions": 200}
@@ -150,17 +152,43 @@ def test_execution_parameters(with_client):
 
 def test_a_line_whose_reply_is_too_large_gets_the_refusal_in_its_place(with_client):
     async def ask(client, api):
-        original = api.answer
+        original = api.message
 
-        async def fail_second(request, asked, part):
+        def fail_second(request, asked, answers, part):
             if part == "body.line[2]":
                 raise Refused(400, f"{part}.fields", "too large")
-            return await original(request, asked, part)
-        api.answer = fail_second
+            return original(request, asked, answers, part)
+        api.message = fail_second
         return await invoke(client, GOOD * 3, LINES)
     lines = list(map(json.loads, with_client(ask).text.splitlines()))
     assert ["answers" in line for line in lines] == [True, False, True]
     assert lines[1]["error"]["where"] == "body.line[2].fields" and lines[1]["request_id"]
+
+
+def test_few_lines_with_large_fields_are_in_memory_at_a_time(with_client, tmp_path):
+    items, most = tmp_path / "items.csv", 1 << 20
+    items.write_text("id,about\n" + "".join(f"item_{item},{'x' * (most // 50)}\n" for item in range(50)))
+    asked = json.dumps({"sessions": [["item_1"]], "k": 50, "fields": ["about"]}).encode() + b"\n"
+
+    async def ask(client, api):
+        request, size = SimpleNamespace(scope={"log": {}, "request_id": "a"}), 0
+        tracemalloc.start()
+        async for lines in sagemaker.answer_lines(api, request, sagemaker.read_lines(asked * 64, sagemaker.from_json),
+                                                  sagemaker.JSON_LINES):
+            size += len(lines)
+        return size, tracemalloc.get_traced_memory()[1]
+    try:
+        size, peak = with_client(ask, items=str(items))
+    finally:
+        tracemalloc.stop()
+    assert size > 60 * most and peak < 8 * most
+
+
+def test_few_lines_with_many_ids_are_in_memory_at_a_time():
+    for name in "exclude", "allow":
+        asked = json.dumps({"sessions": [["item_1"]], name: ["a"] * 1500}).encode() + b"\n"
+        groups = list(sagemaker.read_lines(asked * 40, sagemaker.from_json))
+        assert [len(group) for group in groups] == [16, 16, 8]  # each counts as four sessions
 
 
 def test_others_are_answered_while_many_lines_are(with_client):

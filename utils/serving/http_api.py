@@ -23,7 +23,7 @@ from utils.memory import own_room
 from utils.model.load import prepare
 from utils.serving import http_messages as messages
 from utils.serving import inference_protocol, intent_messages, monitoring, sagemaker
-from utils.serving.http_choice import clicked_to_exclude, excluded, require_fields, shown_fields, wanted_of
+from utils.serving.http_choice import clicked_to_exclude, counted, excluded, require_fields, shown_fields, wanted_of
 from utils.serving.http_input import Refused, read_body, read_query
 from utils.serving.http_replies import encode, refuse, refuse_failed, refuse_gone, refuse_route, reply
 from utils.serving.http_requests import Requests
@@ -40,7 +40,6 @@ PAGE_MAY = ("default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-i
 CLIENTS = 10_000  # how many clients' rates are watched
 SAVING = 1_000_000  # multiplications that take as long as saving a state; clicks that cost less are replayed
 SEARCHED_ITEMS = 100_000
-IDS_OF_ONE = 500  # ids to exclude or allow; so many in a waiting request count as one more session, for their memory
 MAX_COMPARED = 16  # searches for similar items at once: each takes memory, and time of everyone else
 LONGEST_UNKNOWN = 40  # characters; enough for most shops' ids, UUIDs among them
 NO_ITEM = ""  # what stands for a longer one in a session; no item is called so
@@ -184,9 +183,15 @@ class Api:
 
     async def answer(self, request, asked, part="body"):
         """The messages.Answers to messages.SessionsToAnswer."""
-        questions = self.questions(asked, part)
-        answers = await self.ask(questions, (len(asked.exclude) + len(questions[0].allowed or ())) // IDS_OF_ONE)
-        require_fields(part, answers[0].model, questions[0].wanted, asked)  # it may be another one by now
+        return self.message(request, asked, await self.answers(asked, part), part)
+
+    async def answers(self, asked, part="body"):
+        """The micro_batches.Answers to messages.SessionsToAnswer, for `message`."""
+        return await self.ask(self.questions(asked, part), counted(asked) - len(asked.sessions))
+
+    def message(self, request, asked, answers, part="body"):
+        """The messages.Answers with these Answers. It has the `fields`, which may be large."""
+        require_fields(part, answers[0].model, wanted_of(part, asked), asked)  # it may be another one by now
         note(request, answers[0].model, sum(answer.unknown for answer in answers), len(answers))
         return messages.Answers(named(answers[0].model), [
             messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown, answer.fallback or UNSET, fields)

@@ -7,6 +7,13 @@ from utils.data.item_filter import parse_filter, require_columns, require_few
 from utils.serving import http_messages as messages
 from utils.serving.http_input import Refused
 
+IDS_OF_ONE = 500  # ids to exclude or allow; so many in a waiting request count as one more session, for their memory
+
+
+def counted(asked):
+    """How many sessions a messages.SessionsToAnswer counts as while it waits."""
+    return len(asked.sessions) + (len(asked.exclude) + (0 if asked.allow is UNSET else len(asked.allow))) // IDS_OF_ONE
+
 
 def clicked_to_exclude(asked, default):
     """Which items of a session are left out: `last`, `seen` or `none`, as the request says, or else the default."""

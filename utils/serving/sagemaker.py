@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from utils.serving import http_messages as messages
+from utils.serving.http_choice import counted
 from utils.serving.http_input import Refused, decode_sessions, decoded, read_bytes, require_kind
 from utils.serving.http_replies import encode, reply
 
@@ -24,6 +25,7 @@ MAX_LINES = 100_000
 # What a transform job is to send at once: a worker can hold all of it, as http_protocol.MAX_HELD_BYTES says.
 TRANSFORMS, MEGABYTES = 8, 1
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # the one header of a client's that SageMaker passes on
+PART_BYTES = 256 << 10  # of a reply; so many go out together
 PAUSE = 0.02  # seconds until lines that found the queue full are tried again
 
 convert_sessions = partial(msgspec.convert, type=messages.SessionsToAnswer)
@@ -63,31 +65,47 @@ async def invoke(api, request):
 
 
 async def answer_lines(api, request, groups, kind):
-    """The lines of the reply, as many bytes at a time as belong together."""
+    """The lines of the reply, many at a time, but few of those with large `fields`."""
     for group in groups:
-        answers = await asyncio.gather(*[answer_line(api, request, *line) for line in group])
-        if kind == CSV:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(answer.answers[0].items for answer in answers)
-            yield text.getvalue().encode()
-        else:
-            yield b"".join(encode(answer) + b"\n" for answer in answers)
+        answers, lines = await asyncio.gather(*[ask(api, *line) for line in group]), bytearray()
+        for (asked, part), found in zip(group, answers):
+            lines += answer_line(api, request, asked, part, found, kind)
+            if len(lines) > PART_BYTES:
+                yield bytes(lines)
+                lines.clear()
+                await asyncio.sleep(0)  # other requests come first
+        yield bytes(lines)
 
 
-async def answer_line(api, request, asked, part):
-    """The messages.Answers to one line; a messages.Refusal where they don't fit, as the status has been sent."""
+async def ask(api, asked, part):
+    """What api.answers says to one line, or how it is refused: the server's fields may be others by now."""
     while True:
         try:
-            return await api.answer(request, asked, part)
+            return await api.answers(asked, part)
         except Refused as refused:
             if refused.status != 503:
-                problem = messages.Problem(refused.status, refused.where, refused.message)
-                return messages.Refusal(problem, request.scope["request_id"])
+                return refused
         await asyncio.sleep(PAUSE)
 
 
+def answer_line(api, request, asked, part, found, kind):
+    """The line with what `ask` found; with a messages.Refusal where that doesn't fit, as the status has been sent."""
+    try:
+        if isinstance(found, Refused):
+            raise found
+        message = api.message(request, asked, found, part)
+    except Refused as refused:
+        problem = messages.Problem(refused.status, refused.where, refused.message)
+        message = messages.Refusal(problem, request.scope["request_id"])
+    if kind != CSV:
+        return encode(message) + b"\n"
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(message.answers[0].items)
+    return text.getvalue().encode()
+
+
 def read_lines(body, parse):
-    """Lists of (messages.SessionsToAnswer, the line's name in refusals), with so many sessions as a request may have.
+    """Lists of (messages.SessionsToAnswer, the line's name in refusals), as much in each as a request may have, about.
     """
     group, count = [], 0
     for number, line in enumerate(io.BytesIO(body), 1):
@@ -97,7 +115,7 @@ def read_lines(body, parse):
         if number > MAX_LINES:
             raise Refused(413, "body", f"found more than {MAX_LINES} lines, expected fewer")
         group.append((parse(line, part), part))
-        count += len(group[-1][0].sessions)
+        count += counted(group[-1][0])
         if count >= messages.MAX_SESSIONS:
             yield group
             group, count = [], 0
