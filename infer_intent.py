@@ -13,8 +13,12 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     from utils.process import begin
     begin()
 
+from pathlib import Path
+
 from utils import device
 from utils.files import InputError, require_different
+from utils.intent.flags import require_other_sessions
+from utils.intent.preparation_flags import CLICKS, PURCHASES
 from utils.options import COUNT, SEED, Parser, add_device_flags, number
 from utils.process import run
 
@@ -43,7 +47,11 @@ def parse_arguments():
     if bool(options.train_dir) != bool(options.valid_dir):
         raise InputError("--train_dir, --valid_dir: found one without the other, expected both or none")
     outputs = [(f"--{name}", getattr(options, name)) for name in ("submission", "per_session", "picture")]
-    require_different([], [(flag, path) for flag, path in outputs if path])
+    directories = "test_dir", "train_dir", "valid_dir"
+    inputs = [(f"--{name}", Path(getattr(options, name), file)) for name in directories if getattr(options, name)
+              for file in (CLICKS, PURCHASES)]
+    require_different(inputs, [(flag, path) for flag, path in outputs if path])
+    require_other_sessions(options, *directories)
     return options
 
 

@@ -107,6 +107,19 @@ def test_wrong_flags(data, tmp_path, run_here, more, fragments):
     assert not (tmp_path / "model").exists()
 
 
+def test_what_is_measured_is_neither_overwritten_nor_learned_from(data, model, tmp_path, run_here):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    clicks = copy / "test/clicks.tsv"
+    run = ["infer_intent.py", "--model_dir", model, "--test_dir", copy / "test"]
+    assert_one_line_error(run_here(*run, "--per_session", clicks), "--per_session", "where --test_dir would be")
+    assert clicks.read_bytes() == (data / "test/clicks.tsv").read_bytes()
+    for flag, directories in (("--valid_dir", ["train", "test"]), ("--train_dir", ["test", "valid"])):
+        named = [copy / f"../data/{name}" for name in directories]
+        assert_one_line_error(run_here(*run, "--train_dir", named[0], "--valid_dir", named[1]),
+                              f"{flag}: found --test_dir")
+
+
 def test_wrong_models(data, model, tiny_model, tmp_path, run_here):
     test = ["--test_dir", data / "test"]
     assert_one_line_error(run_here("infer_intent.py", *test, "--model_dir", tiny_model), "another kind of model",
@@ -139,6 +152,49 @@ def test_an_edited_network_is_measured_by_paddle_and_not_served(data, model, tmp
     from utils.serving.intent_model import ServedIntent
     with pytest.raises(InputError, match="edited in net.py"):
         ServedIntent(tmp_path / "model")
+
+
+@pytest.mark.parametrize("owner, method, edited, fragment", [
+    ("IntentNetwork", "forward", lambda real: lambda network, batch: [3 * odds for odds in real(network, batch)],
+     "mean of what its members say"),
+    ("IntentMember", "forward", lambda real: lambda member, batch, rows=None: real(member, batch, rows if rows is None
+                                                                                   else rows + 1), "given item_rows"),
+    ("IntentMember", "forward", lambda real: lambda member, batch, rows=None: [
+        odds + member.items.sum() for odds in real(member, batch, rows)], "reads its items beside")])
+def test_what_is_trained_is_what_is_evaluated(data, tmp_path, run_here, monkeypatch, owner, method, edited, fragment):
+    import net
+    monkeypatch.setattr(getattr(net, owner), method, edited(getattr(getattr(net, owner), method)))
+    assert_one_line_error(run_here("train_intent.py", *flags(data, tmp_path / "model")), "net.py", fragment)
+    assert not (tmp_path / "model").exists()
+
+
+def twice_later_states(real):
+    """An edited DynamicGRU.forward: only a session's second state is another one."""
+    import paddle
+
+    def forward(gru, gates, rows_per_step, before):
+        states, last = real(gru, gates, rows_per_step, before)
+        first = rows_per_step[0]
+        return (paddle.concat([states[:first], 2 * states[first:]]) if len(states) > first else states), last
+    return forward
+
+
+@pytest.mark.parametrize("owner, method, edited", [
+    ("DynamicGRU", "forward", twice_later_states),
+    ("DynamicGRU", "step", lambda real: lambda gru, inputs, before:
+     real(gru, inputs, before) + gru.bias[:before.shape[1]])])  # which is 0 at first
+def test_any_edit_is_found_whatever_the_first_sessions(data, tmp_path, run_here, monkeypatch, owner, method, edited):
+    import net
+    one_click = tmp_path / "data"
+    shutil.copytree(data, one_click)
+    header, *rows = (data / "train/clicks.tsv").read_text(encoding="utf-8").splitlines()
+    sessions = list(dict.fromkeys(row.split("\t")[0] for row in rows))
+    kept = [row for place, row in enumerate(rows) if row.split("\t")[0] not in sessions[:8]
+            or row.split("\t")[0] != rows[place - 1].split("\t")[0]]
+    (one_click / "train/clicks.tsv").write_text("\n".join([header, *kept, ""]), encoding="utf-8")
+    monkeypatch.setattr(getattr(net, owner), method, edited(getattr(getattr(net, owner), method)))
+    process = run_here("train_intent.py", *flags(one_click, tmp_path / "model", "--networks", 1))
+    assert process.returncode == 0 and "serve.py refuses it" in process.stderr
 
 
 def test_tune_searches_its_settings(data, tmp_path):

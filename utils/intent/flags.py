@@ -4,7 +4,7 @@ import os
 
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SEED, Parser, add_device_flags, number
-from utils.training.flags import add_record_flags
+from utils.training.flags import add_epoch_flags, add_record_flags, add_run_flags
 from utils.training.optimizer_flags import ADAMS, add_optimizer_flags, add_rate_flags, check_optimizer_flags
 
 RATE = 0.1  # default learning rate with Adagrad
@@ -40,10 +40,7 @@ def _add_data_flags(data):
     data.add_argument("--init_from", default="",
                       help="model directory of train.py or train_sample_neg.py: the items begin with its vectors, "
                       "and --emb_size is theirs; empty: they are drawn")
-    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
-    data.add_argument("--resume", type=number(int, 0, 1), default=0,
-                      help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
-                      "start one")
+    add_run_flags(data)
 
 
 def _add_network_flags(network):
@@ -97,10 +94,7 @@ def _add_validation_flags(epochs):
                         "thresholds are tuned on them; default: 0.1")
     epochs.add_argument("--watch", choices=WATCHED, default="valid_loss",
                         help="validation figure that decides which epoch is the best")
-    epochs.add_argument("--patience", type=number(int, 0, COUNT), default=0,
-                        help="stop training after this many epochs without a better one; 0: never")
-    epochs.add_argument("--keep", type=number(int, 0, COUNT), default=0,
-                        help="how many of the newest epochs to keep; the best one stays too; 0: all")
+    add_epoch_flags(epochs)
 
 
 def check(options, given):
@@ -110,8 +104,7 @@ def check(options, given):
     if options.valid_dir and options.valid_fraction:
         raise InputError(f"--valid_fraction: found {options.valid_fraction:g} with --valid_dir, expected one of them")
     options.valid_fraction = 0.0 if options.valid_dir else options.valid_fraction or 0.1
-    if options.valid_dir and os.path.realpath(options.valid_dir) == os.path.realpath(options.train_dir):
-        raise InputError(f"--valid_dir: found --train_dir, {options.valid_dir}, expected other sessions")
+    require_other_sessions(options, "train_dir", "valid_dir")
     if options.prefix_weight is None:
         options.prefix_weight = 0.0 if options.bidirectional else 0.5
     if options.bidirectional and options.prefix_weight:
@@ -120,3 +113,13 @@ def check(options, given):
     if options.init_from and "emb_size" in given:
         raise InputError(f"--emb_size: found {options.emb_size} with --init_from, expected one of them")
     return options
+
+
+def require_other_sessions(options, *names):
+    """InputError where two of the flags `names`, which may be empty, name the same directory."""
+    flag_of = {}
+    for name in names:
+        path = getattr(options, name)
+        other = flag_of.setdefault(os.path.realpath(path), name) if path else name
+        if other != name:
+            raise InputError(f"--{name}: found --{other}, {path}, expected other sessions")

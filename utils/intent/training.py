@@ -13,21 +13,20 @@ from net import IntentNetwork
 from utils.data.vocabulary import checksum
 from utils.files import InputError
 from utils.intent.answers import network_scores
-from utils.intent.batches import make_batch
 from utils.intent.features import count, pairs_of
 from utils.intent.inputs import click_inputs, knots_of, pair_inputs
 from utils.intent.metrics import Measured, decide, outcomes_of, tune_thresholds
-from utils.intent.model import agrees
+from utils.intent.proof import prove
 from utils.intent.sessions import ITEMS as VOCABULARY
 from utils.intent.sessions import choose_sessions, read_intent_sessions, read_intent_vocabularies
 from utils.intent.settings import STATISTICS, IntentSettings, weight_count
-from utils.intent.trainer import IntentLoss, IntentTrainer, tensors_of
+from utils.intent.trainer import IntentLoss, IntentTrainer
 from utils.memory import require_memory
 from utils.model.directory import KIND, net_checksum
 from utils.model.layout import input_matrix, input_width
 from utils.model.load import load_model
 from utils.processes import ALONE
-from utils.runlog import log, warn
+from utils.runlog import log
 from utils.training.loop import Run
 from utils.training.optimizer_flags import make_optimizer
 from utils.training.preparation import versions
@@ -49,9 +48,8 @@ def run_intent_training(options):
                    f"--train_dir {options.train_dir}: found a network of {sizes[0]} items")
     paddle.seed(options.seed)
     trainer = _make_trainer(options, settings, training, sizes, known_vectors)
-    is_known = _prove(trainer, training)
     config = {"script": Path(sys.argv[0]).name, KIND: {"network": settings.as_dict(), "categories": vocabularies[1]},
-              "network_is_known": is_known, "net_sha256": net_checksum(), "versions": versions(),
+              "network_is_known": prove(trainer), "net_sha256": net_checksum(), "versions": versions(),
               "options": vars(options), "processes": 1,
               "data": {"sessions": len(training), "buying": int(training.buys.sum()), "events": len(training.items),
                        "items": sizes[0], "vocab_sha256": checksum(vocab_path),
@@ -151,20 +149,6 @@ def _known_vectors(model_dir, item_ids):
     log(f"init_from:{model_dir} known_items:{(rows >= 0).sum()} new_items:{(rows < 0).sum()}")
     vectors = weights[input_matrix(settings)][:, :input_width(settings)]
     return np.flatnonzero(rows >= 0), vectors[rows[rows >= 0]]
-
-
-def _prove(trainer, training):
-    """Whether the scorer in NumPy computes what net.py does; a warning where it doesn't."""
-    some = choose_sessions(training, np.arange(min(8, len(training))))
-    batch = make_batch(some, trainer.counts, trainer.knots, trainer.network.settings.min_support)
-    trainer.network.eval()
-    with paddle.no_grad():
-        found = [values.numpy() for values in trainer.network(tensors_of(batch))]
-    is_known = agrees(trainer.network.settings, trainer.weights(), batch, found)
-    if not is_known:
-        warn("net.IntentNetwork computes other odds than utils/intent/scorer.py: infer_intent.py evaluates this model "
-             "by Paddle, and serve.py refuses it")
-    return is_known
 
 
 def _checksum(sessions):

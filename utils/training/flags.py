@@ -46,10 +46,7 @@ def _add_data_flags(data):
                       help="model directory to go on from, with new sessions and a vocabulary that may have grown; "
                       "its network, dropout and --neighbours, --pass_num 1, --base_lr 0.1 and --lr_end 1 are the "
                       "defaults then; empty: begin with drawn weights")
-    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
-    data.add_argument("--resume", type=number(int, 0, 1), default=0,
-                      help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
-                      "start one")
+    add_run_flags(data)
 
 
 def _add_network_flags(network):
@@ -124,6 +121,19 @@ def _add_validation_flags(epochs):
                         help="share of the training sessions to validate with instead, the newest (the last)")
     epochs.add_argument("--watch", choices=WATCHED,
                         help="validation figure that decides which epoch is the best; default: recall@20")
+    add_epoch_flags(epochs)
+
+
+def add_run_flags(data):
+    """Add the flags that say what becomes of a run that is there already."""
+    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
+    data.add_argument("--resume", type=number(int, 0, 1), default=0,
+                      help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
+                      "start one")
+
+
+def add_epoch_flags(epochs):
+    """Add the flags that say when training stops early, and which epochs are kept."""
     epochs.add_argument("--patience", type=number(int, 0, COUNT), default=0,
                         help="stop training after this many epochs without a better one; 0: never")
     epochs.add_argument("--keep", type=number(int, 0, COUNT), default=0,

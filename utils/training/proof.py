@@ -127,9 +127,10 @@ def one_click(batch):
 
 
 @contextmanager
-def trial_weights(network, random):
+def trial_weights(network, random, matrices=MATRICES):
     """Within the block, all weights but the item matrices are such that no gate is quite open or shut."""
-    kept = {name: (weight, weight.numpy()) for name, weight in network.named_parameters() if name not in MATRICES}
+    kept = {name: (weight, weight.numpy()) for name, weight in network.named_parameters()
+            if name.rpartition(".")[2] not in matrices}
     was_training = network.training
     try:
         for weight, values in kept.values():
