@@ -149,6 +149,14 @@ def test_an_edited_optimizer_goes_by_paddle(kernels, monkeypatch, make):
     assert "optimizer:paddle (not what utils/native computes: weight" in line and trainer.optimizer.kernels is None
 
 
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_edit_that_begins_after_some_steps_is_found(kernels, monkeypatch, make):
+    formula = type(make()).formula
+    monkeypatch.setattr(type(make()), "formula", lambda self, gradient, rate, *others: formula(
+        self, gradient, rate * (1 if self.steps < 1000 else 0.5), *others))
+    assert "optimizer:paddle (not what utils/native computes: weights" in proven(kernels, optimizer=make())[2]
+
+
 def test_an_optimizer_of_ones_own_goes_by_paddle(kernels):
     class Sign(RowOptimizer):
         kinds = ()

@@ -64,8 +64,7 @@ class RowOptimizer:
         updates = []
         for name, values, rows, rows_with_bias in gradients:
             weight = parameters[name]
-            state = list(self._state_of(name, weight).values())
-            updates.append((weight, state, values, rows, rows_with_bias, self._rate_of(weight)))
+            updates.append((weight, self._state_of(name, weight), values, rows, rows_with_bias, self._rate_of(weight)))
         self.kernels.update_weights(self.name, updates, self.numbers())
 
     @paddle.no_grad()
@@ -73,7 +72,7 @@ class RowOptimizer:
         """One step of the parameter `weight`, float32 tensor, in place, for its Gradient, by Paddle's operations."""
         name, gradient, rows, rows_with_bias = gradient
         gradient, rows = as_tensor(gradient), None if rows is None else as_tensor(rows)
-        tensors = [weight, *self._state_of(name, weight).values()]
+        tensors = [weight, *self._state_of(name, weight)]
         before = [_read(tensor, rows) for tensor in tensors]
         after = self.formula(gradient, self._rate_of(weight), *before)
         touched = None if self.rests else _touched(gradient, rows_with_bias)
@@ -86,7 +85,7 @@ class RowOptimizer:
 
     def state_of_all(self, parameters):
         """The state of all weights, a dict by name, as a list of tensors; at first zeros."""
-        return [tensor for name, weight in parameters.items() for tensor in self._state_of(name, weight).values()]
+        return [tensor for name, weight in parameters.items() for tensor in self._state_of(name, weight)]
 
     def state_arrays(self):
         """The state by parameter and kind, as float32 arrays; where steps count, they too, as an int64 array [1]."""
@@ -106,9 +105,10 @@ class RowOptimizer:
             self.state.setdefault(name, {})[kind] = paddle.to_tensor(values)
 
     def _state_of(self, name, weight):
+        """What is kept of a weight, a list of tensors in the order of `kinds`; a file that was restored has its own."""
         if name not in self.state:
             self.state[name] = {kind: paddle.zeros_like(weight) for kind in self.kinds}
-        return self.state[name]
+        return [self.state[name][kind] for kind in self.kinds]
 
     def _rate_of(self, weight):
         return self.rate * learning_rate_multiplier(weight)

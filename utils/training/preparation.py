@@ -150,7 +150,7 @@ def _log_what_is_trained(sessions, data, dropped):
             f"--{flag}: {counts['sessions']} sessions, {counts['events']} clicks" for flag, counts in dropped.items()))
     if cut := int((sessions.lengths > data.max_length + 1).sum()):
         overlap = f", {data.window_overlap} of them the last of the window before" if data.window_overlap else ""
-        log(f"cut into windows of {data.max_length} predictions{overlap}: {cut} sessions (--max_length)")
+        log(f"cut into windows of {data.max_length} predictions{overlap}: {cut} sessions (--max_length, --look_back)")
     if data.recency_half_life:
         chances = chances_by_recency(sessions, data.recency_half_life)
         log(f"an epoch takes about {chances.sum():.0f} of {len(chances)} sessions of several clicks "

@@ -31,6 +31,7 @@ from utils.training.softmax import PaddleSoftmax
 TOLERANCE = 1e-3  # relative to the largest number of what is compared
 FIRST_SESSIONS, SESSIONS, CLICKS = 1000, 6, 12  # the batch: of the first sessions so many, of so many predictions each
 ITEMS = 300  # rows at most of the item matrix of the comparison, where all items are scored
+STEPS = 1, 2, 100, 10_000, 1_000_000  # by which optimisers are compared: a formula may go by how many were done
 MATRICES = ITEM_MATRIX, "embedding"
 
 
@@ -248,14 +249,15 @@ def loss_differences(objective, kernels, batch, random):
 def optimizer_differences(optimizer, kernels):
     """What optimizers.cc and the optimiser's plain update differ in: a list of str."""
     random, results = np.random.default_rng(3), []
-    start, values = normal(random, 6, 3), normal(random, 2, 4, 3)
+    start, values = normal(random, 6, 3), normal(random, len(STEPS), 4, 3)
     values[:, 3:, -1] = 0  # rows_with_bias
     for used in (kernels, None):
         weight = net.parameter(paddle.nn.Layer(), start, 1.5)
         tried = copy(optimizer)
         tried.kernels, tried.rate = used, 0.1
         tried.restore({})
-        for part in values:
+        for number, part in zip(STEPS, values):
+            tried.steps = number - 1
             tried.step({"weight": weight}, [Gradient("weight", part.copy(), np.array([4, 0, 2, 5]), 3)])
         results.append({"weights": weight.numpy(), **tried.state_arrays()})
     return differences(*results)
