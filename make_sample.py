@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_atomically
+from utils.files import InputError, write_atomically
 from utils.options import COUNT, SEED, Parser, number
 from utils.process import run
 
@@ -35,14 +35,18 @@ LONG = 45  # seconds on an item
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--output", default="sample_clicks.tsv", help="click file to write: SessionId, ItemId, Time")
-    parser.add_argument("--intent", default="", metavar="DIR",
-                        help="directory to write clicks and purchases to, in place of --output")
+    written = parser.add_mutually_exclusive_group()
+    written.add_argument("--output", default="sample_clicks.tsv", help="click file to write: SessionId, ItemId, Time")
+    written.add_argument("--intent", default="", metavar="DIR",
+                         help="directory to write clicks and purchases to, in place of --output")
     parser.add_argument("--sessions", type=number(int, 1, COUNT), default=12000, help="sessions")
     parser.add_argument("--items", type=number(int, CATEGORIES, 10**8), default=600, help="items")
     parser.add_argument("--days", type=number(float, 0.1, 36500), default=8.0, help="days that the sessions cover")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if "intent" in parser.given and not options.intent:
+        raise InputError("--intent: found an empty name, expected a directory to write to")
+    return options
 
 
 def main():

@@ -30,7 +30,7 @@ def parse_arguments():
     parser.add_argument("--work_dir", required=True, help="directory to make, for all that is written")
     parser.add_argument("--sessions", type=number(int, 100, COUNT), default=240_000, help="to make")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the sessions and of the training")
-    parser.add_argument("--flags", default=FLAGS, help=f"of train_intent.py; default: {FLAGS}")
+    parser.add_argument("--flags", type=shlex.split, default=FLAGS, help="of train_intent.py")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the training")
     return parser.parse_args()
 
@@ -46,7 +46,7 @@ def main():
     start("preprocess.py", "--input", sample / "clicks.tsv", "--buys", sample / "buys.tsv", "--category_column",
           "Category", "--split_by", "hash", "--to_intent", data)
     start("train_intent.py", "--train_dir", data / "train", "--valid_dir", data / "valid", "--model_dir", model,
-          "--seed", options.seed, "--threads", options.threads, *shlex.split(options.flags))
+          "--seed", options.seed, "--threads", options.threads, *options.flags)
     start("infer_intent.py", "--test_dir", data / "test", "--model_dir", model, "--threads", options.threads,
           "--per_session", scores)
     best, found = column(sample / "probabilities.tsv"), column(scores)

@@ -213,6 +213,8 @@ def test_help_lists_the_flags_and_their_defaults(name):
 
 @pytest.mark.parametrize("arguments, fragments", [
     (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]),
+    (["--intent", ""], ["--intent: found an empty name"]),
+    (["--intent", "a", "--output", "b"], ["--intent", "--output"]),
     (["--items", "x"], ["--items", "'x'", "an integer >= "]),
     (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
 ])

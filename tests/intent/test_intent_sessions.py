@@ -13,7 +13,6 @@ from utils.intent.features import count, features_of, pairs_of
 from utils.intent.sessions import (
     choose_sessions,
     first_clicks,
-    known_items,
     read_intent_sessions,
     read_intent_vocabularies,
     sessions_of,
@@ -96,8 +95,6 @@ def test_sessions_chosen_by_number_and_cut(two_sessions):
     cut = first_clicks(sessions, 2)
     assert cut.times.tolist() == [10, 20, 50] and cut.bought_count.tolist() == [2, 0]
     assert len(choose_sessions(sessions, np.array([], int)).items) == 0
-    numbered, count_of_known = known_items(sessions, choose_sessions(sessions, np.array([1])), 3)
-    assert count_of_known == 1 and numbered.items.tolist() == [1, 1, 1, 0]  # only b
 
 
 def test_pairs_are_in_the_order_of_first_clicks(two_sessions):

@@ -120,6 +120,17 @@ def test_what_is_measured_is_neither_overwritten_nor_learned_from(data, model, t
                               f"{flag}: found --test_dir")
 
 
+def test_ids_that_could_not_be_read_back_are_not_written(data, model, tmp_path, run_here):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    clicks = copy / "test/clicks.tsv"
+    clicks.write_text(clicks.read_text(encoding="utf-8").replace("item_1\t", "item,1\t"), encoding="utf-8")
+    process = run_here("infer_intent.py", "--model_dir", model, "--test_dir", copy / "test", "--draws", 10,
+                       "--per_session", tmp_path / "scores.tsv")
+    assert_one_line_error(process, "--per_session: found the id 'item,1'")
+    assert not (tmp_path / "scores.tsv").exists()
+
+
 def test_wrong_models(data, model, tiny_model, tmp_path, run_here):
     test = ["--test_dir", data / "test"]
     assert_one_line_error(run_here("infer_intent.py", *test, "--model_dir", tiny_model), "another kind of model",

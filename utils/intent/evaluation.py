@@ -16,6 +16,7 @@ from utils.intent.metrics import (
     intervals,
     outcomes_of,
     reliability_curve,
+    require_readable,
     write_submission,
 )
 from utils.intent.model import load_intent_model, load_network
@@ -97,8 +98,12 @@ def _write(options, test, pairs, outcomes, predictions):
 
 
 def _write_per_session(test, pairs, predictions, file):
-    """Write each session's id, its probability, and its items with theirs, as a TSV file."""
+    """Write each session's id, its probability, and its items with theirs, as a TSV file.
+
+    InputError for an item with a comma, which could not be read back.
+    """
     items = test.item_ids.take(test.ids[pairs.firsts]).to_pylist()
+    require_readable(items, ",", "--per_session")
     words = [f"{item}:{score:.6g}" for item, score in zip(items, predictions.pair_scores.tolist())]
     ends = np.searchsorted(pairs.owners, np.arange(len(test)), side="right").tolist()
     file.write("SessionId\tProbability\tItems\n")

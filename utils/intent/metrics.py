@@ -235,18 +235,23 @@ def reliability_curve(scores, buys, bins=BINS):
 def write_submission(sessions, pairs, predictions, file):
     """Write the sessions that are predicted to buy as the challenge has them, `SessionId;item,item`, to a text file.
 
-    InputError for an id with a comma or a semicolon, which could not be read back.
+    InputError for an id with a comma or a semicolon.
     """
     chosen = predictions.chosen & predictions.predicted[pairs.owners]
     items = sessions.item_ids.take(sessions.ids[pairs.firsts[chosen]]).to_pylist()
     owners = pairs.owners[chosen]
     starts = firsts_of_runs(owners) if len(owners) else np.empty(0, np.int64)
     names = sessions.session_ids.take(owners[starts]).to_pylist()
-    for name in (*names, *items):
-        if "," in name or ";" in name:
-            raise InputError(f"--submission: found the id {name[:80]!r}, expected ids without commas and semicolons")
+    require_readable((*names, *items), ",;", "--submission")
     for name, start, end in zip(names, starts.tolist(), [*starts[1:].tolist(), len(owners)]):
         file.write(f"{name};{','.join(items[start:end])}\n")
+
+
+def require_readable(names, separators, flag):
+    """InputError for an id with one of the `separators` between the ids of a file, which could not be read back."""
+    for name in names:
+        if not set(separators).isdisjoint(name):
+            raise InputError(f"{flag}: found the id {name[:80]!r}, expected ids without {' and '.join(separators)}")
 
 
 def _share(part, whole):

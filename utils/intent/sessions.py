@@ -167,24 +167,3 @@ def first_clicks(sessions, most):
     rows = joined_ranges(sessions.offsets[:-1], lengths)
     return replace(sessions, offsets=np.append(0, np.cumsum(lengths)), **{
         name: getattr(sessions, name)[rows] for name in ("items", "categories", "times", "ids", "bought")})
-
-
-def known_items(sessions, training, item_count, min_support=1):
-    """`sessions` with the items that `training` has, numbered anew: for folds, in which each has its own vocabulary.
-
-    Parameters
-    ----------
-    sessions, training : IntentSessions of the same vocabulary
-    item_count : int, items of that vocabulary
-    min_support : int, clicks that an item needs in training
-
-    Returns
-    -------
-    IntentSessions
-    int, items of the new vocabulary
-    """
-    known = np.bincount(training.items, minlength=item_count + 1)[:item_count] >= min_support
-    count = int(known.sum())
-    numbers = np.full(item_count + 1, count, np.int32)
-    numbers[:-1][known] = np.arange(count)
-    return replace(sessions, items=numbers[sessions.items]), count
