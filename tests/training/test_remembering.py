@@ -7,6 +7,7 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import assert_worked
 from hypothesis import given
 from hypothesis import strategies as st
 from stopped_runs import flags, result
@@ -14,6 +15,8 @@ from stopped_runs import flags, result
 from train_sample_neg import parse_arguments
 from utils.data.sessions import read_sessions
 from utils.files import InputError
+from utils.model import checkpoint
+from utils.model.checked_json import write_json
 from utils.model.neighbours_file import read_remembered
 from utils.training import remembering
 from utils.training.remembering import divide, numbers_held_out
@@ -149,6 +152,22 @@ def test_a_run_that_goes_on_remembers_what_came_before(tiny_data, sessions, run_
     assert process.returncode == 0, process.stderr
     old = [tuple(item + 1 for item in session if item < 35) for session in as_tuples(sessions)]
     assert remembered(tmp_path / "second") == [session for session in old if session] + [(0, 1, 2), (3, 4)] * 10
+
+
+def test_a_run_that_goes_on_chooses_by_a_validation_alone(tiny_data, sessions, run_here, tmp_path, few_choose):
+    first, second = (memory_flags(tiny_data, tmp_path / name) for name in ("first", "second"))
+    assert_worked(run_here("train_sample_neg.py", *first))
+    path = tmp_path / "first" / "config.json"
+    config = checkpoint.read_config(tmp_path / "first")
+    kept = {"weight": 0.25, "returns": [0.1, 0.2, 0.3, 0.4]}  # no weight that is tried
+    write_json(path, config | {"neighbours": config["neighbours"] | kept})
+    going_on = assert_worked(run_here("train_sample_neg.py", *second, "--init_from", tmp_path / "first"))
+    assert "neighbours: weight:0.25 as in the model of --init_from" in going_on.stdout
+    assert "held out" not in going_on.stdout and f"predictions:{sessions.predictions}\n" in going_on.stdout
+    assert kept.items() <= config_of(tmp_path / "second")["neighbours"].items()
+    assert_worked(run_here("train_sample_neg.py", *second, "--init_from", tmp_path / "first", "--overwrite", 1,
+                           "--valid_dir", tiny_data / "train_data"))
+    assert config_of(tmp_path / "second")["neighbours"]["weight"] != 0.25
 
 
 def test_the_memory_of_a_model_is_kept_by_default_and_none_is_added(tiny_model, tmp_path):

@@ -21,7 +21,7 @@ from utils.runlog import log, warn
 from utils.training.initial import find_initial
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
-from utils.training.remembering import divide, sessions_before
+from utils.training.remembering import divide, memory_before
 from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps, require_memory_for_windows
 
@@ -110,7 +110,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     remembering = None
     if data.neighbours:
         training, remembering = divide(training, validation, item_count,
-                                       initial_model and sessions_before(initial_model))
+                                       initial_model and memory_before(initial_model))
     require_memory_for_windows(training, data)
     windows, _ = cut_windows(training, data.max_length, data.window_overlap)
     if not training.predictions:
@@ -125,7 +125,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     if validation:
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
-    elif remembering:
+    elif remembering and not remembering.before:
         log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
     return training, windows, validation, remembering, description, count_popular(whole, item_count)
 

@@ -17,7 +17,15 @@ from utils.evaluation.validation import evenly_chosen, without_unknown
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
 from utils.model.neighbours import Neighbours, remember
-from utils.model.neighbours_file import NAME, NO_RETURNS, Memory, read_remembered, write_neighbours
+from utils.model.neighbours_file import (
+    NAME,
+    NO_RETURNS,
+    Memory,
+    read_remembered,
+    read_returns,
+    read_weight,
+    write_neighbours,
+)
 from utils.model.network import load_network
 from utils.model.returns import features, fit_returns
 from utils.runlog import append_record, log
@@ -30,6 +38,18 @@ USUAL_WEIGHT = 0.4  # where too few predictions could choose
 CUTOFF, BATCH_SIZE = 20, 1024
 
 
+class Before(NamedTuple):
+    """The memory of a model to begin with.
+
+    sessions : Sessions, as far as this run has their items
+    weight, returns : as `neighbours_file.Memory` has them
+    """
+
+    sessions: Sessions
+    weight: float
+    returns: list
+
+
 class Remembering(NamedTuple):
     """The sessions of a run's memory.
 
@@ -37,12 +57,14 @@ class Remembering(NamedTuple):
     without : Sessions, those of them that it holds while the weight is chosen
     choosing : Sessions, by which the weight is chosen
     held_out : int, how many sessions the network isn't trained on because of that
+    before : Before or None, of the model to begin with
     """
 
     whole: Sessions
     without: Sessions
     choosing: Sessions
     held_out: int
+    before: Before = None
 
 
 def divide(sessions, validation, item_count, before=None):
@@ -53,8 +75,8 @@ def divide(sessions, validation, item_count, before=None):
     sessions : Sessions
     validation : Sessions or None
     item_count : int
-    before : Sessions or None
-        What the memory of a model to begin with holds, as `sessions_before` returns it.
+    before : Before or None
+        Then nothing is held out: the network and the memory may know such sessions already.
 
     Returns
     -------
@@ -63,19 +85,21 @@ def divide(sessions, validation, item_count, before=None):
     Remembering
     """
     training, choosing = sessions, validation
-    if not validation:
+    if before and not validation:
+        choosing = choose(sessions, np.empty(0, np.int64))
+    elif not validation:
         numbers = numbers_held_out(len(sessions.lengths))
         training = choose(sessions, np.setdiff1d(np.arange(len(sessions.lengths)), numbers))
         choosing, _ = without_unknown(choose(sessions, numbers), training, item_count)
         if choosing.predictions < FEWEST or not training.predictions:
             training = sessions
-    whole, without = (_joined(before, part) if before else part for part in (sessions, training))
+    whole, without = (_joined(before.sessions, part) if before else part for part in (sessions, training))
     return training, Remembering(whole, without, evenly_chosen(choosing, MOST),
-                                 len(sessions.lengths) - len(training.lengths))
+                                 len(sessions.lengths) - len(training.lengths), before)
 
 
-def sessions_before(initial_model):
-    """What the memory of an initial.InitialModel holds of the items of this run: Sessions, or None without memory."""
+def memory_before(initial_model):
+    """The Before of an initial.InitialModel; None where that has no memory."""
     model_dir = initial_model.epoch_dir.parent
     config = checkpoint.read_config(model_dir)
     if NAME not in config:
@@ -84,7 +108,8 @@ def sessions_before(initial_model):
     number_of = np.full(initial_model.items, -1, np.int32)
     number_of[initial_model.row_of[initial_model.is_known]] = np.flatnonzero(initial_model.is_known)
     items = number_of[items]
-    return Sessions(items[items >= 0], np.unique(np.concatenate([[0], np.cumsum(items >= 0)])[offsets]))
+    sessions = Sessions(items[items >= 0], np.unique(np.concatenate([[0], np.cumsum(items >= 0)])[offsets]))
+    return Before(sessions, read_weight(model_dir, config), read_returns(model_dir, config))
 
 
 def _joined(first, second):
@@ -104,16 +129,21 @@ def add_memory(model_dir, remembering, item_count):
     """Give a finished run its memory, unless it has one, or the network alone does better. Process 0 alone does it.
 
     The weight is the one of WEIGHTS with the largest recall + MRR by the run's best epoch, or its last one. The weights
-    of returns.py are fitted with it, and stay 0 unless they raise that sum.
+    of returns.py are fitted with it, and stay 0 unless they raise that sum. Without a validation, both are those of the
+    model to begin with.
     """
     model_dir = Path(model_dir)
     if NAME in checkpoint.read_config(model_dir):
         return
-    whole, without, choosing, _ = remembering
+    whole, without, choosing, _, before = remembering
     weight, returns, figures = USUAL_WEIGHT, NO_RETURNS, {}
     if choosing.predictions >= FEWEST:
         network = load_network(model_dir, choose_epoch(model_dir))
         weight, returns, figures = chosen(network, Neighbours(remember(without, item_count)), choosing)
+    elif before:
+        weight, returns = before.weight, before.returns
+        log(f"neighbours: weight:{weight:g} as in the model of --init_from; {choosing.predictions} validation "
+            "predictions are too few to choose by")
     else:
         log(f"neighbours: weight:{weight:g} as usual; {choosing.predictions} predictions are too few to choose by")
     append_record(model_dir, {"event": "neighbours", "weight": weight, "returns": returns,
