@@ -37,6 +37,7 @@ from utils.data.session_lines import name_of, read_lines
 from utils.data.sessions import Sessions
 from utils.files import InputError, require_different, write_atomically
 from utils.model.checkpoint import read_config
+from utils.model.directory import require_one_network
 from utils.model.load import load_model, load_scorer
 from utils.model.neighbours_file import NAME as MEMORY
 from utils.options import COUNT, Parser, number
@@ -79,7 +80,9 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    if read_config(options.model_dir).get(MEMORY) is not None:
+    config = read_config(options.model_dir)
+    require_one_network(options.model_dir, config)
+    if config.get(MEMORY) is not None:
         tell(f"{options.model_dir} has a memory of neighbours, which is left out: only the network is written")
     if options.item_vectors or options.session_states:
         scorer, item_ids = load_scorer(options.model_dir, options.epoch or None, network_alone=True)

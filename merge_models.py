@@ -10,8 +10,8 @@ theirs: its states are theirs side by side, and its GRU weights between them are
 --weights, stay as they are, side by side in one directory: it answers with the weighted mean of their probabilities.
 --neighbours_from adds what the most similar training sessions say, in either case.
 
-All scripts take the result, but export.py and plot.py only one network. It costs as much as its models together. Needs
-no Paddle.
+infer.py, recommend.py and serve.py take the result, export.py and --init_from only one network. It costs as much as its
+models together. Needs no Paddle.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on

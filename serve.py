@@ -100,7 +100,7 @@ def parse_arguments(arguments=None):
 
 def plain_name(text):
     """A type for argparse: a name that needs no escapes in a path."""
-    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text):
+    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", text) or text in (".", ".."):  # clients take these two out of a path
         raise argparse.ArgumentTypeError(f"found {text[:80]!r}, expected up to 64 of A to Z, a to z, 0 to 9, '.', '_' "
                                          "and '-'")
     return text

@@ -19,6 +19,8 @@ from utils.process import run  # noqa: E402
 
 
 def main():
+    if not os.environ.get("XDG_CACHE_HOME"):
+        raise InputError("XDG_CACHE_HOME: found none in the environment, expected the directory to write to")
     levels = ["none", *LEVELS] if platform.machine() in ("x86_64", "AMD64") else ["none"]
     for level in levels:
         os.environ[LEVEL] = level

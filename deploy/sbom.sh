@@ -11,9 +11,14 @@ if [ $# -lt 1 ] || [ $# -gt 2 ]; then
   echo "usage: bash deploy/sbom.sh OUTPUT.json [REQUIREMENTS_FILE], found ${*:-nothing}" >&2
   exit 2
 fi
-for path in "$(dirname "$1")" "$requirements"; do
-  if [ ! -e "$path" ]; then echo "sbom.sh: found no $path, expected it to be there" >&2; exit 2; fi
-done
+if [ ! -d "$(dirname "$1")" ] || [ -d "$1" ]; then
+  echo "sbom.sh: found no directory for a file $1, expected one" >&2
+  exit 2
+fi
+if [ ! -s "$requirements" ] || [ -d "$requirements" ]; then
+  echo "sbom.sh: found no file $requirements, or an empty one, expected pinned requirements" >&2
+  exit 2
+fi
 environment=$root/.venv-sbom
 bash "$root/setup.sh" "$environment" "$root/requirements-sbom.txt"
 packages=$(mktemp -d)

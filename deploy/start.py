@@ -2,6 +2,7 @@
 
     docker run IMAGE                            # serves /model, or /mnt/models where KServe put one
     docker run IMAGE --model_dir /data/shop     # flags of serve.py
+    docker run IMAGE --intent_model_dir /intent # purchase intent beside /model, or alone where there is no /model
     docker run IMAGE serve                      # what SageMaker runs: serves /opt/ml/model
     docker run IMAGE train                      # see sagemaker_train.py; needs the image of `--target train`
 
@@ -40,6 +41,8 @@ def with_defaults(word, more):
     given = {flag.partition("=")[0] for flag in flags}
     model_dir = SAGEMAKER if word == "serve" else KSERVE if os.path.isdir(KSERVE) else OWN
     defaults = {"--host": "0.0.0.0", "--model_dir": model_dir}
+    if "--intent_model_dir" in given and not os.path.isdir(model_dir):
+        del defaults["--model_dir"]
     return [*(f"{flag}={value}" for flag, value in defaults.items() if flag not in given), *flags]
 
 

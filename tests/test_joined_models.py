@@ -142,6 +142,8 @@ def test_what_needs_one_network_says_so(models, training, merge, run_here, tmp_p
                           "joined models")
     with pytest.raises(InputError, match="joined models"):
         network_of(model)
+    with_memory(model, training)
+    assert_one_line_error(run_here("export.py", model, "--onnx", tmp_path / "model.onnx"), "joined models")
     with_memory(models[0], training)
     process = run_here("export.py", models[0], "--item_vectors", tmp_path / "items.npy", "--onnx",
                        tmp_path / "model.onnx")

@@ -131,13 +131,15 @@ def test_items_like_one_and_items_by_prefix(server):
     assert server.get("/v1/items", prefix="x").json()["items"] == []
 
 
-def test_every_answer_names_the_model(server):
+def test_every_answer_and_the_log_name_the_model(server):
     state = json.loads((server.model_dir / "epoch_1" / "state.json").read_text())
     expected = {"name": "model/epoch_1", "sha256": state["files"]["model.safetensors"]["sha256"]}
     responses = [server.client.post("/v1/recommend", json={"sessions": [["item_1"]]}), server.get("/readyz"),
                  server.get("/v1/items"), server.get("/v1/similar", item_id="item_1"),
                  server.get("/v1/recommend", session_id="x", item_id="item_1")]
     assert [response.json()["model"] for response in responses] == [expected] * 5
+    loaded = [line for line in server.log_lines() if line["message"] == "model loaded"]
+    assert {(line["model"], line["sha256"]) for line in loaded} == {tuple(expected.values())}
 
 
 # What is refused
@@ -245,6 +247,7 @@ def test_help_explains_itself():
     (["--workers", "x"], ["--workers"]),
     (["--epoch", "3"], ["--epoch", "no finished epoch 3"]),
     (["--what"], ["--what"]),
+    (["--model_name", ".."], ["--model_name", "'..'"]), (["--model_name", "a/b"], ["--model_name", "'a/b'"]),
     (["--session_store", "redis://127.0.0.1:1/0"], ["--session_store", "redis://127.0.0.1:1/0"]),
     (["--session_store", "redis://a:b/c"], ["--session_store", "redis://a:b/c"]),
     (["--session_store", "/nowhere/store.sqlite"], ["--session_store", "/nowhere/store.sqlite"]),

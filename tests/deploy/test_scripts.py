@@ -1,7 +1,8 @@
-"""deploy/push.sh with a Docker that only writes down what it is told, and what both scripts refuse."""
+"""deploy/push.sh with a Docker that only writes down what it is told, and what the other scripts refuse."""
 
 import os
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -50,3 +51,29 @@ def test_push_refuses(push, words):
 def test_sbom_refuses_before_it_installs_anything(tmp_path, words):
     process = subprocess.run(["bash", ROOT / "deploy/sbom.sh", *words], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["out"], ["sbom.json", "out"], ["sbom.json", "empty.txt"]], ids=str)
+def test_sbom_refuses_directories_and_empty_requirements(tmp_path, words):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "empty.txt").touch()
+    process = subprocess.run(["bash", ROOT / "deploy/sbom.sh", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and not (tmp_path / "sbom.json").exists()
+
+
+def test_compile_native_wants_to_be_told_where():
+    environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+    process = subprocess.run([sys.executable, ROOT / "deploy/compile_native.py"], env=environment, capture_output=True,
+                             text=True)
+    assert process.returncode == 2 and process.stderr.startswith("compile_native.py: XDG_CACHE_HOME: found none")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(any(map(os.path.exists, ("/model", "/mnt/models", "/opt/ml/model"))), reason="a container's model")
+@pytest.mark.parametrize("words, flag", [([], "--model_dir"), (["--intent_model_dir", "none"], "--intent_model_dir"),
+                                         (["serve", "--intent_model_dir=none"], "--intent_model_dir"),
+                                         (["--intent_model_dir=none", "--model_dir=none"], "--model_dir")], ids=str)
+def test_the_image_answers_purchase_intent_alone_where_it_has_no_recommender(tmp_path, words, flag):
+    process = subprocess.run([sys.executable, ROOT / "deploy/start.py", *words], cwd=tmp_path, capture_output=True,
+                             text=True)
+    assert process.returncode == 2 and process.stderr.startswith(f"serve.py: {flag}: found no finished epoch in ")

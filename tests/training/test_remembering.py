@@ -134,10 +134,10 @@ def test_no_memory_is_written_that_does_no_good(tiny_data, run_here, tmp_path, f
 
 def test_a_validation_chooses_and_stays_out_of_the_memory(tiny_data, sessions, run_here, tmp_path, few_choose,
                                                           monkeypatch):
-    monkeypatch.setattr(remembering, "WEIGHTS", (0.3,))  # there is a memory, whether it does any good or not
+    monkeypatch.setattr(remembering, "WEIGHTS", (0.3,))  # so that there is a memory in any case
     process = run_here("train_sample_neg.py", *memory_flags(tiny_data, tmp_path / "model", "--valid_fraction", 0.1))
     assert process.returncode == 0, process.stderr
-    assert "held out" not in process.stdout and "neighbours: weight:" in process.stdout
+    assert "held out" not in process.stdout and "neighbours: weight:0.3 " in process.stdout
     assert remembered(tmp_path / "model") == as_tuples(sessions)[:180]
 
 

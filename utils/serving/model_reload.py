@@ -171,7 +171,8 @@ class ModelSlot:
             self.on_change(None, before)
             return False
         self.model = model
-        logger.info("model loaded", extra={"model": model.name, "sha256": model.checksum, "scoring": model.scorer.way})
+        logger.info("model loaded", extra={"model": model.name, "sha256": model.weights_checksum,
+                                           "scoring": model.scorer.way})
         self.on_change(model, before)
         return True
 
