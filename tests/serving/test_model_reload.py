@@ -1,9 +1,11 @@
 """utils/serving/model_reload.py: a new model is loaded, tried and swapped in; a broken one changes nothing."""
 
 import asyncio
+import gc
 import io
 import os
 import shutil
+import weakref
 from functools import partial
 
 import numpy as np
@@ -222,6 +224,21 @@ def test_a_broken_model_is_refused_once_and_the_old_one_serves_on(directory, spo
         assert not look(slot)
     assert slot.model is before and changes[1:] == [(None, "model/epoch_1")]
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["model refused"]
+
+
+def test_a_refusal_keeps_no_model_in_memory(directory):
+    slot, _ = slot_of(directory)
+    look(slot)
+    first = weakref.ref(slot.model)
+    gc.disable()  # which would remove it sooner or later
+    try:
+        write_random_model(directory, seed=1, epoch=2)
+        os.truncate(directory / "epoch_2" / checkpoint.MODEL, 1000)
+        assert not look(slot) and first()
+        write_random_model(directory, seed=1, epoch=3)
+        assert look(slot) and not first()
+    finally:
+        gc.enable()
 
 
 def test_no_model_then_one(tmp_path):

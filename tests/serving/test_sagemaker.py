@@ -191,6 +191,33 @@ def test_few_lines_with_many_ids_are_in_memory_at_a_time():
         assert [len(group) for group in groups] == [16, 16, 8]  # each counts as four sessions
 
 
+@pytest.mark.parametrize("more, most", [({"k": 50}, 64), ({"k": 200}, 16), ({"k": 1000}, 4),
+                                        ({"k": 1000, "fields": ["a"] * 9}, 1)])
+def test_few_lines_with_long_answers_are_in_memory_at_a_time(more, most):
+    asked = json.dumps({"sessions": [["item_1"]]} | more).encode() + b"\n"
+    groups = list(sagemaker.read_lines(asked * 70, sagemaker.from_json))
+    assert {len(group) for group in groups[:-1]} == {most}
+
+
+def test_no_line_is_answered_before_the_one_before_is_read(with_client):
+    asked = json.dumps({"sessions": [["item_1"]], "k": 1000}).encode() + b"\n"
+
+    async def ask(client, api):
+        request = SimpleNamespace(scope={"log": {}, "request_id": "a"})
+        parts = sagemaker.answer_lines(api, request, sagemaker.read_lines(asked * 8, sagemaker.from_json),
+                                       sagemaker.JSON_LINES)
+        asked_so_far, original = [], api.answers
+
+        async def watched(*line):
+            asked_so_far.append(line)
+            return await original(*line)
+        api.answers, found = watched, []
+        async for part in parts:  # a server waits here until what it sent before is on its way
+            found.append((part.count(b"\n"), len(asked_so_far)))
+        return found
+    assert with_client(ask) == [(4, 4), (0, 4), (4, 8), (0, 8)]
+
+
 def test_others_are_answered_while_many_lines_are(with_client):
     async def ask(client, api):
         long = asyncio.create_task(invoke(client, "item_1,item_2\n" * 5000, CSV))

@@ -169,6 +169,7 @@ class ModelSlot:
                 self.seen = None  # nothing is known to be wrong with what is there now
             logger.error("model refused", extra={"reason": str(error), "serving": before and before.name})
             self.on_change(None, before)
+            error.__traceback__ = None  # a frame may hold the error, and ours has a model that is to go when replaced
             return False
         self.model = model
         logger.info("model loaded", extra={"model": model.name, "sha256": model.weights_checksum,

@@ -25,6 +25,7 @@ MAX_LINES = 100_000
 # What a transform job is to send at once: a worker can hold all of it, as http_protocol.MAX_HELD_BYTES says.
 TRANSFORMS, MEGABYTES = 8, 1
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"  # the one header of a client's that SageMaker passes on
+VALUES_OF_ONE = 50  # items and their fields; a line whose answer has more of them counts as several
 PART_BYTES = 256 << 10  # of a reply; so many go out together
 PAUSE = 0.02  # seconds until lines that found the queue full are tried again
 
@@ -65,16 +66,26 @@ async def invoke(api, request):
 
 
 async def answer_lines(api, request, groups, kind):
-    """The lines of the reply, many at a time, but few of those with large `fields`."""
+    """The lines of the reply, many at a time, but few of those with large `fields`.
+
+    While a client takes long to read one part, the next one isn't made yet, and nothing of this one is kept here.
+    """
     for group in groups:
-        answers, lines = await asyncio.gather(*[ask(api, *line) for line in group]), bytearray()
-        for (asked, part), found in zip(group, answers):
-            lines += answer_line(api, request, asked, part, found, kind)
-            if len(lines) > PART_BYTES:
-                yield bytes(lines)
-                lines.clear()
+        answers, lines = await asyncio.gather(*[ask(api, *line) for line in group]), []
+        answers.reverse()
+        for asked, part in group:
+            lines.append(answer_line(api, request, asked, part, answers.pop(), kind))
+            if not answers or sum(map(len, lines)) > PART_BYTES:
+                yield joined(lines)
+                yield b""  # goes out once the part before is on its way
                 await asyncio.sleep(0)  # other requests come first
-        yield bytes(lines)
+
+
+def joined(lines):
+    """All lines as one, and the list is empty."""
+    found = b"".join(lines)
+    lines.clear()
+    return found
 
 
 async def ask(api, asked, part):
@@ -114,8 +125,9 @@ def read_lines(body, parse):
             raise Refused(413, part, f"found more than {messages.MAX_BODY_BYTES} bytes, expected fewer")
         if number > MAX_LINES:
             raise Refused(413, "body", f"found more than {MAX_LINES} lines, expected fewer")
-        group.append((parse(line, part), part))
-        count += counted(group[-1][0])
+        asked = parse(line, part)
+        group.append((asked, part))
+        count += counted(asked) * max(asked.k * (1 + len(asked.fields)) // VALUES_OF_ONE, 1)
         if count >= messages.MAX_SESSIONS:
             yield group
             group, count = [], 0
