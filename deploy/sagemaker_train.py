@@ -56,8 +56,8 @@ def trainer_command(root):
     """The command line of the trainer that the job's files ask for."""
     parameters = read_object(root / "input/config/hyperparameters.json")
     hosts = read_object(root / "input/config/resourceconfig.json").get("hosts", [])
-    if len(hosts) > 1:
-        raise InputError(f"resourceconfig.json: found {len(hosts)} hosts, expected one instance")
+    if not isinstance(hosts, list) or len(hosts) > 1:
+        raise InputError(f"resourceconfig.json: found the hosts {str(hosts)[:80]}, expected one instance")
     trainer = parameters.pop("trainer", "train_sample_neg")
     if trainer not in TRAINERS:
         raise InputError(f"hyperparameters.json: found trainer {trainer!r}, expected {' or '.join(TRAINERS)}")

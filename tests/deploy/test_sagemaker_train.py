@@ -142,9 +142,10 @@ def test_one_instance_alone(root):
     command = sagemaker_train.trainer_command(root)
     assert command[1] == str(ROOT / "train.py") and "--pass_num=12" in command and "--resume=1" in command
     assert f"--valid_dir={root / 'input/data/validation'}" in command and not any("_tuning" in word for word in command)
-    (root / "input/config/resourceconfig.json").write_text('{"hosts": ["algo-1", "algo-2"]}')
-    with pytest.raises(InputError, match="2 hosts, expected one"):
-        sagemaker_train.trainer_command(root)
+    for hosts in '["algo-1", "algo-2"]', "3":
+        (root / "input/config/resourceconfig.json").write_text(f'{{"hosts": {hosts}}}')
+        with pytest.raises(InputError, match="the hosts .*, expected one"):
+            sagemaker_train.trainer_command(root)
 
 
 def test_without_hyper_parameters_the_defaults_hold(root):

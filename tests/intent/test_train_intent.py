@@ -107,6 +107,16 @@ def test_wrong_flags(data, tmp_path, run_here, more, fragments):
     assert not (tmp_path / "model").exists()
 
 
+def test_no_epoch_is_chosen_by_a_figure_that_is_none(tmp_path, run_here):
+    data = write_data(tmp_path / "data")
+    bought = [line.split("\t") for line in (data / "valid/buys.tsv").read_text().splitlines()[1:]]
+    (data / "valid/buys.tsv").write_text("SessionId\tItemId\tTime\n" + "".join(
+        f"{session}\tnever_clicked\t{time}\n" for session, _, time in bought), encoding="utf-8")
+    process = run_here("train_intent.py", *flags(data, tmp_path / "model", "--watch", "item_auc"))
+    assert_one_line_error(process, "--watch item_auc: found 0 bought ones", "valid")
+    assert not (tmp_path / "model").exists()
+
+
 def test_what_is_measured_is_neither_overwritten_nor_learned_from(data, model, tmp_path, run_here):
     copy = tmp_path / "data"
     shutil.copytree(data, copy)

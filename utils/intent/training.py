@@ -92,6 +92,10 @@ def _read_sessions(options, vocabularies):
         if not 0 < sessions.buys.sum() < len(sessions):
             raise InputError(f"{name}: found {sessions.buys.sum()} of {len(sessions)} sessions that buy, expected some "
                              "that do and some that don't")
+    of_buying = validation.bought[np.repeat(validation.buys, validation.lengths())]
+    if options.watch == "item_auc" and not 0 < of_buying.sum() < len(of_buying):
+        raise InputError(f"--watch item_auc: found {of_buying.sum()} bought ones of the {len(of_buying)} clicks of "
+                         f"sessions that buy in {flag}, expected some that are and some that aren't")
     for sessions, name in ((training, "sessions"), (validation, "validation sessions")):
         log(f"{name}:{len(sessions)} clicks:{len(sessions.items)} buying:{sessions.buys.sum()} "
             f"share:{sessions.buys.mean():.4f}")
