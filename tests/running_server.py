@@ -65,7 +65,9 @@ class Server:
         return {re.sub(r',sha256.*', "", name): float(value) for name, value in samples}
 
     def log_lines(self):
-        return [json.loads(line) for line in self.log_path.read_text().splitlines()]
+        """The whole lines so far: a worker may be in the midst of writing the last one."""
+        whole, _, _ = self.log_path.read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def stop(self):
         self.client.close()
