@@ -115,16 +115,28 @@ def redis_url():
     """The address of a Redis server of our own, without any session yet."""
     if not shutil.which("redis-server"):
         pytest.skip("no redis-server on this machine")
-    port = free_port()
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        for _ in range(100):
-            with socket.socket() as attempt:
-                if attempt.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
+    for _ in range(3):  # another process may take the port before Redis does
+        port = free_port()
+        command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            if not answers(server, port):
+                continue
+            yield f"redis://127.0.0.1:{port}/0"
+            server.terminate()
+            return
+    pytest.fail("redis-server doesn't start")
+
+
+def answers(server, port):
+    """Whether a server that was just started takes connections, before it ends or 20 s have passed."""
+    deadline = time.monotonic() + 20
+    while server.poll() is None and time.monotonic() < deadline:
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("127.0.0.1", port)) == 0:
+                return server.poll() is None
+        time.sleep(0.05)
+    server.kill()
+    return False
 
 
 @pytest.fixture(scope="session")
