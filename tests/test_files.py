@@ -39,6 +39,18 @@ def test_a_failure_leaves_the_old_file_and_no_temporary(tmp_path, error, old):
     assert files_below(tmp_path) == old
 
 
+def test_a_failure_leaves_no_folder_that_was_made_for_the_file(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyError), write_atomically(tmp_path / "there/new/inner/a"), \
+            write_atomically(tmp_path / "there/new/other/b"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with pytest.raises(KeyError), write_atomically(tmp_path / "new/inner/a"):
+        (tmp_path / "new/mine").touch()
+        raise KeyError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
+
+
 def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_SPACE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
@@ -24,9 +24,9 @@ class InputError(Exception):
 def write_atomically(path, mode="w", permissions=None):
     """Open a temporary file beside `path` and rename it to `path` when the block ends well.
 
-    Readers see the old file or the complete new one, never a part. If the block raises, the temporary file is removed
-    and the old file stays. The data is on the disk before the new name is. The block may close the file with `finish`,
-    for example to complete several files before any of them is renamed.
+    Readers see the old file or the complete new one, never a part. If the block raises, the temporary file and the
+    folders that were made for it are removed, and the old file stays. The data is on the disk before the new name is.
+    The block may close the file with `finish`, for example to complete several files before any of them is renamed.
 
     Parameters
     ----------
@@ -48,11 +48,13 @@ def write_atomically(path, mode="w", permissions=None):
             raise _loop(path, path)
     if path.parent.is_file():
         raise InputError(f"{path.parent}: found a file, expected a directory to write {path.name} in")
+    new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         error.filename = str(path)  # what the user knows, not the temporary name
+        _remove_empty(new)
         raise
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
@@ -64,10 +66,18 @@ def write_atomically(path, mode="w", permissions=None):
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        _remove_empty(new)
         if isinstance(error, OSError) and error.errno in NO_SPACE and not error.filename:
             error.filename = str(path)  # the system doesn't name the file when a write fails
         raise
     sync_directory(path.parent)
+
+
+def _remove_empty(folders):
+    """Remove those of the folders that are empty, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def finish(file):
