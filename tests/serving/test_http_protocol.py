@@ -32,8 +32,11 @@ async def application(scope, receive, send):
     await send({"type": "http.response.body", "body": b"%06d" % len(body)})
 
 
-def talk(*parts, pause=0.0):
-    """All that a server answers to the parts, sent with pauses between; b"" is a longer pause."""
+def talk(*parts, pause=0.0, stop_after=None):
+    """All that a server answers to the parts, sent with pauses between; b"" is a longer pause.
+
+    After `stop_after` seconds, it shuts its connections down.
+    """
     async def run():
         config = uvicorn.Config(application, http=LimitedProtocol, lifespan="off", log_config=None)
         config.load()
@@ -46,6 +49,8 @@ def talk(*parts, pause=0.0):
         async def receive():
             while part := await reader.read(1 << 16):
                 received.extend(part)
+        if stop_after:
+            loop.call_later(stop_after, lambda: [connection.shutdown() for connection in list(state.connections)])
         receiver = asyncio.create_task(receive())
         with suppress(TimeoutError, ConnectionError):
             for part in parts:
@@ -59,6 +64,17 @@ def talk(*parts, pause=0.0):
         await asyncio.sleep(0.05)
         return bytes(received)
     return asyncio.run(run())
+
+
+@pytest.mark.parametrize("before, late", [(b"", GOOD), (GOOD, GOOD), (GOOD[:9], GOOD[9:]), (GOOD, 2 * GOOD)], ids=str)
+def test_a_request_on_its_way_to_a_server_that_stops_is_answered(monkeypatch, before, late):
+    monkeypatch.setattr(http_protocol, "LAST_SECONDS", 0.2)
+    received = talk(before, late, pause=0.1, stop_after=0.05)
+    _, *replies = received.split(b"HTTP/1.1 200 OK")
+    assert len(replies) == 1 + (before == GOOD)
+    assert replies[-1].endswith(b"000000") and [b"connection: close" in reply for reply in replies] == (
+        [False] * (len(replies) - 1) + [True])
+    assert talk(before, late, pause=0.4, stop_after=0.05).count(b"200 OK") == (before == GOOD), "too late"
 
 
 def assert_refused(received, status):

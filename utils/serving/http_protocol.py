@@ -15,6 +15,7 @@ MAX_HEADERS = 100
 HEADER_BYTES = 160  # that a header takes in memory beside its text
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 10.5  # the application's own limit is 10, so that it answers and logs what is late
+LAST_SECONDS = 0.5  # for a request that is on its way while the server stops
 UNREAD_SECONDS, LEAST_READ = 30.0, 64 << 10  # whoever takes fewer bytes than that of a waiting reply has gone
 MAX_HELD_BYTES = 24 << 20  # of requests without a reply and replies that nobody took, all connections together
 MAX_CONNECTIONS = 2048  # where nobody says how many
@@ -88,10 +89,11 @@ class LimitedProtocol(HttpToolsProtocol):
     late, late_part : the timer of what the client owes, and that part: HEAD, BODY or None
     slow, unsent : the timer of a reply that isn't taken, and how many of its bytes waited when it started
     counted : int, this connection's share of `all_counted`
+    is_last : bool, the server stops, so the next reply ends the connection
     """
 
     held, place, no_body, unread, kept_bytes, unsent, counted, all_counted = b"", 0, 0, 0, 0, 0, 0, 0
-    is_in_body, late, late_part, slow = False, None, None, None
+    is_in_body, is_last, late, late_part, slow = False, False, None, None, None
 
     # The connection
 
@@ -114,6 +116,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self.held, self.place, self.kept_bytes = b"", 0, 0
         self._count(0)
         super().connection_lost(error)
+
+    def shutdown(self):
+        """Close the connection, for the server stops: after the reply in work, or after the one to the next request.
+
+        An idle client may have sent that before it could know, so it has some time to arrive.
+        """
+        self.is_last = True
+        is_idle = self.cycle is None or self.cycle.response_complete
+        self.loop.call_later(LAST_SECONDS, super().shutdown) if is_idle else super().shutdown()
 
     # Reading
 
@@ -183,6 +194,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(400, HEAD, "found a body and the wish for another protocol, expected one of the two")
         else:
             super().on_headers_complete()
+            if self.is_last:
+                self.cycle.keep_alive = False
             self.kept_bytes += HEADER_BYTES * len(self.headers)
             # Trailers come into a list that the application doesn't get. What it has, is only kept with the cycle.
             self.is_in_body, self.headers, self.scope, self.url = True, [], None, b""
