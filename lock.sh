@@ -23,7 +23,7 @@ trap 'rm -f "$both"' EXIT
 sed '/^numpy==/,/[^\\]$/d' requirements.txt requirements-2.6.2.txt > "$both"
 beside="--universal --constraint $both --no-emit-package numpy"
 exporting=$'onnx\nml-dtypes<0.6\n'
-testing=$'pytest\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnxruntime\npandas<3\noptuna\nscikit-learn\n'
+testing=$'pytest\npytest-timeout\npytest-xdist\nruff\nhypothesis\nhttpx\nschemathesis\nonnxruntime\npandas<3\noptuna\nscikit-learn\n'
 testing+=$'pyyaml\nkubernetes-validate\ncheck-jsonschema\nnginx-wheel\npromql-parser\n'  # of deploy/
 lock requirements-dev.txt "$beside" "$testing$exporting$serving"
 lock requirements-export.txt "$beside --constraint requirements-dev.txt" "$exporting"

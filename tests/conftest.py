@@ -18,9 +18,12 @@ import hypothesis
 import numpy as np
 import pytest
 
+from utils import device
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that tests import net and utils as the scripts do
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # everything here is tiny
+device.tune_mkl()  # before any test loads Paddle: runs in this process must repeat to the last bit, as a user's do
+os.environ.pop("CI", None)  # with it pytest shows whole differences, and takes hours for those of two files of weights
 # a shell that starts tests in the background has them ignore Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -81,7 +81,7 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
     is_open = not threads and "OMP_NUM_THREADS" not in os.environ
     done = [_set_threads(threads)]
     if tune_cpu:
-        done += [_tune_mkl(), _tune_malloc()]
+        done += [tune_mkl(), _tune_malloc()]
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms that idle threads keep a processor that others may need
     os.environ.setdefault("GLOG_minloglevel", "2")  # Paddle's C++ warnings: errors reach the user as exceptions
     if use_cuda:
@@ -286,8 +286,11 @@ def _set_threads(threads):
     return f"threads:{os.environ['OMP_NUM_THREADS']}"
 
 
-def _tune_mkl():
-    """Tell MKL an AMD processor's instruction set, unless the user did."""
+def tune_mkl():
+    """Tell MKL an AMD processor's instruction set, unless the user did; return the log's word for it, or "".
+
+    Before Paddle loads: MKL asks once. Its default path on AMD is slow, and rounds by where in memory the numbers lie.
+    """
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             setting = mkl_setting(file.read())
