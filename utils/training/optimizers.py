@@ -48,7 +48,7 @@ class RowOptimizer:
     name = None  # of its function in the C++, where there is one
     kernels = None  # kernels.Kernels that may be used
     counts_steps = False  # whether the formula goes by how many steps were done
-    rests = False  # whether a gradient of 0 leaves a weight and its state as they are
+    zero_changes_nothing = False  # whether a gradient of 0 leaves a weight and its state as they are
 
     def __init__(self, rate, weight_decay=0.0):
         self.rate, self.weight_decay = rate, weight_decay
@@ -75,7 +75,7 @@ class RowOptimizer:
         tensors = [weight, *self._state_of(name, weight)]
         before = [_read(tensor, rows) for tensor in tensors]
         after = self.formula(gradient, self._rate_of(weight), *before)
-        touched = None if self.rests else _touched(gradient, rows_with_bias)
+        touched = None if self.zero_changes_nothing else _touched(gradient, rows_with_bias)
         for tensor, old, new in zip(tensors, before, after):
             _write(tensor, new if touched is None else paddle.where(touched, new, old), rows)
 
@@ -138,7 +138,7 @@ class Adagrad(RowOptimizer):
         super().__init__(rate, weight_decay)
         self.momentum, self.epsilon, self.epsilon_inside = momentum, epsilon, epsilon_inside
         self.kinds = ["sum"] + ["velocity"] * bool(momentum)
-        self.rests = not (momentum or weight_decay)
+        self.zero_changes_nothing = not (momentum or weight_decay)
 
     def numbers(self):
         return [self.weight_decay, self.momentum, self.epsilon, self.epsilon_inside]
@@ -202,7 +202,7 @@ class SGD(RowOptimizer):
         super().__init__(rate, weight_decay)
         self.momentum = momentum
         self.kinds = ["momentum"] * bool(momentum)
-        self.rests = not (momentum or weight_decay)
+        self.zero_changes_nothing = not (momentum or weight_decay)
 
     def numbers(self):
         return [self.weight_decay, self.momentum]
