@@ -21,7 +21,7 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.runlog import log
 from utils.training.flags import training_run
-from utils.training.preparation import choose_sessions, read_whole
+from utils.training.preparation import read_whole, sessions_to_train_on
 from utils.training.proof import prove
 from utils.training.seeds import epoch_generator
 
@@ -153,7 +153,7 @@ def newest_sessions(options):
     data = training_run(options)["data"]
     whole = read_whole(data, item_count, vocab_sha256)
     whole = split_sessions(whole, item_count, vocab_sha256, data.valid_dir, data.valid_fraction)[0]
-    whole, _ = choose_sessions(whole, data)
+    whole, _ = sessions_to_train_on(whole, data)
     count = len(whole.lengths)
     first = count - math.ceil(NEWEST * count)
     older = choose(whole, np.arange(first))

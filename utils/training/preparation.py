@@ -2,7 +2,6 @@
 
 import platform
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +105,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     whole = read_whole(data, item_count, vocab_sha256)
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
                                                     data.valid_fraction, initial_model and initial_model.is_known)
-    training, dropped = choose_sessions(training, data)
+    training, dropped = sessions_to_train_on(training, data)
     remembering = None
     if data.neighbours:
         training, remembering = divide(training, validation, item_count,
@@ -130,17 +129,21 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     return training, windows, validation, remembering, description, count_popular(whole, item_count)
 
 
-def choose_sessions(sessions, data):
-    """The sessions that are trained on, and how many sessions and clicks each flag left out, a dict by flags."""
+def sessions_to_train_on(sessions, data):
+    """What the flags leave of the sessions, and how many sessions and clicks each left out, a dict by flags."""
     dropped = {}
-    for flag, value, choose in (("drop_one_item", data.drop_one_item, without_one_item),
-                                ("newest_sessions", data.newest_sessions, partial(newest, count=data.newest_sessions))):
-        if value:
-            chosen = choose(sessions)
-            dropped[flag] = {"sessions": len(sessions.lengths) - len(chosen.lengths),
-                             "events": len(sessions.items) - len(chosen.items)}
-            sessions = chosen
+    if data.drop_one_item:
+        sessions = _counted("drop_one_item", sessions, without_one_item(sessions), dropped)
+    if data.newest_sessions:
+        sessions = _counted("newest_sessions", sessions, newest(sessions, data.newest_sessions), dropped)
     return sessions, dropped
+
+
+def _counted(flag, before, after, dropped):
+    """The sessions `after`; what they lack of those `before` is counted in the dict `dropped`."""
+    dropped[flag] = {"sessions": len(before.lengths) - len(after.lengths),
+                     "events": len(before.items) - len(after.items)}
+    return after
 
 
 def _log_what_is_trained(sessions, data, dropped):
