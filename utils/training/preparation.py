@@ -124,7 +124,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     if validation:
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
-    elif remembering and not remembering.before:
+    elif remembering and remembering.weight is None:
         log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
     return training, windows, validation, remembering, description, count_popular(whole, item_count)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.data.sessions import Sessions, choose
+from utils.data.sessions import Sessions, choose, joined
 from utils.evaluation.joined_ranks import Model, mixed_ranks, model_ranks, recent_before
 from utils.evaluation.ranks import is_predicted
 from utils.evaluation.validation import evenly_chosen, without_unknown
@@ -57,14 +57,15 @@ class Remembering(NamedTuple):
     without : Sessions, those of them that it holds while the weight is chosen
     choosing : Sessions, by which the weight is chosen
     held_out : int, how many sessions the network isn't trained on because of that
-    before : Before or None, of the model to begin with
+    weight, returns : those of the memory of the model to begin with, as `Before` has them; None and zeros without one
     """
 
     whole: Sessions
     without: Sessions
     choosing: Sessions
     held_out: int
-    before: Before = None
+    weight: float = None
+    returns: list = NO_RETURNS
 
 
 def divide(sessions, validation, item_count, before=None):
@@ -93,9 +94,10 @@ def divide(sessions, validation, item_count, before=None):
         choosing, _ = without_unknown(choose(sessions, numbers), training, item_count)
         if choosing.predictions < FEWEST or not training.predictions:
             training = sessions
-    whole, without = (_joined(before.sessions, part) if before else part for part in (sessions, training))
+    whole = joined([before.sessions, sessions]) if before else sessions
+    without = whole if training is sessions else training  # large sessions are in memory once
     return training, Remembering(whole, without, evenly_chosen(choosing, MOST),
-                                 len(sessions.lengths) - len(training.lengths), before)
+                                 len(sessions.lengths) - len(training.lengths), *(before[1:] if before else ()))
 
 
 def memory_before(initial_model):
@@ -110,12 +112,6 @@ def memory_before(initial_model):
     items = number_of[items]
     sessions = Sessions(items[items >= 0], np.unique(np.concatenate([[0], np.cumsum(items >= 0)])[offsets]))
     return Before(sessions, read_weight(model_dir, config), read_returns(model_dir, config))
-
-
-def _joined(first, second):
-    """The sessions of two Sessions."""
-    return Sessions(np.concatenate([first.items, second.items]),
-                    np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]))
 
 
 def numbers_held_out(count):
@@ -135,16 +131,16 @@ def add_memory(model_dir, remembering, item_count):
     model_dir = Path(model_dir)
     if NAME in checkpoint.read_config(model_dir):
         return
-    whole, without, choosing, _, before = remembering
-    weight, returns, figures = USUAL_WEIGHT, NO_RETURNS, {}
+    whole, without, choosing, _, weight, returns = remembering
+    figures = {}
     if choosing.predictions >= FEWEST:
         network = load_network(model_dir, choose_epoch(model_dir))
         weight, returns, figures = chosen(network, Neighbours(remember(without, item_count)), choosing)
-    elif before:
-        weight, returns = before.weight, before.returns
+    elif weight is not None:
         log(f"neighbours: weight:{weight:g} as in the model of --init_from; {choosing.predictions} validation "
             "predictions are too few to choose by")
     else:
+        weight = USUAL_WEIGHT
         log(f"neighbours: weight:{weight:g} as usual; {choosing.predictions} predictions are too few to choose by")
     append_record(model_dir, {"event": "neighbours", "weight": weight, "returns": returns,
                               "predictions": choosing.predictions, **figures})
