@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, run_script
 
@@ -97,45 +96,3 @@ def test_only_the_warning_of_a_missing_gpu_is_silent(gpu_build):
     process = subprocess.run([sys.executable, "-c", "from utils import device; device._load_paddle()"],
                              env=gpu_build, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Something else is wrong." in process.stderr and "GPU version" not in process.stderr
-
-
-def test_host_array_shares_the_memory():
-    import paddle
-    tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
-    view = device.host_array(tensor)
-    tensor[1, 2] = 9.0
-    assert view.shape == (2, 3) and view[1, 2] == 9
-
-
-def test_arrays_and_tensors_become_each_other():
-    import paddle
-    array, tensor = np.arange(6, dtype=np.float32), paddle.ones([3])
-    assert device.as_array(array) is array and device.as_tensor(tensor) is tensor
-    assert (device.as_tensor(array).numpy() == array).all()
-    view = device.as_array(tensor)
-    tensor[0] = 5.0
-    assert view.tolist() == [5, 1, 1], "the same memory"
-    tensor.stop_gradient = False
-    assert (device.as_array(tensor * 2) == 2 * tensor.numpy()).all()
-
-
-def test_rows_are_added_up_the_same_on_a_gpu(monkeypatch):
-    import paddle
-    random = np.random.default_rng(0)
-    target, source = (paddle.to_tensor(random.normal(size=[rows, 4]).astype(np.float32)) for rows in (5, 9))
-    numbers, expected = random.integers(4, size=9), target.numpy()
-    np.add.at(expected, numbers, source.numpy())
-    for is_on_host in (True, False):
-        monkeypatch.setattr(device, "is_on_host", lambda tensor: is_on_host)
-        with paddle.no_grad():
-            found = device.add_rows(target, source, paddle.to_tensor(numbers))
-        np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
-        assert found.stop_gradient
-
-
-def test_host_array_of_a_view_with_gaps():
-    """Paddle 2.6 would hand over the first numbers of the memory, whatever the view skips."""
-    import paddle
-    tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
-    assert device.host_array(tensor[:, 1:]).tolist() == [[1, 2], [4, 5]]
-    assert device.host_array(tensor.t()).tolist() == tensor.numpy().T.tolist()

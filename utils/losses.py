@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import paddle
 import paddle.nn.functional as F
 
-from utils.device import is_gpu
+from utils.tensors import is_gpu
 
 CHUNK_ROWS = 96  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
 CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)

@@ -15,7 +15,7 @@ from utils.training.fused import FusedEngine
 
 @contextmanager
 def rounded_products(amp):
-    """In the place of device.products: every product is that of rounded numbers, and itself a bfloat16 tensor."""
+    """In the place of tensors.products: every product is that of rounded numbers, and itself a bfloat16 tensor."""
     exact, rounded = paddle.matmul, lambda tensor: tensor.astype("bfloat16").astype("float32")
     paddle.matmul = lambda left, right, **transposed: exact(rounded(left), rounded(right),
                                                             **transposed).astype("bfloat16")

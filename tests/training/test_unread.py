@@ -9,7 +9,7 @@ import paddle
 import pytest
 from small_runs import BATCHINGS, NETWORKS, OBJECTIVES, assert_same_arrays, make_network, make_trainer, weights_of
 
-from utils import device
+from utils import tensors
 from utils.training import objectives, optimizers, softmax
 from utils.training.fused import FusedEngine
 from utils.training.resume import Progress
@@ -21,7 +21,7 @@ TRIED = ["all items", "shared ce, in batch, logq", "shared ce", "shared bpr-max,
 
 def claim_gpu(patch):
     """Let objectives, optimisers and what adds rows up take tensors for a GPU's."""
-    for module in (device, objectives, softmax, optimizers):
+    for module in (tensors, objectives, softmax, optimizers):
         patch.setattr(module, "is_on_host", lambda tensor: False)
 
 
@@ -91,11 +91,11 @@ def test_arrays_go_to_a_gpu_by_pinned_memory_and_nobody_waits(monkeypatch):
         def cuda(self, blocking):
             asked.append(blocking)
 
-    monkeypatch.setattr(device, "is_gpu", lambda: True)
+    monkeypatch.setattr(tensors, "is_gpu", lambda: True)
     monkeypatch.setattr(paddle, "CUDAPinnedPlace", lambda: "pinned")
     monkeypatch.setattr(paddle, "to_tensor", lambda array, place=None: asked.append(place) or Pinned())
-    device.as_tensor(np.ones(3))
-    device.as_tensor(np.ones(0))
+    tensors.as_tensor(np.ones(3))
+    tensors.as_tensor(np.ones(0))
     assert asked == ["pinned", False, None], "and there is nothing to pin of an empty array"
 
 

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.device import host_array
 from utils.evaluation.ranks import best_items, is_predicted, measure, network_ranks, network_ranks_and_best, ranks_of
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, read_items
@@ -16,6 +15,7 @@ from utils.model.neighbours_file import Memory, read_memory
 from utils.model.network import load_network
 from utils.model.returns import recent_clicks
 from utils.processes import ALONE
+from utils.tensors import host_array
 
 
 class Model(NamedTuple):

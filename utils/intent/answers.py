@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from utils.device import host_array
 from utils.intent.batches import blocks, make_batch
 from utils.intent.features import pairs_of
 from utils.intent.sessions import choose_sessions
 from utils.model.scorer import sigmoid
+from utils.tensors import host_array
 
 CLICKS = 20_000  # at once
 

@@ -6,11 +6,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from utils.device import as_tensor
 from utils.intent.batches import epoch_batches, make_batch
 from utils.intent.sessions import choose_sessions
 from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
+from utils.tensors import as_tensor
 from utils.training.optimizers import Gradient, clip_by_global_norm
 from utils.training.parallel import Exchange
 

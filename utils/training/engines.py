@@ -8,11 +8,11 @@ the two ways.
 import numpy as np
 import paddle
 
-from utils.device import as_float32, as_tensor, host_array
 from utils.files import InputError
 from utils.model.layout import layers
 from utils.native import kernels as native
 from utils.native.network import NativeNetwork
+from utils.tensors import as_float32, as_tensor, host_array
 
 
 class PaddleEngine:

@@ -9,8 +9,8 @@ import paddle
 from paddle import nn
 
 import net
-from utils.device import as_tensor
 from utils.model.layout import LAST_CLICK, has_unit_inputs, layers
+from utils.tensors import as_tensor
 from utils.training.engines import PaddleEngine
 
 

@@ -13,10 +13,10 @@ import paddle
 import paddle.nn.functional as F
 
 import net
-from utils.device import as_array, as_tensor, is_on_host
 from utils.files import InputError
 from utils.losses import CHUNK_ROWS, chunk_rows
 from utils.model.layout import scored_length
+from utils.tensors import as_array, as_tensor, is_on_host
 from utils.training.engines import gradients_of, trainable
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 

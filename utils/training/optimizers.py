@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.device import add_rows, as_tensor, is_on_host
+from utils.tensors import add_rows, as_tensor, is_on_host
 
 MOST_WARMING = 400  # steps; after so many, 1 - U_t of Nadam is 1 to the last bit
 

@@ -12,7 +12,7 @@ import numpy as np
 import paddle
 
 from utils.data.batches import ParallelStep
-from utils.device import as_array, as_tensor, host_array, is_on_host, wrapped
+from utils.tensors import as_array, as_tensor, host_array, is_on_host, wrapped
 
 KEYS_APART = 0x9E3779B97F4A7C15  # of the dropout of two processes: odd, and far from what a key advances by
 

@@ -16,12 +16,12 @@ import paddle
 import net
 from utils.data.batches import Batch, pack
 from utils.data.sessions import choose, cut_windows
-from utils.device import as_array, is_gpu
 from utils.files import InputError
 from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, layers, weight_shapes
 from utils.model.network import shapes
 from utils.model.scorer import Scorer
+from utils.tensors import as_array, is_gpu
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.fused import FusedEngine, computes
 from utils.training.objectives import Scored

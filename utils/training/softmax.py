@@ -6,8 +6,8 @@ autograd. Like the C++, it is compared with net.py and losses.py before a run's 
 
 import paddle
 
-from utils.device import add_rows, as_float32, as_tensor, is_on_host
 from utils.model.layout import LEAST_SQUARE
+from utils.tensors import add_rows, as_float32, as_tensor, is_on_host
 
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
@@ -85,7 +85,7 @@ def _beside(first, values):
 
 
 def product(left, right, **transposed):
-    """The product of two matrices, float32; by device.products it may have been computed in bfloat16."""
+    """The product of two matrices, float32; by tensors.products it may have been computed in bfloat16."""
     return as_float32(paddle.matmul(left, right, **transposed))
 
 

@@ -8,9 +8,9 @@ result is that of processes that each hold all rows.
 import numpy as np
 import paddle
 
-from utils.device import as_array, as_tensor
 from utils.files import InputError
 from utils.model.layout import ITEM_MATRIX, scored_length
+from utils.tensors import as_array, as_tensor
 from utils.training.objectives import AllItems, Scored
 from utils.training.optimizers import Gradient
 from utils.training.sampling import distinct

@@ -8,10 +8,10 @@ from itertools import islice
 import numpy as np
 import paddle
 
-from utils.device import add_rows, as_array, as_tensor, products
 from utils.model.layout import ITEM_MATRIX
 from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
+from utils.tensors import add_rows, as_array, as_tensor, products
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
@@ -36,7 +36,7 @@ class Trainer:
     grad_cap : float
         Largest norm of all gradients together; 0 for no limit.
     amp : {None, "bf16"}
-        What the matrices are multiplied in, as of device.products.
+        What the matrices are multiplied in, as of tensors.products.
     """
 
     def __init__(self, network, sessions, batching, objective, optimizer, grad_cap=0.0, amp=None):

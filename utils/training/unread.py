@@ -4,7 +4,7 @@ import math
 
 import paddle
 
-from utils.device import as_array
+from utils.tensors import as_array
 
 
 class UnreadLosses:
