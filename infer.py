@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 
 from utils import device
 from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
-from utils.launch import processes_to_start, watch
 from utils.options import Parser
 from utils.process import run
 
@@ -24,12 +23,9 @@ def main():
     add_inference_flags(parser)
     options = parser.parse_args()
     check_inference_flags(options)
-    if count := processes_to_start(options):
-        watch(count, options.use_cuda)
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
-    from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
+    prepared = device.start(options)
+    from utils.evaluation.inference import run_inference  # it loads Paddle, which device.start must come before
 
-    log(prepared.line)
     run_inference(evaluation(options), prepared.kernels, prepared.processes)
 
 

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 from utils import device
 from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
 from utils.files import InputError
-from utils.launch import processes_to_start, watch
 from utils.options import COUNT, Parser, number, sizes
 from utils.process import run
 
@@ -31,12 +30,9 @@ def main():
     if options.sampled and options.train_dir:
         raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
                          "all items")
-    if count := processes_to_start(options):
-        watch(count, options.use_cuda)
-    prepared = device.prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True)
-    from utils.evaluation.inference import log, run_inference  # they load Paddle, which device.prepare must come before
+    prepared = device.start(options)
+    from utils.evaluation.inference import run_inference  # it loads Paddle, which device.start must come before
 
-    log(prepared.line)
     run_inference(evaluation(options, options.sampled), prepared.kernels, prepared.processes)
 
 

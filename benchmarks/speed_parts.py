@@ -33,19 +33,19 @@ class TrainingPart:
 
     Parameters
     ----------
-    script : module
-        train or train_sample_neg.
+    flags : module
+        full_flags or sampled_flags, of a script.
     arguments : list of str
-        Its command line.
+        The script's command line.
     item_count : int
     sessions : sessions.Sessions
     kernels : kernels.Kernels or None
     """
 
-    def __init__(self, script, arguments, item_count, sessions, kernels):
-        options = script.parse_arguments(arguments)
+    def __init__(self, flags, arguments, item_count, sessions, kernels):
+        options = flags.parse_arguments(arguments)
         self.network = Network(item_count, training_run(options)["network_settings"], options.seed)
-        self.trainer = script.make_trainer(options, self.network, sessions)
+        self.trainer = flags.make_trainer(options, self.network, sessions)
         self.computed_by = prove(self.trainer, kernels)[1]
         self.units, self.epochs = self.network.settings.hid_size[-1], 0
         self.operations = 6 * scored_items(self.trainer) * self.units + 36 * self.units**2

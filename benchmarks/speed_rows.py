@@ -12,11 +12,10 @@ from machine import gemm_rate, numpy_threads
 from session_text import RSC15_ITEMS, random_sessions
 from speed_parts import EvaluationPart, ProductsPart, TrainingPart, time_of_a_step
 
-import train
-import train_sample_neg
 from utils import device
 from utils.data.sessions import read_sessions, write_sessions
 from utils.data.vocabulary import read_vocabulary
+from utils.training import full_flags, sampled_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = 3
@@ -49,13 +48,13 @@ def measure_all(options, kernels):
           f"{item_count} items and {training.predictions} predictions in {options.train_dir}")
     print(f"{'':46}{'predictions/s':>14}{'kFLOP each':>12}{'GFLOP/s':>9}{'limit':>7}{'share':>7}{'from to':>10}  "
           "computed by", flush=True)
-    full = TrainingPart(train, [], item_count, training, kernels)
-    sampled = {name: TrainingPart(train_sample_neg, flags, item_count, training, kernels)
+    full = TrainingPart(full_flags, [], item_count, training, kernels)
+    sampled = {name: TrainingPart(sampled_flags, flags, item_count, training, kernels)
                for name, flags in SAMPLED.items()}
     measure("products of the softmax alone", ProductsPart(item_count, full.units), options)
     measure("train.py", full, options)
     measure(f"train.py, {RSC15_ITEMS} items",
-            TrainingPart(train, [], RSC15_ITEMS, random_sessions(RSC15_ITEMS, 50_000), kernels), options)
+            TrainingPart(full_flags, [], RSC15_ITEMS, random_sessions(RSC15_ITEMS, 50_000), kernels), options)
     measure("infer.py", EvaluationPart(full.network, test, kernels), options)
     for name, part in sampled.items():
         measure(name, part, options)
@@ -75,8 +74,8 @@ def measure_growth(options, kernels):
     cases += [(f"{count} sessions, {RSC15_ITEMS} items", RSC15_ITEMS, [], count) for count in options.sessions]
     for name, items, flags, count in cases:
         sessions = random_sessions(items, count)
-        for script in (train, train_sample_neg):
-            measure(f"{script.__name__}.py, {name}", TrainingPart(script, flags, items, sessions, kernels), options)
+        for script, its_flags in (("train.py", full_flags), ("train_sample_neg.py", sampled_flags)):
+            measure(f"{script}, {name}", TrainingPart(its_flags, flags, items, sessions, kernels), options)
 
 
 def measure(name, part, options):

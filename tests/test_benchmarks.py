@@ -63,10 +63,10 @@ def test_speed_measures_the_settings_that_the_scripts_have(tiny_data, monkeypatc
     from speed_parts import TrainingPart
     from speed_rows import SAMPLED
 
-    import train_sample_neg
     from utils.data.sessions import read_sessions
+    from utils.training import sampled_flags
     sessions = read_sessions(tiny_data / "train_data", 36, "--train_dir")
-    parts = {name: TrainingPart(train_sample_neg, flags, 36, sessions, kernels) for name, flags in SAMPLED.items()}
+    parts = {name: TrainingPart(sampled_flags, flags, 36, sessions, kernels) for name, flags in SAMPLED.items()}
     official, bpr_max = parts["  the official settings"].trainer, parts["  the official BPR-max settings"].trainer
     assert official.optimizer.momentum == 0.2 and official.batching.size == 32 and official.objective.name == "ce"
     assert official.network.settings.carry_dropped and official.network.settings.hid_dropout == 0.4

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.files import InputError
+from utils.launch import processes_to_start, watch
 from utils.native import kernels
 from utils.native.compiling import NotCompiled
 from utils.process import hold_back_sigterm, place
@@ -47,6 +48,21 @@ class Device(NamedTuple):
     kernels: object = None
     processes: Processes = ALONE
     threads: int = 1
+
+
+def start(options, *lines):
+    """The Device that the flags of a script ask for whose work several processes may divide; logs its and more `lines`.
+
+    With --parallel 1, this process only starts those that do the work, and ends when they do.
+    """
+    from utils.runlog import log  # loads the progress bar
+    if count := processes_to_start(options):
+        watch(count, options.use_cuda)
+    prepared = prepare(options.use_cuda, options.threads, options.tune_cpu, joins=True,
+                       amp=getattr(options, "amp", None))
+    for line in (prepared.line, *lines):
+        log(line)
+    return prepared
 
 
 def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):

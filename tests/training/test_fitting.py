@@ -9,11 +9,11 @@ import pytest
 from conftest import assert_one_line_error
 from stopped_runs import TRAINED, flags, result, stopping_after
 
-from train_sample_neg import make_trainer, parse_arguments
 from utils.files import InputError
 from utils.model import checkpoint
 from utils.training import fitting
 from utils.training.fitting import Tried, chosen_of, newest_sessions
+from utils.training.sampled_flags import make_trainer, parse_arguments
 from utils.training.trainer import Trainer
 
 FITTED = "--fit", 1, "--valid_fraction", 0, "--neg_size", 16, "--score_scale", 0

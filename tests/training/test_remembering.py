@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stopped_runs import flags, result
 
-from train_sample_neg import parse_arguments
 from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.model import checkpoint
@@ -20,6 +19,7 @@ from utils.model.checked_json import write_json
 from utils.model.neighbours_file import read_remembered
 from utils.training import remembering
 from utils.training.remembering import divide, numbers_held_out
+from utils.training.sampled_flags import parse_arguments
 
 WITH = "--neighbours", 1, "--neg_size", 16
 

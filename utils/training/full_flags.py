@@ -1,8 +1,9 @@
-"""The flags of train.py. Nothing here loads Paddle."""
+"""The flags of train.py, and the trainer that they ask for. Only `make_trainer` loads Paddle."""
 
 from utils.files import InputError
 from utils.options import COUNT, Parser, number
-from utils.training.flags import add_training_flags, parse_training_flags
+from utils.training.flags import add_training_flags, batching, parse_training_flags
+from utils.training.optimizer_flags import make_optimizer
 
 RATE = 0.1  # default learning rate
 
@@ -20,3 +21,11 @@ def parse_arguments(arguments=None, description=""):
         raise InputError(f"--grad_cap: found {options.grad_cap:g} with --split_items 1, expected 0; no process has the "
                          "gradient of all items")
     return options
+
+
+def make_trainer(options, network, sessions):
+    """The trainer.Trainer that the flags ask for. Call it after `device.prepare`: it loads Paddle."""
+    from utils.training.objectives import AllItems
+    from utils.training.trainer import Trainer
+    return Trainer(network, sessions, batching(options), AllItems(network), make_optimizer(options), options.grad_cap,
+                   options.amp)

@@ -1,8 +1,9 @@
-"""The flags of train_sample_neg.py, and what of them goes together. Nothing here loads Paddle."""
+"""The flags of train_sample_neg.py, and the trainer that they ask for. Only `make_trainer` loads Paddle."""
 
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, Parser, number
-from utils.training.flags import add_training_flags, parse_training_flags
+from utils.training.flags import add_training_flags, batching, parse_training_flags
+from utils.training.optimizer_flags import make_optimizer
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
 RATE = 0.15  # default learning rate
@@ -68,3 +69,30 @@ def check(options):
         raise InputError(f"--label_smoothing: found {options.label_smoothing:g} with --loss {options.loss}, "
                          "expected 0; only ce has it")
     return options
+
+
+def describe(options):
+    """The log line of what the loss is taken over."""
+    names = ["loss", "negatives", "neg_size"]
+    names += ["in_batch", "sample_alpha", "logq"] if options.negatives == "shared" else ["candidate_dropout"]
+    return " ".join(f"{name}:{getattr(options, name)}" for name in names)
+
+
+def make_trainer(options, network, sessions):
+    """The trainer.Trainer that the flags ask for. Call it after `device.prepare`: it loads Paddle."""
+    import numpy as np
+
+    from utils.losses import Loss
+    from utils.training.objectives import SharedNegatives, TiledNegatives, require_negatives
+    from utils.training.trainer import Trainer
+
+    loss = Loss(options.loss, options.label_smoothing, options.elu_param, options.bpreg)
+    if options.negatives == "tiled":
+        objective = TiledNegatives(network, loss, options.neg_size, options.candidate_dropout)
+    else:
+        support = np.bincount(sessions.items, minlength=network.item_count)
+        objective = SharedNegatives(network, loss, support, options.neg_size, options.sample_alpha, options.logq,
+                                    bool(options.in_batch))
+    require_negatives(objective, sessions, batching(options))
+    return Trainer(network, sessions, batching(options), objective, make_optimizer(options), options.grad_cap,
+                   options.amp)
