@@ -14,7 +14,7 @@ from functools import partial
 
 from utils import device
 from utils.process import run
-from utils.training.flags import training_run
+from utils.training.flags import asked_by
 from utils.training.full_flags import make_trainer, parse_arguments
 
 
@@ -24,8 +24,8 @@ def main():
     from utils.training.fitting import fit  # they load Paddle, which device.start must come before
     from utils.training.loop import run_training
 
-    found = fit(options, make_trainer, prepared) if options.fit else None
-    run_training(**training_run(options, found), make_trainer=partial(make_trainer, options), device=prepared)
+    fitted = fit(options, make_trainer, prepared) if options.fit else None
+    run_training(asked_by(options, fitted), partial(make_trainer, options), prepared)
 
 
 if __name__ == "__main__":

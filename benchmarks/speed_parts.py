@@ -17,7 +17,7 @@ from utils.evaluation.flags import add_inference_flags
 from utils.evaluation.ranks import network_ranks
 from utils.losses import chunk_rows
 from utils.options import Parser
-from utils.training.flags import training_run
+from utils.training.flags import asked_by
 from utils.training.proof import prove
 
 COUNTED_STEPS = 20  # whose candidates are counted
@@ -44,7 +44,7 @@ class TrainingPart:
 
     def __init__(self, flags, arguments, item_count, sessions, kernels):
         options = flags.parse_arguments(arguments)
-        self.network = Network(item_count, training_run(options)["network_settings"], options.seed)
+        self.network = Network(item_count, asked_by(options).network, options.seed)
         self.trainer = flags.make_trainer(options, self.network, sessions)
         self.computed_by = prove(self.trainer, kernels)[1]
         self.units, self.epochs = self.network.settings.hid_size[-1], 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from utils.files import InputError
 from utils.training import full_flags, sampled_flags
-from utils.training.flags import training_run
+from utils.training.flags import asked_by
 from utils.training.optimizer_flags import OPTIMIZERS, make_optimizer
 from utils.training.optimizers import SGD, Adagrad, Adam, Nadam, RMSProp
 from utils.training.settings import Schedule
@@ -22,7 +22,7 @@ def parse(*flags):
 
 
 def schedule(*flags):
-    return training_run(parse(*flags))["schedule"]
+    return asked_by(parse(*flags)).schedule
 
 
 @pytest.mark.parametrize("flags, blamed", [

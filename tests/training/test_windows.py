@@ -21,7 +21,7 @@ from small_runs import (
 from utils.files import InputError
 from utils.training.objectives import AllItems
 from utils.training.preparation import require_possible
-from utils.training.settings import Data
+from utils.training.settings import Asked, Data
 from utils.training.trainer import loss_of_a_guess
 
 OVERLAPPING = {name: replace(batching, longest=3, overlap=2) for name, batching in BATCHINGS.items()}
@@ -110,5 +110,5 @@ def test_several_processes_are_refused():
     class Two:
         is_alone = False
     with pytest.raises(InputError, match="--window_overlap, --look_back: found windows that overlap"):
-        require_possible(Data(["train_data"], "vocab.txt", 5, 4), Two, False, 1)
-    require_possible(Data(["train_data"], "vocab.txt", 5, 0), Two, False, 1)
+        require_possible(Asked(Data(["train_data"], "vocab.txt", 5, 4), None, None, None, {}), Two)
+    require_possible(Asked(Data(["train_data"], "vocab.txt", 5, 0), None, None, None, {}), Two)

@@ -27,10 +27,11 @@ from utils.model.layout import input_matrix, input_width
 from utils.model.load import load_model
 from utils.processes import ALONE
 from utils.runlog import log
+from utils.training.flags import output_of, schedule_of
 from utils.training.loop import Run
 from utils.training.optimizer_flags import make_optimizer
 from utils.training.preparation import versions
-from utils.training.settings import WEIGHT_BYTES, Output, Schedule, flag_to_blame
+from utils.training.settings import WEIGHT_BYTES, flag_to_blame
 
 SAMPLE = 20_000  # training sessions whose inputs are compared with
 NONE = 0.5  # sessions, added to both sides of odds that could be 0
@@ -54,13 +55,8 @@ def run_intent_training(options):
               "data": {"sessions": len(training), "buying": int(training.buys.sum()), "events": len(training.items),
                        "items": sizes[0], "vocab_sha256": checksum(vocab_path),
                        "sessions_sha256": _checksum(training), "validation_sha256": _checksum(validation)}}
-    schedule = Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, None, options.watch,
-                        options.patience, None, options.lr_schedule, options.warmup)
-    event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
-    output = Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
-                    options.save_seconds, options.print_batch, event_files)
-    run = Run(trainer, partial(validation_figures, trainer, validation), schedule, output, flag_to_blame(vars(options)),
-              math.inf)
+    run = Run(trainer, partial(validation_figures, trainer, validation), schedule_of(options), output_of(options),
+              flag_to_blame(vars(options)), math.inf)
     with run.started(config, vocab_path) as start_from:
         run.train(start_from, trainer.weights(), {})
 

@@ -20,7 +20,7 @@ from utils.evaluation.validation import BATCH_SIZE, evenly_chosen, split_session
 from utils.files import InputError
 from utils.model import checkpoint
 from utils.runlog import log
-from utils.training.flags import training_run
+from utils.training.flags import asked_by
 from utils.training.preparation import read_whole, sessions_to_train_on
 from utils.training.proof import prove
 from utils.training.seeds import epoch_generator
@@ -124,9 +124,9 @@ def chosen_of(falling, constant, usual):
 def _short_training(options, lr_end, make_trainer, kernels, training, judging, patience=math.inf):
     """Train as asked, but with a rate that falls to `lr_end` of it: a list of Tried, one an epoch."""
     paddle.seed(options.seed)  # for dropout by Paddle's operations
-    asked = training_run(Namespace(**{**vars(options), "lr_end": lr_end}))
-    schedule, item_count, tried = asked["schedule"], int(training.items.max()) + 1, []
-    trainer = make_trainer(options, Network(item_count, asked["network_settings"], options.seed), training)
+    asked = asked_by(Namespace(**{**vars(options), "lr_end": lr_end}))
+    schedule, item_count, tried = asked.schedule, int(training.items.max()) + 1, []
+    trainer = make_trainer(options, Network(item_count, asked.network, options.seed), training)
     prove(trainer, kernels)
     best = None
     for epoch in range(1, schedule.epochs + 1):
@@ -150,7 +150,7 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
 def newest_sessions(options):
     """What short trainings train on and are judged by: two Sessions, whose items are numbered anew, without gaps."""
     _, item_count, vocab_sha256 = *read_vocabulary(options.vocab_path), checksum(options.vocab_path)
-    data = training_run(options)["data"]
+    data = asked_by(options).data
     whole = read_whole(data, item_count, vocab_sha256)
     whole = split_sessions(whole, item_count, vocab_sha256, data.valid_dir, data.valid_fraction)[0]
     whole, _ = sessions_to_train_on(whole, data)

@@ -239,32 +239,39 @@ def _check_fit(options, given):
     options.fit = int(options.fit and not said)
 
 
-def training_run(options, found=None):
-    """What the trainers' flags ask for, as keyword arguments of `training.loop.run_training`.
-
-    `found` is what fitting.fit returned, for config.json.
-    """
+def asked_by(options, fitted=None):
+    """The settings.Asked of the flags of train.py or train_sample_neg.py; `fitted` is what fitting.fit returned."""
     from utils.model.layout import NetworkSettings
-    from utils.training.settings import Data, Output, Schedule  # slow to import, so only once the flags are checked
-    steps = options.step_num if getattr(options, "enable_ce", False) else None
-    event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
+    from utils.training.settings import Asked, Data  # slow to import, so only once the flags are checked
     same_names = ["hid_size", "emb_size", "embedding", "emb_dropout", "hid_dropout", "label_smoothing", "score_scale",
                   "init_range", "emb_lr_x", "gru_lr_x", "fc_lr_x"]
-    return {
-        "data": Data(train_paths(options.train_dir), options.vocab_path, *windows(options), options.valid_dir,
-                     options.valid_fraction, options.init_from, bool(options.drop_one_item), options.newest_sessions,
-                     options.recency_half_life, bool(options.neighbours)),
-        "schedule": Schedule(options.pass_num, options.base_lr, options.lr_end, options.seed, steps, options.watch,
-                             options.patience, found, options.lr_schedule, options.warmup),
-        "output": Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
-                         options.save_seconds, options.print_batch, event_files),
-        "network_settings": NetworkSettings(
-            reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
-            through_time=bool(options.through_time), last_click=bool(options.last_click),
-            **{name: getattr(options, name) for name in same_names}),
-        "flags": vars(options), "splits_items": bool(options.split_items),
-        "exchange_steps": options.exchange_steps,
-    }
+    network = NetworkSettings(
+        reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
+        through_time=bool(options.through_time), last_click=bool(options.last_click),
+        **{name: getattr(options, name) for name in same_names})
+    max_length, window_overlap = windows(options)
+    data = Data(train_paths(options.train_dir), options.vocab_path, max_length, window_overlap,
+                valid_dir=options.valid_dir, valid_fraction=options.valid_fraction, init_from=options.init_from,
+                drop_one_item=bool(options.drop_one_item), newest_sessions=options.newest_sessions,
+                recency_half_life=options.recency_half_life, neighbours=bool(options.neighbours))
+    steps = options.step_num if getattr(options, "enable_ce", False) else None
+    return Asked(data, schedule_of(options, steps), output_of(options), network, vars(options),
+                 bool(options.split_items), options.exchange_steps, fitted)
+
+
+def schedule_of(options, steps=None):
+    """The settings.Schedule of a trainer's flags, with so many steps an epoch at most."""
+    from utils.training.settings import Schedule
+    return Schedule(options.pass_num, options.base_lr, options.lr_end, options.lr_schedule, options.warmup,
+                    options.seed, steps, options.watch, options.patience)
+
+
+def output_of(options):
+    """The settings.Output of a trainer's flags."""
+    from utils.training.settings import Output
+    event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
+    return Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
+                  options.save_seconds, options.print_batch, event_files)
 
 
 def batching(options):

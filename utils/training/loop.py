@@ -38,27 +38,17 @@ from utils.training.unread import UnreadLosses
 FAR_ABOVE = 2.0  # a loss that is so many times that of random guesses
 
 
-def run_training(data, schedule, output, network_settings, make_trainer, device, flags, splits_items=False,
-                 exchange_steps=1):
+def run_training(asked, make_trainer, device):
     """A whole run: from the files to a finished model directory.
 
     Parameters
     ----------
-    data : settings.Data
-    schedule : settings.Schedule
-    output : settings.Output
-    network_settings : layout.NetworkSettings
+    asked : settings.Asked
     make_trainer : function
         Of a net.Network and sessions.Sessions; returns a trainer.Trainer.
     device : device.Device
         As device.prepare returns it. Its processes train together: each reads the data and trains its part; process 0
         alone writes.
-    flags : dict
-        What the run was asked for, for config.json: a run is resumed with the same.
-    splits_items : bool
-        Each process holds some of the rows of the item matrices instead of all.
-    exchange_steps : int
-        Steps that each process trains by itself before all take the means of their weights; 1: all train together.
 
     Raises
     ------
@@ -66,24 +56,24 @@ def run_training(data, schedule, output, network_settings, make_trainer, device,
         For what is wrong with files or flags, and where the loss is no longer a number: the learning rate is too high.
     """
     processes = device.processes
-    require_possible(data, processes, splits_items, exchange_steps)
-    rows = own_rows(processes) if splits_items else slice(None)
+    require_possible(asked, processes)
+    rows = own_rows(processes) if asked.splits_items else slice(None)
     trainer, validation, remembering, initial_model, popular, config = processes.in_turn(
-        lambda: prepare(data, schedule, network_settings, make_trainer, device.kernels, flags, rows))
+        lambda: prepare(asked, make_trainer, device.kernels, rows))
     config["processes"] = processes.count
     processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
-    trainer.join(processes, splits_items, exchange_steps)
+    trainer.join(processes, asked.splits_items, asked.exchange_steps)
     initial = load_initial(initial_model, trainer) if initial_model else ({}, {})
     validate = None
     if validation:
         validate = partial(validation_figures, trainer.network, validation,
                            evenly_chosen(trainer.sessions, validation.predictions))
-    run = Run(trainer, validate, schedule, output, flag_to_blame(flags), loss_of_a_guess(trainer))
-    with run.started(config, data.vocab_path, popular) as start_from:
+    run = Run(trainer, validate, asked.schedule, asked.output, flag_to_blame(asked.flags), loss_of_a_guess(trainer))
+    with run.started(config, asked.data.vocab_path, popular) as start_from:
         run.choose_threads(device)
         run.train(start_from, *initial)
         if remembering:
-            processes.first_does(lambda: add_memory(Path(output.model_dir), remembering, trainer.network.item_count))
+            processes.first_does(lambda: add_memory(run.model_dir, remembering, trainer.network.item_count))
 
 
 class Run:

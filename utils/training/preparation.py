@@ -3,6 +3,7 @@
 import platform
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -10,68 +11,75 @@ import paddle
 from net import Network
 from utils.data.chosen_sessions import chances_by_recency, newest, without_one_item
 from utils.data.session_files import read_conversion
-from utils.data.sessions import cut_windows, joined, read_sessions
+from utils.data.sessions import Sessions, cut_windows, joined, read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.validation import sessions_checksum, split_sessions
 from utils.files import InputError
 from utils.model.directory import net_checksum
 from utils.model.popular import count_popular
 from utils.runlog import log, warn
-from utils.training.initial import find_initial
+from utils.training.initial import InitialModel, find_initial
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
-from utils.training.remembering import divide, memory_before
+from utils.training.remembering import Remembering, divide, memory_before
 from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps, require_memory_for_windows
+from utils.training.trainer import Trainer
 
 
-def require_possible(data, processes, splits_items, exchange_steps):
-    """InputError for what `processes` can't do together; the parameters are those of `loop.run_training`."""
-    if splits_items and processes.is_alone:
+class Prepared(NamedTuple):
+    """What a run begins with.
+
+    trainer : trainer.Trainer
+    validation : Sessions or None, to validate with
+    remembering : remembering.Remembering or None
+    initial_model : initial.InitialModel or None
+    popular : dict, for popular.json
+    config : dict, for config.json
+    """
+
+    trainer: Trainer
+    validation: Sessions
+    remembering: Remembering
+    initial_model: InitialModel
+    popular: dict
+    config: dict
+
+
+def require_possible(asked, processes):
+    """InputError for what `processes` can't do together of a settings.Asked."""
+    data, exchange_steps = asked.data, asked.exchange_steps
+    if asked.splits_items and processes.is_alone:
         raise InputError("--split_items: found 1 with one process, expected 0, or several processes")
-    if splits_items and (data.valid_dir or data.valid_fraction):
+    if asked.splits_items and (data.valid_dir or data.valid_fraction):
         raise InputError("--split_items: found 1 with validation, expected no validation; infer.py evaluates")
     if exchange_steps > 1 and processes.is_alone:
         raise InputError(f"--exchange_steps: found {exchange_steps} with one process, expected 1, or several processes")
     if data.window_overlap and not processes.is_alone:
         raise InputError("--window_overlap, --look_back: found windows that overlap with several processes, expected "
                          "none, or one process")
-    if exchange_steps > 1 and splits_items:
+    if exchange_steps > 1 and asked.splits_items:
         raise InputError(f"--exchange_steps: found {exchange_steps} with --split_items 1, expected 1")
 
 
-def prepare(data, schedule, network_settings, make_trainer, kernels, flags, rows):
-    """What a run begins with; the parameters are those of `loop.run_training`, and the rows of net.Network.
-
-    Returns
-    -------
-    trainer.Trainer
-    Sessions or None
-        To validate with.
-    remembering.Remembering or None
-    initial.InitialModel or None
-    dict
-        For popular.json.
-    dict
-        For config.json.
-    """
-    item_ids, item_count, vocab_sha256 = _read_vocabulary(data.vocab_path)
-    initial_model = find_initial(data.init_from, item_ids) if data.init_from else None
-    training, windows, validation, remembering, description, popular = _read_sessions(data, item_count, vocab_sha256,
-                                                                                      initial_model)
-    require_memory_for_network(len(range(item_count)[rows]), network_settings, data)
-    require_memory_for_steps(windows, network_settings.hid_size, flags)
-    paddle.seed(schedule.seed)  # for what an edited network draws by Paddle
+def prepare(asked, make_trainer, kernels, rows):
+    """The Prepared of a settings.Asked; `make_trainer` is that of `loop.run_training`, `rows` those of net.Network."""
+    item_ids, item_count, vocab_sha256 = _read_vocabulary(asked.data.vocab_path)
+    initial_model = find_initial(asked.data.init_from, item_ids) if asked.data.init_from else None
+    require_memory_for_network(len(range(item_count)[rows]), asked.network, asked.data)
+    training, validation, remembering, description, popular = _read_sessions(asked, item_count, vocab_sha256,
+                                                                             initial_model)
+    paddle.seed(asked.schedule.seed)  # for what an edited network draws by Paddle
     # Before an older run is deleted: the network may be too large for the memory.
-    network = Network(item_count, network_settings, schedule.seed, rows)
+    network = Network(item_count, asked.network, asked.schedule.seed, rows)
     trainer = make_trainer(network, training)
     network_is_known = _prove(trainer, kernels, rows != slice(None))
-    return trainer, validation, remembering, initial_model, popular, {
-        "script": Path(sys.argv[0]).name, "network": network_settings.as_dict(), "network_is_known": network_is_known,
+    return Prepared(trainer, validation, remembering, initial_model, popular, {
+        "script": Path(sys.argv[0]).name, "network": asked.network.as_dict(), "network_is_known": network_is_known,
         "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
-        "data": description, "versions": versions(), "options": flags,
-        **({"fit": schedule.found} if schedule.found else {}),
-        **({"init_from": initial_model.as_dict()} if initial_model else {})}
+        "data": description, "versions": versions(), "options": asked.flags,
+        **({"fit": asked.fitted} if asked.fitted else {}),
+        **({"init_from": initial_model.as_dict()} if initial_model else {})})
 
 
 def _prove(trainer, kernels, splits_items):
@@ -96,12 +104,13 @@ def read_whole(data, item_count, vocab_sha256):
     return joined([read_sessions(path, item_count, "--train_dir") for path in data.train_paths])
 
 
-def _read_sessions(data, item_count, vocab_sha256, initial_model):
-    """The sessions to train on, and the same in windows; those to validate with and to remember; and what config.json
-    and popular.json say of them.
+def _read_sessions(asked, item_count, vocab_sha256, initial_model):
+    """The sessions to train on; those to validate with and to remember; and what config.json and popular.json say of
+    them.
 
-    The third and fourth may be None, and so may the model to begin with.
+    The second and third may be None, and so may the model to begin with.
     """
+    data = asked.data
     whole = read_whole(data, item_count, vocab_sha256)
     training, validation, left_out = split_sessions(whole, item_count, vocab_sha256, data.valid_dir,
                                                     data.valid_fraction, initial_model and initial_model.is_known)
@@ -115,6 +124,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
     if not training.predictions:
         raise InputError(f"--train_dir: found no session of two clicks in {','.join(data.train_paths)}"
                          f"{' that is trained on' * bool(dropped)}, expected at least one")
+    require_memory_for_steps(windows, asked.network.hid_size, asked.flags)
     description = {"sessions": len(windows.lengths), "events": len(windows.items), "items": item_count,
                    "vocab_sha256": vocab_sha256, "sessions_sha256": sessions_checksum(whole),
                    "validation_sha256": sessions_checksum(validation), **({"left_out": dropped} if dropped else {})}
@@ -126,7 +136,7 @@ def _read_sessions(data, item_count, vocab_sha256, initial_model):
             f"unknown_clicks_left_out:{left_out}")
     elif remembering and remembering.weight is None:
         log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
-    return training, windows, validation, remembering, description, count_popular(whole, item_count)
+    return training, validation, remembering, description, count_popular(whole, item_count)
 
 
 def sessions_to_train_on(sessions, data):

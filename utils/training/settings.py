@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.data.sessions import window_counts
 from utils.memory import require_memory
-from utils.model.layout import weight_count
+from utils.model.layout import NetworkSettings, weight_count
 
 # Bytes that are in use at once, to the least: of a weight when an epoch is saved, the weight, the optimiser's sum of
 # squares, and of both a copy and the file; of a negative, as it is drawn and numbered; of a click and a unit, what a
@@ -57,27 +57,25 @@ class Schedule:
     """How long, how fast, from which seed.
 
     epochs : int
-    steps : int or None, of an epoch at most
     rate : float, the largest learning rate
     rate_end : float, share of it at the end of the last epoch
-    seed : int
-    watch : str, the figure of the validation that finds the best epoch
-    patience : int, epochs without a better one after which training stops; 0: never
-    found : dict or None, what fitting.fit returned
     kind : str, how the rate changes: linear, constant, cosine or one-cycle
     warmup : float, share of the training in which it rises first
+    seed : int
+    steps : int or None, of an epoch at most
+    watch : str, the figure of the validation that finds the best epoch
+    patience : int, epochs without a better one after which training stops; 0: never
     """
 
     epochs: int
     rate: float
     rate_end: float = 1.0
+    kind: str = "linear"
+    warmup: float = 0.0
     seed: int = 1
     steps: int = None
     watch: str = "recall@20"
     patience: int = 0
-    found: dict = None
-    kind: str = "linear"
-    warmup: float = 0.0
 
     def rate_after(self, share_done):
         """The learning rate after a share of the whole training.
@@ -118,6 +116,29 @@ class Output:
     save_seconds: float = 600.0
     print_batch: int = 100
     event_files: list = ()
+
+
+@dataclass
+class Asked:
+    """What a run of a trainer is asked to do.
+
+    data, schedule, output : Data, Schedule, Output
+    network : layout.NetworkSettings
+    flags : dict, what was asked for, for config.json: a run is resumed with the same
+    splits_items : bool, each process holds some of the rows of the item matrices instead of all
+    exchange_steps : int, steps that each process trains by itself before all take the means of their weights; 1: all
+        train together
+    fitted : dict or None, what fitting.fit returned, for config.json
+    """
+
+    data: Data
+    schedule: Schedule
+    output: Output
+    network: NetworkSettings
+    flags: dict
+    splits_items: bool = False
+    exchange_steps: int = 1
+    fitted: dict = None
 
 
 def require_memory_for_network(item_count, network_settings, data):
