@@ -76,11 +76,14 @@ def test_event_files_hold_what_metrics_jsonl_has(tiny_data, tmp_path, name, file
         (tmp_path / "packages" / path).write_text(text, encoding="utf-8")
     (tmp_path / "packages/tensorboard/__init__.py").touch()
     model_dir = tmp_path / "model"
-    more = flags(tiny_data, model_dir, f"--{name}", 1)
-    assert_worked(run_script("train.py", *more, env=environment(tmp_path / "packages")))
+    more = flags(tiny_data, model_dir, f"--{name}", 1, "--threads", 0, "--batch_size", 5)  # threads get a record
+    measured = {name: value for name, value in environment(tmp_path / "packages").items() if name != "OMP_NUM_THREADS"}
+    assert_worked(run_script("train.py", *more, env=measured))
     lines = [line.split() for line in (model_dir / name / file).read_text(encoding="utf-8").splitlines()]
     written = {(tag, int(epoch)): float(value) for tag, value, epoch in lines}
-    for record in read_records(model_dir):
+    epochs = [record for record in read_records(model_dir) if record["event"] == "epoch"]
+    assert len(epochs) == 2
+    for record in epochs:
         for figure in ("loss", "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio", "time_cost"):
             assert written[figure.replace("@", "_at_"), record["epoch"]] == pytest.approx(record[figure])
     assert_worked(run_script("train.py", *flags(tiny_data, model_dir, "--overwrite", 1)))

@@ -57,7 +57,7 @@ def run_intent_training(options):
                        "sessions_sha256": _checksum(training), "validation_sha256": _checksum(validation)}}
     run = Run(trainer, partial(validation_figures, trainer, validation), schedule_of(options), output_of(options),
               flag_to_blame(vars(options)), math.inf)
-    with run.started(config, vocab_path) as start_from:
+    with run.directory.started(config, vocab_path) as start_from:
         run.train(start_from, trainer.weights(), {})
 
 

@@ -2,10 +2,8 @@
 
 import math
 import time
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -13,21 +11,14 @@ import paddle
 from utils.evaluation.validation import better_of, evenly_chosen, validation_figures
 from utils.files import InputError
 from utils.memory import peak_memory, readable
-from utils.model import checkpoint
 from utils.process import STOPPED
-from utils.runlog import append_record, import_event_writers, line_of, log, read_records, warn
+from utils.runlog import append_record, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
 from utils.training.initial import load_initial
-from utils.training.preparation import prepare, require_possible, versions
+from utils.training.preparation import prepare, require_possible
 from utils.training.remembering import add_memory
-from utils.training.resume import (
-    HeldSignals,
-    Progress,
-    batches_after,
-    find_checkpoint,
-    hold_directory,
-    read_progress,
-)
+from utils.training.resume import HeldSignals, Progress, batches_after
+from utils.training.run_directory import RunDirectory
 from utils.training.seeds import epoch_generator, seed_step
 from utils.training.settings import flag_to_blame
 from utils.training.split import own_rows
@@ -69,11 +60,11 @@ def run_training(asked, make_trainer, device):
         validate = partial(validation_figures, trainer.network, validation,
                            evenly_chosen(trainer.sessions, validation.predictions))
     run = Run(trainer, validate, asked.schedule, asked.output, flag_to_blame(asked.flags), loss_of_a_guess(trainer))
-    with run.started(config, asked.data.vocab_path, popular) as start_from:
+    with run.directory.started(config, asked.data.vocab_path, popular) as start_from:
         run.choose_threads(device)
         run.train(start_from, *initial)
         if remembering:
-            processes.first_does(lambda: add_memory(run.model_dir, remembering, trainer.network.item_count))
+            processes.first_does(lambda: add_memory(run.directory.path, remembering, trainer.network.item_count))
 
 
 class Run:
@@ -94,54 +85,17 @@ class Run:
 
     def __init__(self, trainer, validate, schedule, output, blamed, guess):
         self.trainer, self.network, self.validate = trainer, trainer.network, validate
-        self.schedule, self.output, self.event_writers = schedule, output, []
-        self.blamed, self.guess = blamed, guess
-        self.model_dir = Path(output.model_dir)
-        self.unread = UnreadLosses()
-        self.good, self.trial = None, None  # the directory of the last checkpoint; a ThreadTrial
+        self.schedule, self.output, self.directory = schedule, output, RunDirectory(output, trainer)
+        self.blamed, self.guess, self.unread = blamed, guess, UnreadLosses()
+        self.trial = None  # or a ThreadTrial
         self.processes, self.exchange, self.has_said_bytes = trainer.exchange.processes, trainer.exchange, False
-
-    @contextmanager
-    def started(self, config, vocab_path, popular=None):
-        """Within the block, the model directory is this run's: begun anew, or as the run left it that is resumed.
-
-        Parameters
-        ----------
-        config : dict
-            For config.json.
-        vocab_path : str or Path
-        popular : dict, optional
-            For popular.json.
-
-        Yields
-        ------
-        Path or None
-            Of the checkpoint to go on from.
-        """
-        is_first, event_files = self.processes.is_first, []
-        if is_first:
-            event_files = import_event_writers(self.output.event_files)
-
-        def start():
-            start_from = None
-            if self.output.resume and (self.model_dir / "config.json").exists():
-                start_from = find_checkpoint(self.model_dir, config)
-            if start_from is None:
-                checkpoint.start_run(self.model_dir, config, vocab_path, self.output.overwrite, popular)
-            return start_from
-
-        with hold_directory(self.model_dir) if is_first else nullcontext():
-            start_from = self.processes.first_does(start)
-            self.event_writers = [open_events(self.model_dir) for open_events in event_files]
-            yield start_from
-            log("finish training")
 
     def train(self, start_from, weights, arrays):
         """Train until --pass_num or --patience says stop, after what lies in the directory `start_from`.
 
         Where that is None, begin with `weights` and the optimiser's state `arrays`, as load_initial returns them.
         """
-        progress, arrays = self._begin(start_from, weights, arrays)
+        progress, arrays = self.directory.load(start_from, weights, arrays)
         with HeldSignals() as self.signals:
             while progress.epoch <= self.schedule.epochs and not self._is_patience_over(progress):
                 figures = self._train_epoch(progress, arrays)
@@ -150,23 +104,15 @@ class Run:
         if progress.best:
             log(f"best epoch by {progress.best['watched']}: epoch_{progress.best['epoch']}")
 
-    def _begin(self, start_from, weights, arrays):
-        """The Progress of the run, and what the trainer restores later, on all processes as process 0 has it."""
-        loaded = self.processes.first_does(lambda: self._load(start_from) if start_from else None)
-        progress, weights, arrays = loaded or (Progress(processes=self.processes.count), weights, arrays)
-        progress, arrays = self.processes.from_first(progress.as_dict(), arrays)
-        self.trainer.put_weights(self.processes.from_first(None, weights)[1])
-        return Progress(**progress), arrays
-
     def choose_threads(self, device):
         """Take as many threads as a resumed run took so far, or have the number measured, where it is left open."""
         if device.threads == 1:
             return
-        then = [record["threads"] for record in read_records(self.model_dir) if record.get("event") == "threads"]
+        then = [record["threads"] for record in read_records(self.directory.path) if record.get("event") == "threads"]
         if then:
             device.kernels.set_threads(min(then[-1], device.threads))
         else:
-            self.trial = ThreadTrial(device.kernels, device.threads, self._record)
+            self.trial = ThreadTrial(device.kernels, device.threads, partial(append_record, self.directory.path))
 
     def _is_patience_over(self, progress):
         """Whether training stops early, which a log line then says."""
@@ -317,61 +263,20 @@ class Run:
         epoch, best = progress.epoch, progress.best
         if self.validate:
             best = better_of(best, epoch, figures, self.schedule.watch)
-        weights, arrays = self.trainer.weights(), self.trainer.optimizer_state()
-        self.good = checkpoint.epoch_directory(self.model_dir, epoch)
-        self.processes.first_does(lambda: self._write_epoch(epoch, weights, arrays, figures, best))
+        self.directory.save_epoch(epoch, figures, best)
         return Progress(epoch=epoch + 1, best=best, processes=self.processes.count)
-
-    def _write_epoch(self, epoch, weights, arrays, figures, best):
-        checkpoint.save_epoch(self.model_dir, epoch, weights, arrays, {**figures, "best": best})
-        checkpoint.remove_last(self.model_dir)
-        self._record({"event": "epoch", "epoch": epoch, **figures})
-        log(f"model saved in {self.good}")
-        self._remove_old_epochs(best)
-
-    def _remove_old_epochs(self, best):
-        """Do what --keep says."""
-        if self.output.keep:
-            checkpoint.keep_epochs(self.model_dir, self.output.keep, best and best["epoch"])
-
-    def _record(self, record):
-        append_record(self.model_dir, record)
-        for write in self.event_writers:
-            write(record)
 
     def _save_last(self, progress):
         """Save the run as it is within an epoch."""
         self._read_losses(progress)
         self._require_finite(progress)
-        arrays = {**self.trainer.optimizer_state(), **self.trainer.running_state()}
-        weights, state = self.trainer.weights(), {"progress": progress.as_dict()}
-        self.processes.first_does(lambda: checkpoint.save_last(self.model_dir, weights, arrays, state))
-        self.good = self.model_dir / checkpoint.LAST
+        self.directory.save_last(progress)
 
     def _save_stopped(self, progress):
         """`_save_last`, and a line that says so."""
         self._save_last(progress)
-        log(f"stopped in epoch {progress.epoch} after step {progress.num_steps}, saved in {self.good}: --resume 1 goes "
-            "on from there")
-
-    def _load(self, directory):
-        """The run as it was saved in `directory`: its Progress, its weights, and what the trainer restores later."""
-        weights, arrays, state = checkpoint.load_checkpoint(directory, self.trainer.shapes())
-        checkpoint.require_optimizer_of(directory, arrays, self.trainer.shapes())
-        progress, self.good = read_progress(directory), directory
-        if directory.name != checkpoint.LAST:
-            self._record_if_missing(state)
-        append_record(self.model_dir, {"event": "resume", "epoch": progress.epoch, "step": progress.num_steps,
-                                       **versions()})
-        log(f"resumed from {directory}: epoch {progress.epoch}, {progress.num_steps} steps of it done")
-        self._remove_old_epochs(progress.best)  # where the run before was killed as it came to that
-        return progress, weights, arrays
-
-    def _record_if_missing(self, state):
-        """Record the epoch that this state.json is of, where the run was killed between saving and recording it."""
-        recorded = {record.get("epoch") for record in read_records(self.model_dir) if record.get("event") == "epoch"}
-        if state["epoch"] not in recorded:
-            self._record({"event": "epoch"} | {name: state[name] for name in state if name not in ("best", "files")})
+        log(f"stopped in epoch {progress.epoch} after step {progress.num_steps}, saved in {self.directory.good}: "
+            "--resume 1 goes on from there")
 
     def _require_finite(self, progress):
         for name, weight in self.network.named_parameters():
@@ -381,7 +286,7 @@ class Run:
     def _not_finite(self, found, progress, step=None):
         step = step or progress.num_steps
         return InputError(f"{self.blamed}: found {found} step {step} of epoch {progress.epoch}, expected "
-                          f"a number; lower it (last good checkpoint: {self.good or 'none yet'})")
+                          f"a number; lower it (last good checkpoint: {self.directory.good or 'none yet'})")
 
 
 def perplexity(loss):
