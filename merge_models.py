@@ -27,7 +27,7 @@ from utils.data.session_files import read_conversion, refuse_sessions
 from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.memory import require_memory
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.model.directory import choose_epoch, is_known, read_items, read_settings, vocabulary_checksum
 from utils.model.joined import NAME as JOINED
 from utils.model.joined import member_directory
@@ -39,7 +39,6 @@ from utils.model.neighbours_file import read_remembered, read_returns, read_weig
 from utils.model.popular import read_popular_record
 from utils.options import COUNT, Parser, number
 from utils.process import run
-from utils.training.resume import hold_directory
 
 WEIGHT = 0.3  # of the memory
 MERGED_BYTES = 8  # of each weight: as it is computed, and as it is written
@@ -93,7 +92,7 @@ def main():
     for path, config in zip(options.models, configs):
         check_fit(path, config, options.models[0], configs[0])
     weights, memory = shares_of(options, configs)
-    with hold_directory(Path(options.model_dir)):
+    with upkeep.hold_directory(Path(options.model_dir)):
         if options.weights is None and have_one_form(options.models, configs):
             write_one_network(options, configs, memory)
         else:
@@ -179,16 +178,16 @@ def write_joined(options, configs, weights, memory):
         for place, config in enumerate(configs):
             member = member_directory(epoch_dir, place + 1)
             member.mkdir()
-            checkpoint.start_run(member, {name: value for name, value in config.items() if name != MEMORY},
-                                 vocabulary, overwrite=False)
+            upkeep.start_run(member, {name: value for name, value in config.items() if name != MEMORY}, vocabulary,
+                             overwrite=False)
             checkpoint.save_epoch(member, epochs[place], all_weights[place], {}, {})
 
 
 def start(options, configs, config, memory):
     """Write all of the new model directory but its epoch."""
     model_dir, popular = Path(options.model_dir), next(filter(None, map(read_popular_record, options.models)), None)
-    checkpoint.start_run(model_dir, {**config, "data": configs[0]["data"], "merged": options.models},
-                         Path(options.models[0]) / "vocab.txt", bool(options.overwrite), popular)
+    upkeep.start_run(model_dir, {**config, "data": configs[0]["data"], "merged": options.models},
+                     Path(options.models[0]) / "vocab.txt", bool(options.overwrite), popular)
     if memory:
         write_neighbours(model_dir, *memory)
 

@@ -31,10 +31,10 @@ from utils.data.session_files import read_conversion, refuse_sessions, session_f
 from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
+from utils.model.upkeep import hold_directory
 from utils.options import COUNT, SEED, Parser, add_device_flags, number
 from utils.process import run
 from utils.runlog import log
-from utils.training.resume import hold_directory
 from utils.tuning.folds import write_folds
 from utils.tuning.space import all_parameters, drawn_for, read_space
 from utils.tuning.trainer_flags import (

@@ -38,7 +38,7 @@ from utils.data.session_files import read_conversion  # noqa: E402
 from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
 from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.model import checkpoint  # noqa: E402
+from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import line_of, log, read_records  # noqa: E402
@@ -274,7 +274,7 @@ def split(options):
 def require_same(model_dir, flags, data, net):
     """Raise InputError where a model directory holds a run with other flags, data or net.py than these."""
     from utils.training.resume import differences
-    if not checkpoint.holds_run(model_dir):
+    if not upkeep.holds_run(model_dir):
         return
     now = {"script": "train_sample_neg.py", "options": vars(sampled_flags.parse_arguments(flags)), "data": data}
     then = checkpoint.read_config(model_dir)

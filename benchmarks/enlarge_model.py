@@ -20,7 +20,7 @@ import numpy as np  # noqa: E402
 from utils.data.sessions import Sessions, read_sessions  # noqa: E402
 from utils.data.vocabulary import checksum  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.model import checkpoint  # noqa: E402
+from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.model.layout import ITEM_MATRIX, input_matrix  # noqa: E402
 from utils.model.load import load_model  # noqa: E402
 from utils.model.neighbours import Remembered  # noqa: E402
@@ -65,7 +65,7 @@ def main():
     vocabulary = output / "vocab.txt"
     vocabulary.write_text("".join(f"{item}\n" for item in range(options.items)), encoding="utf-8")
     config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
-    checkpoint.start_run(output / "model", config, vocabulary, overwrite=False)
+    upkeep.start_run(output / "model", config, vocabulary, overwrite=False)
     checkpoint.save_epoch(output / "model", 1, weights, {"none": np.zeros(1, np.float32)}, {})
     config = checkpoint.read_config(options.model_dir)
     if options.neighbours and NEIGHBOURS in config:

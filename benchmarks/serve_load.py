@@ -39,7 +39,7 @@ from utils.data.sessions import read_sessions  # noqa: E402
 from utils.data.vocabulary import checksum  # noqa: E402
 from utils.device import processor_name  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.model import checkpoint  # noqa: E402
+from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.model.directory import read_items  # noqa: E402
 from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
 from utils.options import COUNT, SECONDS, SEED, Parser, number, sizes  # noqa: E402
@@ -120,7 +120,7 @@ def make_model(model_dir, items, units, random):
     vocabulary.write_text("".join(f"{item}\n" for item in range(items)), encoding="utf-8")
     settings = NetworkSettings([units], units)
     config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
-    checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
+    upkeep.start_run(model_dir, config, vocabulary, overwrite=False)
     weights = {name: random.standard_normal(shape, np.float32) * np.float32(2 / np.sqrt(units))
                for name, shape in weight_shapes(settings, items).items()}
     checkpoint.save_epoch(model_dir, 1, weights, {"none": np.zeros(1, np.float32)}, {})

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from utils.files import InputError, require_file, write_atomically  # noqa: E402
-from utils.model import checkpoint  # noqa: E402
+from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.model.directory import choose_epoch  # noqa: E402
 from utils.options import Parser  # noqa: E402
 from utils.process import hold_back_sigterm, run  # noqa: E402
@@ -102,7 +102,7 @@ def remove_torn(run_dir):
         if directory.exists() and not is_whole(directory):
             print(f"sagemaker_train.py: removed {directory}, which isn't whole", flush=True)
             shutil.rmtree(directory)
-    if not checkpoint.holds_run(run_dir) or not (run_dir / "config.json").is_file():
+    if not upkeep.holds_run(run_dir) or not (run_dir / "config.json").is_file():
         shutil.rmtree(run_dir, ignore_errors=True)
 
 

@@ -96,7 +96,7 @@ def free_port():
 def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embedding="shared", reset_after=True):
     """A model directory of random weights, or one more epoch of it; its items are item_0, item_1 ... No Paddle."""
     from utils.data.vocabulary import checksum
-    from utils.model import checkpoint
+    from utils.model import checkpoint, upkeep
     from utils.model.layout import NetworkSettings, weight_shapes
     settings = NetworkSettings(list(hid_size), hid_size[-1], embedding, reset_after)
     if not (model_dir / "config.json").exists():
@@ -104,7 +104,7 @@ def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embe
         vocabulary = model_dir / "vocab.new"
         vocabulary.write_text("".join(f"item_{item}\n" for item in range(items)), encoding="utf-8")
         config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
-        checkpoint.start_run(model_dir, config, vocabulary, overwrite=False)
+        upkeep.start_run(model_dir, config, vocabulary, overwrite=False)
         vocabulary.unlink()
     random = np.random.default_rng(seed)
     weights = {name: random.normal(0, 0.7, shape).astype(np.float32)

@@ -13,7 +13,7 @@ from utils.model.checked_json import write_json
 from utils.model.load import load_model
 from utils.model.popular import read_popular_record
 from utils.model.scorer import Scorer
-from utils.training.resume import hold_directory
+from utils.model.upkeep import hold_directory
 
 FORMS = {
     "shared, vectors of one length": ["--score_scale", 30],

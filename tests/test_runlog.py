@@ -64,7 +64,7 @@ def test_config_json_has_every_setting_versions_checksums_and_the_commit(tiny_da
 
 
 def test_without_git_there_is_no_commit(monkeypatch):
-    from utils.training.resume import commit
+    from utils.training.versions import commit
     monkeypatch.setenv("PATH", "")
     assert commit() is None
 

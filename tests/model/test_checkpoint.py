@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils.files import InputError
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.model.checked_json import write_json
 from utils.runlog import append_record
 
@@ -19,7 +19,7 @@ SHAPES = {"matrix": [2, 3], "bias": [3]}
 def model_dir(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
     directory = tmp_path / "model"
-    checkpoint.start_run(directory, {"data": {}}, tmp_path / "vocab.txt", overwrite=False)
+    upkeep.start_run(directory, {"data": {}}, tmp_path / "vocab.txt", overwrite=False)
     return directory
 
 
@@ -62,17 +62,6 @@ def test_a_failure_while_saving_leaves_no_trace(model_dir, monkeypatch, failing)
         save(model_dir, 2)
     assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "epoch_1", "vocab.txt"]
     assert checkpoint.finished_epochs(model_dir) == [1]
-
-
-def test_a_run_is_not_overwritten_unasked(model_dir, tmp_path):
-    save(model_dir, 1)
-    with pytest.raises(InputError, match="overwrite"):
-        checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=False)
-    assert checkpoint.finished_epochs(model_dir) == [1]
-    (model_dir / ".epoch_2.abc.tmp").mkdir()
-    (model_dir / "notes.txt").touch()
-    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
-    assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "notes.txt", "vocab.txt"]
 
 
 def rewrite_checksum(directory):
@@ -126,26 +115,6 @@ def test_weights_of_another_network_are_refused(model_dir):
     save(model_dir, 1)
     with pytest.raises(InputError, match="shapes"):
         checkpoint.load_weights(model_dir, 1, {**SHAPES, "matrix": [3, 3]})
-
-
-def test_a_directory_with_somebody_elses_vocabulary_is_refused(tmp_path):
-    """Such as the repository itself, by --model_dir . """
-    (tmp_path / "vocab.txt").write_text("precious\n", encoding="utf-8")
-    with pytest.raises(InputError, match="no training of this project"):
-        checkpoint.start_run(tmp_path, {}, tmp_path / "vocab.txt", overwrite=True)
-    assert (tmp_path / "vocab.txt").read_text(encoding="utf-8") == "precious\n"
-
-
-@pytest.mark.parametrize("name", ["epoch_1/param", "config.json"])
-def test_a_directory_with_somebody_elses_model_is_refused(tmp_path, name):
-    """Such as model_recall20/epoch_1 of Paddle's old example."""
-    path = tmp_path / "model" / name
-    path.parent.mkdir(parents=True)
-    path.write_text("{}", encoding="utf-8")
-    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
-    with pytest.raises(InputError, match=name.split("/")[0]):
-        checkpoint.start_run(tmp_path / "model", {}, tmp_path / "vocab.txt", overwrite=True)
-    assert path.read_text(encoding="utf-8") == "{}"
 
 
 def test_a_line_that_a_crash_cut_off_stays_alone(tmp_path):
@@ -280,53 +249,6 @@ def test_model_directories_without_these_checksums_go_on_working(model_dir):
         path.write_text(json.dumps(record))
     assert checkpoint.read_config(model_dir)["format"] == checkpoint.FORMAT
     assert checkpoint.load_weights(model_dir, 1, SHAPES).keys() == WEIGHTS.keys()
-
-
-# What a killed run left
-
-def save_last(model_dir, epoch):
-    checkpoint.save_last(model_dir, WEIGHTS, {}, {"progress": {"epoch": epoch}})
-
-
-@pytest.mark.parametrize("finished, last, stays", [([1, 2], 2, False), ([1, 2], 1, False), ([1, 2], 3, True),
-                                                   ([], 1, True)])
-def test_last_goes_where_its_epoch_is_finished(model_dir, finished, last, stays):
-    save_last(model_dir, last)
-    for epoch in finished:
-        save(model_dir, epoch)
-    checkpoint.clean_up(model_dir)
-    assert (model_dir / "last").exists() == stays and checkpoint.finished_epochs(model_dir) == finished
-    assert not list(model_dir.glob(".*"))
-
-
-def test_a_damaged_last_is_left_to_be_named(model_dir, tmp_path):
-    save_last(model_dir, 1), save(model_dir, 1)
-    (model_dir / "last/state.json").write_text("{")
-    checkpoint.clean_up(model_dir)
-    assert (model_dir / "last").exists()
-    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
-    assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "vocab.txt"]
-
-
-def test_epochs_without_a_state_are_not_deleted_unasked(model_dir, tmp_path):
-    save(model_dir, 1), save_last(model_dir, 2)
-    (model_dir / "epoch_1/state.json").unlink(), (model_dir / "last/state.json").unlink()
-    assert checkpoint.unreadable(model_dir) == [model_dir / "epoch_1", model_dir / "last"]
-    with pytest.raises(InputError, match="found another run"):
-        checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=False)
-    assert (model_dir / "epoch_1" / checkpoint.MODEL).exists()
-    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
-    assert checkpoint.unreadable(model_dir) == []
-
-
-def test_links_in_the_place_of_epochs_lead_to_nothing_else_being_deleted(model_dir, tmp_path):
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "file").touch()
-    (model_dir / "epoch_1").symlink_to(precious), (model_dir / "epoch_2").symlink_to("epoch_2")
-    checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
-    assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "vocab.txt"]
-    assert (precious / "file").exists()
 
 
 def test_the_optimisers_state_must_fit_the_weights(model_dir):

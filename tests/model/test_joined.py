@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.files import InputError
-from utils.model import checkpoint, load
+from utils.model import checkpoint, load, upkeep
 from utils.model.checked_json import write_json
 from utils.model.joined import JoinedScorer, member_directory
 from utils.model.load import load_model, load_scorer
@@ -209,7 +209,7 @@ def test_a_directory_answers_with_its_memory_in_every_epoch(with_memory, tmp_pat
     assert load_scorer(with_memory, 1)[0].checksum != first.checksum
     assert not isinstance(load_scorer(with_memory, 1, network_alone=True)[0], JoinedScorer)
     assert load_model(with_memory, 1)[0].hid_size == [8]
-    checkpoint.start_run(with_memory, {"data": {}}, with_memory / "vocab.txt", overwrite=True)
+    upkeep.start_run(with_memory, {"data": {}}, with_memory / "vocab.txt", overwrite=True)
     assert not (with_memory / checkpoint.NEIGHBOURS).exists()
 
 
@@ -275,7 +275,7 @@ def side_by_side(tmp_path):
     """A directory of two joined models."""
     models = [write_random_model(tmp_path / str(seed), seed, ITEMS, **form) for seed, form in enumerate(FORMS[:2])]
     config = checkpoint.read_config(models[0])
-    checkpoint.start_run(tmp_path / "joined", {"data": config["data"], "joined": {"weights": [0.75, 0.25]}},
+    upkeep.start_run(tmp_path / "joined", {"data": config["data"], "joined": {"weights": [0.75, 0.25]}},
                          models[0] / "vocab.txt", overwrite=False)
     with checkpoint.joined_epoch(tmp_path / "joined") as directory:
         for place, model in enumerate(models):

@@ -95,11 +95,11 @@ def test_a_file_that_is_not_as_it_was_written_is_refused(model, spoil):
 
 
 def test_a_new_run_has_its_own(tiny_model, tmp_path):
-    from utils.model import checkpoint
+    from utils.model import upkeep
     model_dir = shutil.copytree(tiny_model, tmp_path / "model")
-    checkpoint.start_run(model_dir, {}, tiny_model / "vocab.txt", overwrite=True)
+    upkeep.start_run(model_dir, {}, tiny_model / "vocab.txt", overwrite=True)
     assert not (model_dir / POPULAR).exists()
-    checkpoint.start_run(model_dir, {}, tiny_model / "vocab.txt", overwrite=True, popular=RECORD)
+    upkeep.start_run(model_dir, {}, tiny_model / "vocab.txt", overwrite=True, popular=RECORD)
     assert read_popular_record(model_dir) == RECORD
-    checkpoint.discard_run(model_dir)
+    upkeep.discard_run(model_dir)
     assert not model_dir.exists()

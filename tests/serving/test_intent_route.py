@@ -11,7 +11,7 @@ from conftest import assert_one_line_error, refusal, run_script, write_random_mo
 from intent.purchases import FORMS, make_network
 
 from utils.data.vocabulary import checksum
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.model.network import named_weights
 
 CLICKS = [{"item_id": item_id, "time": 1.7e9 + 40 * number, "category": category} for number, (item_id, category)
@@ -25,8 +25,8 @@ def write_intent_model(model_dir, form="forward", epoch=1, **config):
     vocabulary.write_text("".join(f"item_{item}\n" for item in range(12)), encoding="utf-8")
     intent = {"network": FORMS[form].as_dict(), "categories": ["c1", "c2", "c3"]}
     model_dir.mkdir(exist_ok=True)
-    checkpoint.start_run(model_dir, {"intent": intent, "data": {"vocab_sha256": checksum(vocabulary)}, **config},
-                         vocabulary, overwrite=True)
+    upkeep.start_run(model_dir, {"intent": intent, "data": {"vocab_sha256": checksum(vocabulary)}, **config},
+                     vocabulary, overwrite=True)
     checkpoint.save_epoch(model_dir, epoch, named_weights(network), {"none": np.zeros(1, np.float32)},
                           {"session_threshold": 0.2, "item_threshold": 0.4})
     return model_dir

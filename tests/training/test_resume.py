@@ -3,7 +3,6 @@
 What is killed rather than stopped, and full disks, are in test_resume_kills.py.
 """
 
-import errno
 import json
 import os
 import re
@@ -16,13 +15,13 @@ from conftest import ROOT, assert_one_line_error, assert_worked, files_below, ru
 from stopped_runs import TRAINED, flags, long_run, result, stop_in_second_epoch, stopping_after
 
 from utils.files import InputError
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.model.checked_json import write_json
 from utils.model.directory import read_settings
 from utils.model.layout import weight_shapes
+from utils.model.upkeep import hold_directory
 from utils.process import STOPPED
-from utils.training import resume
-from utils.training.resume import HeldSignals, hold_directory
+from utils.training.held_signals import HeldSignals
 
 SAMPLED = ["train_sample_neg.py", "--neg_size", 16]
 TILED = ["train_sample_neg.py", "--config", ROOT / "settings/reference_bpr.json", "--neg_size", 3]
@@ -143,15 +142,6 @@ def test_a_second_run_in_the_same_directory_is_refused(tiny_data, tmp_path):
         with hold_directory(tmp_path / "model"), pytest.raises(InputError, match="another run"):
             with hold_directory(tmp_path / "model"):
                 pass
-
-
-def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, capsys):
-    def no_locks(*arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(resume.fcntl, "flock", no_locks)
-    with hold_directory(tmp_path / "model"):
-        assert (tmp_path / "model").is_dir()
-    assert "can't be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(tiny_data, tmp_path, run_here):
@@ -297,9 +287,9 @@ def test_a_last_that_a_finished_epoch_made_obsolete_goes(tiny_data, tmp_path, ru
             raise Killed
         real(model_dir)
 
-    real = checkpoint.remove_last
+    real = upkeep.remove_last
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoint, "remove_last", killed)
+        patch.setattr(upkeep, "remove_last", killed)
         run_here("train.py", *flags(tiny_data, model_dir, *more))
     assert (model_dir / "last").exists() and len(checkpoint.finished_epochs(model_dir)) == epochs_done
     assert_worked(run_here("train.py", *flags(tiny_data, model_dir, "--resume", 1, "--save_seconds", 0)))
@@ -321,42 +311,3 @@ def test_an_optimisers_state_of_other_shapes_is_refused(tiny_data, stopped, run_
 
 def weight_shapes_of(model_dir):
     return weight_shapes(read_settings(model_dir, checkpoint.read_config(model_dir)), 36)
-
-
-# The directory
-
-def test_a_new_directory_goes_where_nothing_was_saved_in_it(tmp_path):
-    for is_new, name, is_saved in [(True, "a/b", False), (False, "c", False), (True, "d", True)]:
-        model_dir = tmp_path / name
-        if not is_new:
-            model_dir.mkdir()
-        with pytest.raises(KeyboardInterrupt), hold_directory(model_dir):
-            (tmp_path / "vocab.txt").write_text("x\n")
-            checkpoint.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=False)
-            if is_saved:
-                checkpoint.save_epoch(model_dir, 1, {}, {}, {})
-            raise KeyboardInterrupt
-        assert model_dir.exists() == (is_saved or not is_new)
-
-
-def test_files_of_others_keep_a_new_directory(tmp_path):
-    with pytest.raises(OSError), hold_directory(tmp_path / "model"):
-        (tmp_path / "model/notes.txt").touch()
-        raise OSError
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["notes.txt"]
-
-
-def test_a_directory_that_is_removed_while_another_run_waits_is_made_anew(tmp_path, monkeypatch):
-    """Else that run would hold the lock of a directory that no longer has a name."""
-    model_dir, flock, removed = tmp_path / "model", resume.fcntl.flock, []
-
-    def slow_flock(*arguments):
-        if not removed:
-            removed.append(model_dir.rmdir())
-        flock(*arguments)
-
-    monkeypatch.setattr(resume.fcntl, "flock", slow_flock)
-    with hold_directory(model_dir):
-        assert model_dir.is_dir()
-        with pytest.raises(InputError, match="another run"), hold_directory(model_dir):
-            pass

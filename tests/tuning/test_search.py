@@ -14,7 +14,7 @@ from conftest import ROOT, assert_one_line_error, assert_worked
 from searches import epochs, flags, place_quick_trainer, reports, trials
 
 import train_sample_neg
-from utils.training.resume import hold_directory
+from utils.model.upkeep import hold_directory
 
 
 @pytest.fixture

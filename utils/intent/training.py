@@ -30,8 +30,8 @@ from utils.runlog import log
 from utils.training.flags import output_of, schedule_of
 from utils.training.loop import Run
 from utils.training.optimizer_flags import make_optimizer
-from utils.training.preparation import versions
 from utils.training.settings import WEIGHT_BYTES, flag_to_blame
+from utils.training.versions import versions
 
 SAMPLE = 20_000  # training sessions whose inputs are compared with
 NONE = 0.5  # sessions, added to both sides of odds that could be 0

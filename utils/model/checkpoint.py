@@ -18,16 +18,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.numpy import save
 
 from utils.data.arrays import arrays_in
 from utils.files import InputError, open_file, sync_directory, write_atomically
-from utils.memory import own_room, read_bytes
-from utils.model.checked_json import json_text, read_json, require_kinds, write_json
-from utils.model.popular import POPULAR
+from utils.memory import own_room
+from utils.model.checked_json import json_text, read_json, require_kinds
 
 FORMAT = "gru4rec-paddle-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -41,91 +40,12 @@ BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
 PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
                   "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
-LEFT_BY_A_CRASH = (".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp",
-                   f".{NEIGHBOURS}.*.tmp")
-EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
 
 class Weights(dict):
     """Weights by name, as read from a file; `checksum` is the SHA-256 of the bytes that were read."""
 
     checksum = ""
-
-
-def require_room(model_dir, overwrite):
-    """Raise InputError where a new run may not begin in `model_dir`, as `start_run` does."""
-    if (model_dir / "config.json").exists():
-        read_config(model_dir)
-    else:
-        for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
-            if path.exists():
-                raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put "
-                                 "there, expected an empty directory, a model directory, or none")
-    clean_up(model_dir)
-    if holds_run(model_dir) and not overwrite:
-        raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
-                         "continue that run with --resume 1, or delete it with --overwrite 1")
-
-
-def start_run(model_dir, config, vocab_path, overwrite, popular=None):
-    """Make `model_dir` ready for a new run: its config.json, vocab.txt and popular.json, and no epoch.
-
-    Parameters
-    ----------
-    model_dir : Path
-    config : dict
-        Written to config.json.
-    vocab_path : Path
-    overwrite : bool
-        Delete the run that is already there.
-    popular : dict, optional
-        Written to popular.json.
-
-    Raises
-    ------
-    InputError
-        There is a run already and `overwrite` is false; or there is something that this project did not write, which is
-        never deleted.
-    """
-    require_room(model_dir, overwrite)
-    _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR, NEIGHBOURS):
-        (model_dir / name).unlink(missing_ok=True)
-    write_json(model_dir / "config.json", {"format": FORMAT, **config})
-    with write_atomically(model_dir / "vocab.txt", "wb") as file:
-        file.write(read_bytes(vocab_path, "--vocab_path"))
-    if popular:
-        write_json(model_dir / POPULAR, popular)
-
-
-def discard_run(model_dir):
-    """Remove what a run wrote that came to no checkpoint, and the directory unless other files are in it."""
-    clean_up(model_dir)
-    _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR, NEIGHBOURS, "vocab.txt", "config.json"):
-        (model_dir / name).unlink(missing_ok=True)
-    if not any(model_dir.iterdir()):
-        model_dir.rmdir()
-
-
-def _remove_checkpoints(model_dir):
-    """Remove all epochs, last/ and event files. At every moment, what is left of the run is whole."""
-    for path in [*model_dir.glob("epoch_*"), model_dir / LAST]:
-        if os.path.lexists(path):
-            _remove(path)
-    for path in (model_dir / name for name in EVENT_DIRECTORIES):
-        if path.is_dir():
-            shutil.rmtree(path)
-
-
-def _remove(path):
-    """Remove an epoch or last/, which disappears in one step."""
-    _delete(path.rename(path.with_name(f".{path.name}.gone.tmp")))
-
-
-def _delete(path):
-    """Remove a directory with all that is in it, or a file or a link."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def read_config(model_dir):
@@ -140,41 +60,6 @@ def read_config(model_dir):
 
 def epoch_directory(model_dir, epoch):
     return Path(model_dir) / f"epoch_{epoch}"
-
-
-def holds_run(model_dir):
-    """Whether a run saved an epoch or last/ there, be it damaged."""
-    return bool(_epoch_directories(model_dir)) or (Path(model_dir) / LAST).exists()
-
-
-def unreadable(model_dir):
-    """The epochs, and last/, that have no state.json: a list of paths. No training leaves any, even if it is killed."""
-    last = model_dir / LAST
-    return [path for path in [*sorted(_epoch_directories(model_dir)), *[last] * last.exists()]
-            if not (path / STATE).is_file()]
-
-
-def _epoch_directories(model_dir):
-    return [path for path in Path(model_dir).glob("epoch_*")
-            if path.is_dir() and path.name.removeprefix("epoch_").isdecimal()]
-
-
-def clean_up(model_dir):
-    """Remove what a run left behind that was killed while writing, and restore last/ if it was being replaced.
-
-    So last/ goes too where the epoch that made it obsolete is there.
-    """
-    for left in (path for pattern in LEFT_BY_A_CRASH for path in model_dir.glob(pattern)):
-        _delete(left)
-    before = model_dir / LAST_BEFORE
-    if before.exists() and not (model_dir / LAST).exists():
-        before.rename(model_dir / LAST)
-    shutil.rmtree(before, ignore_errors=True)
-    finished = finished_epochs(model_dir)
-    if finished and (model_dir / LAST).exists():
-        with suppress(InputError, KeyError):  # what can't be read is left to whoever wants to read it
-            if 0 < read_state(model_dir / LAST)["progress"]["epoch"] <= finished[-1]:
-                remove_last(model_dir)
 
 
 def finished_epochs(model_dir):
@@ -199,13 +84,6 @@ def best_epoch(model_dir):
     return best["epoch"]
 
 
-def keep_epochs(model_dir, newest, best):
-    """Remove all epochs except the `newest` ones (how many) and the `best` one (its number or None)."""
-    for epoch in finished_epochs(model_dir)[:-newest]:
-        if epoch != best:
-            _remove(epoch_directory(model_dir, epoch))
-
-
 def save_epoch(model_dir, epoch, weights, optimizer_state, state):
     """Write epoch_N in one step: it appears whole or not at all.
 
@@ -224,12 +102,6 @@ def save_epoch(model_dir, epoch, weights, optimizer_state, state):
 def save_last(model_dir, weights, optimizer_state, state):
     """Write last/ as `save_epoch` writes an epoch; at every moment the previous or the new one is there, complete."""
     _save(model_dir / LAST, weights, optimizer_state, state)
-
-
-def remove_last(model_dir):
-    """Remove last/, which a finished epoch has made obsolete."""
-    if os.path.lexists(model_dir / LAST):
-        _remove(model_dir / LAST)
 
 
 def _save(target, weights, optimizer_state, state):

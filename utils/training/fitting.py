@@ -18,7 +18,7 @@ from utils.data.vocabulary import checksum, read_vocabulary
 from utils.evaluation.ranks import network_ranks
 from utils.evaluation.validation import BATCH_SIZE, evenly_chosen, split_sessions, without_unknown
 from utils.files import InputError
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.runlog import log
 from utils.training.flags import asked_by
 from utils.training.preparation import read_whole, sessions_to_train_on
@@ -88,7 +88,7 @@ def _found(options, make_trainer, device):
         return then.get("fit") or {name: then["options"].get(name, usual[name]) for name in usual}
     if not device.processes.is_alone:
         return usual
-    checkpoint.require_room(model_dir, options.overwrite)
+    upkeep.require_room(model_dir, options.overwrite)
     training, judging = newest_sessions(options)
     if min(training.predictions, judging.predictions) < FEWEST:
         log(f"fit: as usual, epochs:{options.pass_num} lr_end:{options.lr_end:g}; too few sessions to try others: "

@@ -14,10 +14,11 @@ from utils.memory import peak_memory, readable
 from utils.process import STOPPED
 from utils.runlog import append_record, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
+from utils.training.held_signals import HeldSignals
 from utils.training.initial import load_initial
 from utils.training.preparation import prepare, require_possible
 from utils.training.remembering import add_memory
-from utils.training.resume import HeldSignals, Progress, batches_after
+from utils.training.resume import Progress, batches_after
 from utils.training.run_directory import RunDirectory
 from utils.training.seeds import epoch_generator, seed_step
 from utils.training.settings import flag_to_blame

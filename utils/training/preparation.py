@@ -1,11 +1,9 @@
 """What comes before the first step of a run: the data are read, the network made, the C++ proved."""
 
-import platform
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import paddle
 
 from net import Network
@@ -22,9 +20,9 @@ from utils.training.initial import InitialModel, find_initial
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
 from utils.training.remembering import Remembering, divide, memory_before
-from utils.training.resume import commit
 from utils.training.settings import require_memory_for_network, require_memory_for_steps, require_memory_for_windows
 from utils.training.trainer import Trainer
+from utils.training.versions import versions
 
 
 class Prepared(NamedTuple):
@@ -168,12 +166,6 @@ def _log_what_is_trained(sessions, data, dropped):
         chances = chances_by_recency(sessions, data.recency_half_life)
         log(f"an epoch takes about {chances.sum():.0f} of {len(chances)} sessions of several clicks "
             f"(--recency_half_life)")
-
-
-def versions():
-    """What the figures of a run may depend on besides its settings."""
-    return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__,
-            "machine": platform.machine(), "commit": commit()}
 
 
 def _read_vocabulary(path):

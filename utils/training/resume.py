@@ -1,18 +1,12 @@
-"""Stopping and resuming a run: its progress, the lock on its directory, and the check that settings are the same."""
+"""Resuming a run: how far it has come, what it goes on from, and that its settings are the same."""
 
 import json
 import math
-import os
-import signal
-import subprocess
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from pathlib import Path
 
 from utils.files import InputError
-from utils.model import checkpoint
-from utils.process import STOPPED
+from utils.model import checkpoint, upkeep
 from utils.runlog import warn
 
 try:
@@ -65,8 +59,8 @@ def find_checkpoint(model_dir, config):
     saved that can't be read: the run would begin anew, over what is left of it.
     """
     then = checkpoint.read_config(model_dir)
-    checkpoint.clean_up(model_dir)
-    if unreadable := checkpoint.unreadable(model_dir):
+    upkeep.clean_up(model_dir)
+    if unreadable := upkeep.unreadable(model_dir):
         names = ", ".join(path.name for path in unreadable)
         raise InputError(f"--resume 1: found {names} in {model_dir} without a {checkpoint.STATE}, expected checkpoints "
                          "that can be read; remove what is damaged, or the whole run with --overwrite 1")
@@ -108,89 +102,6 @@ def batches_after(batches, progress, skip):
     progress.loss_sum *= skipped / done
     progress.num_steps, progress.predictions, progress.recent = steps, skipped, []
     return batches
-
-
-@contextmanager
-def hold_directory(model_dir, flag="--model_dir"):
-    """Create the directory if it is missing, and keep other runs out of it until the block or the process ends.
-
-    The system locks the directory itself, so no lock file is left behind, not even after a crash. A directory that was
-    created here goes again where the block raises before anything of use was saved in it.
-    """
-    if os.path.lexists(model_dir) and not model_dir.is_dir():
-        raise InputError(f"{flag}: found the file {model_dir}, expected a directory or nothing")
-    is_new = not model_dir.exists()
-    descriptor = _locked(model_dir, flag)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to tell
-            if is_new and not checkpoint.holds_run(model_dir):
-                checkpoint.discard_run(model_dir)
-        raise
-    finally:
-        if fcntl:
-            os.close(descriptor)
-
-
-def _locked(model_dir, flag):
-    """A descriptor that locks the directory, which is created where it is missing; None where there are no locks."""
-    model_dir.mkdir(parents=True, exist_ok=True)
-    if not fcntl:
-        return None
-    descriptor = os.open(model_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_same = model_dir.exists() and os.path.samestat(os.fstat(descriptor), model_dir.stat())
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(f"{flag}: found another run at work in {model_dir}, expected none; wait for it or name "
-                         "another directory") from None
-    except OSError as error:  # some network file systems have no locks
-        warn(f"{model_dir}: can't be locked ({error.strerror}); make sure yourself that no other run writes there")
-        return descriptor
-    if is_same:
-        return descriptor
-    os.close(descriptor)  # of a directory that another run removed as it ended
-    return _locked(model_dir, flag)
-
-
-class HeldSignals:
-    """Within the block, Ctrl-C and SIGTERM wait until `raise_stop` is called; a second one comes through at once."""
-
-    def __enter__(self):
-        self.received, self.before = None, {}
-        for number in STOPPED:
-            if callable(signal.getsignal(number)):
-                self.before[number] = signal.signal(number, self._hold)
-        return self
-
-    def __exit__(self, *_):
-        self.release()
-
-    def release(self):
-        """Let signals through from now on."""
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def hold(self):
-        """Hold them back again after `release`."""
-        for number in self.before:
-            signal.signal(number, self._hold)
-
-    def raise_stop(self, number=None):
-        """Do now what the signal that was held back would have done, or one that another process received."""
-        self.release()
-        number = number or self.received
-        if number in self.before:
-            self.before[number](number, None)
-        raise KeyboardInterrupt  # a background job ignores Ctrl-C; another process didn't
-
-    def _hold(self, number, frame):
-        if self.received:
-            self.release()
-            self.before[number](number, frame)
-        self.received = number
 
 
 def require_same_run(model_dir, then, now):
@@ -238,12 +149,3 @@ def _shown(value):
     if isinstance(value, list):
         return ",".join(map(str, value))
     return "none" if value is None else str(value)[:12] + "..." if len(str(value)) == 64 else str(value)
-
-
-def commit():
-    """The repository's commit, with -dirty if files have changed since; None without a repository or git."""
-    command = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None

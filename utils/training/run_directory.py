@@ -3,10 +3,10 @@
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from utils.model import checkpoint
+from utils.model import checkpoint, upkeep
 from utils.runlog import append_record, import_event_writers, log, read_records
-from utils.training.preparation import versions
-from utils.training.resume import Progress, find_checkpoint, hold_directory, read_progress
+from utils.training.resume import Progress, find_checkpoint, read_progress
+from utils.training.versions import versions
 
 
 class RunDirectory:
@@ -54,10 +54,10 @@ class RunDirectory:
             if self.output.resume and (self.path / "config.json").exists():
                 start_from = find_checkpoint(self.path, config)
             if start_from is None:
-                checkpoint.start_run(self.path, config, vocab_path, self.output.overwrite, popular)
+                upkeep.start_run(self.path, config, vocab_path, self.output.overwrite, popular)
             return start_from
 
-        with hold_directory(self.path) if is_first else nullcontext():
+        with upkeep.hold_directory(self.path) if is_first else nullcontext():
             start_from = self.processes.first_does(start)
             self.event_writers = [open_events(self.path) for open_events in event_files]
             yield start_from
@@ -85,7 +85,7 @@ class RunDirectory:
 
         def write():
             checkpoint.save_epoch(self.path, epoch, weights, arrays, {**figures, "best": best})
-            checkpoint.remove_last(self.path)
+            upkeep.remove_last(self.path)
             self._record_epoch({"event": "epoch", "epoch": epoch, **figures})
             log(f"model saved in {self.good}")
             self._remove_old_epochs(best)
@@ -126,4 +126,4 @@ class RunDirectory:
     def _remove_old_epochs(self, best):
         """Do what --keep says."""
         if self.output.keep:
-            checkpoint.keep_epochs(self.path, self.output.keep, best and best["epoch"])
+            upkeep.keep_epochs(self.path, self.output.keep, best and best["epoch"])

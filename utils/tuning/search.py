@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from utils.files import InputError, write_atomically
 from utils.launch import end_with_parent
+from utils.model.upkeep import hold_directory
 from utils.process import STOPPED
 from utils.runlog import log, progress, read_records
-from utils.training.resume import HeldSignals, hold_directory
+from utils.training.held_signals import HeldSignals
 from utils.tuning import study as studies
 from utils.tuning.space import flags_of
 from utils.tuning.trainer_flags import DIRECTIONS, ROOT, as_a_trial, parse, whole_settings, words
