@@ -20,8 +20,8 @@ from net import Network, parameter
 from utils.losses import CHUNK_LOGITS, CHUNK_ROWS, chunk_rows
 from utils.model.layout import ITEM_MATRIX
 from utils.training import objectives
+from utils.training.masks import NativeMasks, dropout_by
 from utils.training.objectives import AllItems
-from utils.training.proof import NativeMasks, dropout_by
 
 
 def draw_batch(batching="sessions"):

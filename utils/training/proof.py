@@ -18,12 +18,13 @@ from utils.data.batches import Batch, pack
 from utils.data.sessions import choose, cut_windows
 from utils.files import InputError
 from utils.model.equal_lengths import fold_lengths
-from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, layers, weight_shapes
+from utils.model.layout import ITEM_MATRIX, input_matrix, layers, weight_shapes
 from utils.model.network import shapes
 from utils.model.scorer import Scorer
 from utils.tensors import as_array, is_gpu
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.fused import FusedEngine, computes
+from utils.training.masks import DrawnMasks, NativeMasks, dropout_by
 from utils.training.objectives import Scored
 from utils.training.optimizers import Gradient
 from utils.training.softmax import PaddleSoftmax
@@ -295,59 +296,6 @@ def carrying_differences(network, batch, random):
             step = slice(int(start), int(start) + count)
             states.append(network.hidden_states(items[step], [count], rows[step], before))
     return differences({"hidden_states": paddle.concat(states).numpy()}, {"hidden_states": whole.numpy()})
-
-
-class NativeMasks:
-    """In the place of `net.dropout`: the masks that C++ draws with a key, so that both ways drop the same.
-
-    Parameters
-    ----------
-    kernels : kernels.Kernels
-    key : int
-    number_of_layers : int
-    """
-
-    def __init__(self, kernels, key, number_of_layers):
-        self.kernels, self.key, self.done = kernels, key, {}
-        self.place_of = {"embedding": 0, "candidates": 0}
-        self.place_of |= {f"layer {layer}": layer + 1 for layer in range(number_of_layers)}
-        self.place_of[LAST_CLICK] = number_of_layers + 1
-
-    def __call__(self, values, share, training, place):
-        if not (training and share):
-            return values
-        if place not in self.place_of:
-            return paddle.nn.functional.dropout(values, share)  # of an edit; it will not agree
-        count, done = int(np.prod(values.shape)), self.done.get(place, 0)  # the numbers of the steps before count on
-        mask = np.ones(done + count, np.float32)
-        self.kernels.dropout(mask, share, self.key + self.place_of[place])
-        self.done[place] = done + count
-        return values * paddle.to_tensor(mask[done:].reshape(values.shape))
-
-
-class DrawnMasks:
-    """In the place of `net.dropout`: masks that are the same however the clicks of a layer are divided among calls."""
-
-    def __init__(self):
-        self.draw_of = {}
-
-    def __call__(self, values, share, training, place):
-        if not (training and share):
-            return values
-        draw = self.draw_of.setdefault(place, np.random.default_rng(list(place.encode())))
-        mask = (draw.random(values.shape) >= share) / (1 - share)
-        return values * paddle.to_tensor(mask.astype(np.float32))
-
-
-@contextmanager
-def dropout_by(masks):
-    """Within the block `masks` stands in the place of `net.dropout`."""
-    before = net.dropout
-    net.dropout = masks
-    try:
-        yield
-    finally:
-        net.dropout = before
 
 
 def differences(found, expected):
