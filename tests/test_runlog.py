@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, run_script, with_flags
 
@@ -156,6 +157,15 @@ def test_a_record_is_written_whole_or_the_run_ends(tmp_path, monkeypatch):
     monkeypatch.undo()
     text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
     assert len(text) == 20  # it went on with the rest, and would have met the full disk there
+
+
+def test_records_are_json_as_every_program_reads_it(tmp_path):
+    append_record(tmp_path, {"item_auc": float("nan"), "intervals": {"auc": [0.5, np.inf]}, "loss": np.float64(0.25)})
+    text = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8")
+    found = json.loads(text, parse_constant=pytest.fail)
+    assert found.pop("time") and found == {"item_auc": None, "intervals": {"auc": [0.5, None]}, "loss": 0.25}
+    (tmp_path / "metrics.jsonl").write_text('{"item_auc": NaN}\n')  # of an older version
+    assert np.isnan(read_records(tmp_path)[0]["item_auc"])
 
 
 def test_lines_that_are_no_records_are_passed_over(tmp_path):

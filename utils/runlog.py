@@ -1,6 +1,7 @@
 """What a run reports: log lines, the progress bar, and the records in metrics.jsonl."""
 
 import json
+import math
 import os
 import sys
 import threading
@@ -65,10 +66,11 @@ def read_records(model_dir):
 def append_record(model_dir, record):
     """Append `record`, a dict, and the time to metrics.jsonl, in one write so that lines never mix.
 
-    If a crash cut off the last line, that stays as it is, and the record starts a new one.
+    NaN and infinities are null there, as JSON doesn't have them. If a crash cut off the last line, that stays as it is,
+    and the record starts a new one.
     """
     path = model_dir / "metrics.jsonl"
-    line = json.dumps({**record, "time": round(time.time(), 3)}) + "\n"
+    line = json.dumps(_finite({**record, "time": round(time.time(), 3)}), allow_nan=False) + "\n"
     try:
         with open(path, "a+b", buffering=0) as file:
             if file.tell():
@@ -82,6 +84,15 @@ def append_record(model_dir, record):
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def _finite(value):
+    """A value of a record, with None in the place of NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def import_event_writers(names):

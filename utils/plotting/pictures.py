@@ -84,7 +84,7 @@ def _draw_run(axes, run, across, topk, theme, number):
         lines += [(title, name, "--", run.epochs), (title, name, "-", tests)]
     for title, name, style, records in lines:
         points = [(where[record["epoch"]], record[name]) for record in records
-                  if name in record and record["epoch"] in where]
+                  if record.get(name) is not None and record["epoch"] in where]
         if points:
             axes[title].plot(*zip(*points), style, markersize=4, linewidth=1.6, **_line_style(theme, number),
                              markerfacecolor=theme.paper if style == "--" else None)
@@ -171,7 +171,7 @@ def _summary(run, topk):
     last, names = run.epochs[-1], (f"recall@{topk}", f"mrr@{topk}")
     shown = run.best or last["epoch"]
     validated = next((record for record in run.epochs if record["epoch"] == shown), {})
-    figures = [f"{record[name]:.4f}" if name in record else "-"
+    figures = [f"{record[name]:.4f}" if record.get(name) is not None else "-"
                for record in (validated, run.tests.get(shown, {})) for name in names]
     return [run.name, str(last["epoch"]), f"{last['seconds']:.1f}", f"{last['loss']:.4f}", run.loss_name, str(shown),
             *figures]
