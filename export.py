@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
     begin()
 
 import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +40,7 @@ from utils.model.directory import require_one_network
 from utils.model.load import load_model, load_scorer
 from utils.model.neighbours_file import NAME as MEMORY
 from utils.options import COUNT, Parser, number
-from utils.process import run
+from utils.process import run, tell
 
 OUTPUTS = {"item_vectors": (".npy", ".parquet"), "session_states": (".npy", ".parquet"), "onnx": (".onnx",)}
 BATCH = 256  # sessions at once
@@ -159,11 +158,6 @@ def write_onnx(options):
     model = session_model(settings, weights, options.topk, {"weights_sha256": weights.checksum})
     with write_atomically(options.onnx, "wb") as file:
         file.write(model.SerializeToString())
-
-
-def tell(message):
-    """Print a line on stderr; utils.runlog would have to load the progress bar first."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

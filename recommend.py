@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 import json
 import os
 import sys
-from pathlib import Path
 
 # Before NumPy loads: on busy processors its threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,7 +39,7 @@ from utils.files import InputError
 from utils.model.load import load_scorer
 from utils.model.popular import read_popular
 from utils.options import COUNT, Parser, number
-from utils.process import run
+from utils.process import run, tell
 
 BATCH = 64  # sessions at once; more are hardly faster and need more memory
 
@@ -206,11 +205,6 @@ class Skipped:
                          f"(first: {self.first_session})")
         if parts:
             tell("; ".join(parts))
-
-
-def tell(message):
-    """Print a line on stderr; utils.runlog would have to load the progress bar first."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,11 @@ def _script():
     return os.path.basename(sys.argv[0]) + f", process {rank}" * bool(rank)
 
 
+def tell(message):
+    """Print a line on stderr. Beside a progress bar, `runlog.warn` does that."""
+    print(f"{_script()}: {message}", file=sys.stderr)
+
+
 def fail(message, status):
     """Print the one line with which a script ends; the exit status that was given."""
     try:
