@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.model.neighbours import RECENT
+from utils.model.neighbours_file import LARGEST
 from utils.model.returns import NAMES, add_returns, features, fit_returns, recent_clicks
 
 ITEMS = 6
@@ -122,3 +123,12 @@ def test_clicks_on_items_that_the_network_thinks_impossible_are_fitted_too():
     for share in 1e-6, 1e-12:
         last, clicked, step, habit = fit_returns(some, np.full(before.shape, share), is_next)
         assert clicked == pytest.approx(-math.log(share), rel=0.2) and max(map(abs, (last, step, habit))) < 3
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1, 1), (-1, -1, -1, -1), (1, 1, 1, -1), (-1, -1, -1, 1)])
+def test_the_largest_weights_that_are_read_leave_numbers(signs):
+    """Also for items whose probability float32 has as 0."""
+    recent = recent_of(*([place % distinct for place in range(RECENT)] for distinct in range(1, RECENT + 1)))
+    scores = np.full((RECENT, RECENT), -200, np.float32)
+    totals = add_returns(scores, np.zeros(RECENT), recent, [sign * LARGEST for sign in signs])
+    assert np.isfinite(scores).all() and np.isfinite(totals).all()

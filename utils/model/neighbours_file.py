@@ -32,7 +32,7 @@ from utils.model.neighbours import VERSION, Neighbours, Remembered
 
 NAME = "neighbours"
 KINDS = {"weight": (int, float), "version": int, "returns": list, "file": dict}
-LARGEST = 100  # of the weights of returns.py: exp stays a number
+LARGEST = 80  # of the weights of returns.py: b is at most 8 times as large, and exp(b) stays a number
 NO_RETURNS = [0.0] * len(returns.NAMES)
 ARRAYS = {"offsets": "int64 of 1 dimension", "items": "int32 of 1 dimension", "repeat_rates": "float32 of 1 dimension"}
 
