@@ -38,7 +38,7 @@ from utils.files import InputError, require_different, write_atomically
 from utils.model.checkpoint import read_config
 from utils.model.directory import require_one_network
 from utils.model.load import load_model, load_scorer
-from utils.model.neighbours_file import NAME as MEMORY
+from utils.model.neighbours_file import MEMORY
 from utils.options import COUNT, Parser, number
 from utils.process import run, tell
 

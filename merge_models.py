@@ -29,13 +29,11 @@ from utils.files import InputError
 from utils.memory import require_memory
 from utils.model import checkpoint, upkeep
 from utils.model.directory import choose_epoch, is_known, read_items, read_settings, vocabulary_checksum
-from utils.model.joined import NAME as JOINED
-from utils.model.joined import member_directory
+from utils.model.joined import JOINED, member_directory
 from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
 from utils.model.neighbours import remember
-from utils.model.neighbours_file import NAME as MEMORY
-from utils.model.neighbours_file import read_remembered, read_returns, read_weight, write_neighbours
+from utils.model.neighbours_file import MEMORY, read_remembered, read_returns, read_weight, write_neighbours
 from utils.model.popular import read_popular_record
 from utils.options import COUNT, Parser, number
 from utils.process import run

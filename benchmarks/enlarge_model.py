@@ -24,8 +24,7 @@ from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.model.layout import ITEM_MATRIX, input_matrix  # noqa: E402
 from utils.model.load import load_model  # noqa: E402
 from utils.model.neighbours import Remembered  # noqa: E402
-from utils.model.neighbours_file import NAME as NEIGHBOURS  # noqa: E402
-from utils.model.neighbours_file import read_remembered, read_weight, write_neighbours  # noqa: E402
+from utils.model.neighbours_file import MEMORY, read_remembered, read_weight, write_neighbours  # noqa: E402
 from utils.options import COUNT, SEED, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
@@ -68,7 +67,7 @@ def main():
     upkeep.start_run(output / "model", config, vocabulary, overwrite=False)
     checkpoint.save_epoch(output / "model", 1, weights, {"none": np.zeros(1, np.float32)}, {})
     config = checkpoint.read_config(options.model_dir)
-    if options.neighbours and NEIGHBOURS in config:
+    if options.neighbours and MEMORY in config:
         remembered = read_remembered(options.model_dir, config, trained)
         rates = np.repeat(remembered.repeat_rates, np.diff(firsts))
         write_neighbours(output / "model", Remembered(spread_out(remembered.sessions, firsts, random), rates),

@@ -7,8 +7,7 @@ import numpy as np
 from utils.evaluation.ranks import best_items, is_predicted, measure, network_ranks, network_ranks_and_best, ranks_of
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, read_items
-from utils.model.joined import NAME as JOINED
-from utils.model.joined import read_members, read_weights
+from utils.model.joined import JOINED, read_members, read_weights
 from utils.model.mixture import add_neighbours, log_sum_exp, mix
 from utils.model.neighbours import RECENT
 from utils.model.neighbours_file import Memory, read_memory

@@ -15,13 +15,12 @@ from utils.model import checkpoint
 from utils.model.directory import vocabulary_checksum
 from utils.model.mixture import mix
 from utils.model.neighbours import RECENT
-from utils.model.neighbours_file import NAME as MEMORY
-from utils.model.neighbours_file import read_weight
+from utils.model.neighbours_file import MEMORY, read_weight
 from utils.model.scorer import Scorer
 from utils.model.selection import Selection
 from utils.model.top_k import top_k_among, top_k_of_rows
 
-NAME = "joined"
+JOINED = "joined"  # the name of the entry in config.json
 TOLERANCE = 1e-6  # how far the sum of all weights may be from 1
 SCORES_AT_ONCE = 1 << 22  # of each network
 
@@ -32,9 +31,9 @@ def read_weights(model_dir, config):
     With the weight of the memory, if there is one, they sum to 1. InputError where they don't.
     """
     of_memory = read_weight(model_dir, config)
-    if NAME not in config:
+    if JOINED not in config:
         return [1 - of_memory]
-    weights = config[NAME].get("weights")
+    weights = config[JOINED].get("weights")
     if (type(weights) is not list or not weights or any(type(each) not in (int, float) for each in weights)
             or not min(weights) > 0 or not abs(sum(weights) + of_memory - 1) < TOLERANCE):
         raise InputError(f"{Path(model_dir) / 'config.json'}: found {str(weights)[:80]} for the weights of joined "
@@ -53,7 +52,7 @@ def read_members(model_dir, epoch, config):
                for number in range(len(read_weights(model_dir, config)))]
     for member in members:
         own = checkpoint.read_config(member)
-        if NAME in own or own.get(MEMORY) is not None:
+        if JOINED in own or own.get(MEMORY) is not None:
             raise InputError(f"{member}: found joined models, expected one network alone")
         if vocabulary_checksum(member, own) != vocabulary_checksum(model_dir, config):
             raise InputError(f"{member}: found a model of another vocab.txt, expected that of {model_dir}")

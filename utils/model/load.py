@@ -19,12 +19,10 @@ from utils.model.directory import (
     vocabulary_checksum,
 )
 from utils.model.equal_lengths import fold_lengths, without_scale
-from utils.model.joined import NAME as JOINED
-from utils.model.joined import JoinedScorer, read_members, read_weights
+from utils.model.joined import JOINED, JoinedScorer, read_members, read_weights
 from utils.model.layout import weight_shapes
 from utils.model.native_scorer import NativeScorer, native_library
-from utils.model.neighbours_file import NAME as NEIGHBOURS
-from utils.model.neighbours_file import read_memory
+from utils.model.neighbours_file import MEMORY, read_memory
 from utils.model.scorer import Scorer
 
 LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
@@ -62,7 +60,7 @@ def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
     epoch = choose_epoch(model_dir, epoch)
     if network_alone:
         require_one_network(model_dir, config)
-        config = {name: value for name, value in config.items() if name != NEIGHBOURS}
+        config = {name: value for name, value in config.items() if name != MEMORY}
     if JOINED in config:
         scorers, item_ids = _load_members(model_dir, epoch, config, room)
         weights_checksum = _checksum([scorer.weights_checksum for scorer in scorers])
@@ -74,7 +72,7 @@ def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
     weights = read_weights(model_dir, config)
     memory = read_memory(model_dir, config, len(scorers[0].item_matrix), room)
     if memory:
-        decisive.append(config[NEIGHBOURS])
+        decisive.append(config[MEMORY])
     scorer = JoinedScorer(scorers, weights, memory) if JOINED in config or memory else scorers[0]
     scorer.weights_checksum = weights_checksum
     scorer.checksum = _checksum([weights_checksum, vocabulary_checksum(model_dir, config), *decisive])

@@ -30,7 +30,7 @@ from utils.model import checkpoint, returns
 from utils.model.checked_json import require_kinds, write_json
 from utils.model.neighbours import VERSION, Neighbours, Remembered
 
-NAME = "neighbours"
+MEMORY = "neighbours"  # the name of its entry in config.json
 KINDS = {"weight": (int, float), "version": int, "returns": list, "file": dict}
 LARGEST = 80  # of the weights of returns.py: b is at most 8 times as large, and exp(b) stays a number
 NO_RETURNS = [0.0] * len(returns.NAMES)
@@ -78,7 +78,7 @@ def write_neighbours(model_dir, remembered, weight, returns=NO_RETURNS):
         file.write(data)
     record = {"weight": float(weight), "version": VERSION, "returns": returns,
               "file": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
-    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {NAME: record})
+    write_json(model_dir / "config.json", checkpoint.read_config(model_dir) | {MEMORY: record})
 
 
 def read_weight(model_dir, config):
@@ -93,24 +93,24 @@ def read_returns(model_dir, config):
 
 def _read_record(model_dir, config):
     """Both of them."""
-    if config.get(NAME) is None:
+    if config.get(MEMORY) is None:
         return 0.0, NO_RETURNS
-    path, record = Path(model_dir) / "config.json", {"returns": NO_RETURNS} | config[NAME]
+    path, record = Path(model_dir) / "config.json", {"returns": NO_RETURNS} | config[MEMORY]
     require_kinds(path, record, KINDS)
     if record.keys() != KINDS.keys() or not 0 <= record["weight"] < 1:
         raise InputError(f"{path}: found {', '.join(record) or 'nothing'} with the weight {record.get('weight')} for "
-                         f"{NAME!r}, expected {', '.join(KINDS)} with a weight from 0 to less than 1")
+                         f"{MEMORY!r}, expected {', '.join(KINDS)} with a weight from 0 to less than 1")
     found = record["returns"]
     if len(found) != len(NO_RETURNS) or not all(type(each) in KINDS["weight"] and abs(each) <= LARGEST
                                                 for each in found):
-        raise InputError(f"{path}: found {str(found)[:80]} for the returns of {NAME!r}, expected {len(NO_RETURNS)} "
+        raise InputError(f"{path}: found {str(found)[:80]} for the returns of {MEMORY!r}, expected {len(NO_RETURNS)} "
                          f"numbers from -{LARGEST} to {LARGEST}")
     return float(record["weight"]), found
 
 
 def read_remembered(model_dir, config, item_count, room=own_room):
     """The Remembered of a memory; arguments and errors of `read_memory`."""
-    record, path = config[NAME], Path(model_dir) / "config.json"
+    record, path = config[MEMORY], Path(model_dir) / "config.json"
     read_weight(model_dir, config)
     if record["version"] != VERSION:
         raise InputError(f"{path}: found version {record['version']} of the formula of neighbours, expected {VERSION}, "
@@ -130,9 +130,9 @@ def read_memory(model_dir, config, item_count, room=own_room):
     InputError
         The file is missing, truncated, changed, or doesn't hold sessions of so many items.
     """
-    if config.get(NAME) is None:
+    if config.get(MEMORY) is None:
         return None
-    remembered, checksum = read_remembered(model_dir, config, item_count, room), config[NAME]["file"]["sha256"]
+    remembered, checksum = read_remembered(model_dir, config, item_count, room), config[MEMORY]["file"]["sha256"]
     neighbours = Neighbours(remembered, partial(room, f"{checksum} {item_count} index"))
     return Memory(neighbours, read_weight(model_dir, config), checksum, read_returns(model_dir, config))
 

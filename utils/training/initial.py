@@ -11,7 +11,7 @@ from utils.files import InputError
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, other_net, read_items, read_settings
 from utils.model.layout import ITEM_MATRIX
-from utils.model.neighbours_file import NAME as MEMORY
+from utils.model.neighbours_file import MEMORY
 from utils.runlog import log, warn
 
 GONE_NAMED = 5  # items that the log names

@@ -18,7 +18,7 @@ from utils.model import checkpoint
 from utils.model.directory import choose_epoch
 from utils.model.neighbours import Neighbours, remember
 from utils.model.neighbours_file import (
-    NAME,
+    MEMORY,
     NO_RETURNS,
     Memory,
     read_remembered,
@@ -104,7 +104,7 @@ def memory_before(initial_model):
     """The Before of an initial.InitialModel; None where that has no memory."""
     model_dir = initial_model.epoch_dir.parent
     config = checkpoint.read_config(model_dir)
-    if NAME not in config:
+    if MEMORY not in config:
         return None
     items, offsets = read_remembered(model_dir, config, initial_model.items).sessions
     number_of = np.full(initial_model.items, -1, np.int32)
@@ -129,7 +129,7 @@ def add_memory(model_dir, remembering, item_count):
     model to begin with.
     """
     model_dir = Path(model_dir)
-    if NAME in checkpoint.read_config(model_dir):
+    if MEMORY in checkpoint.read_config(model_dir):
         return
     whole, without, choosing, _, weight, returns = remembering
     figures = {}
