@@ -17,7 +17,7 @@ from utils.model.mixture import mix
 from utils.model.neighbours import RECENT
 from utils.model.neighbours_file import MEMORY, read_weight
 from utils.model.scorer import Scorer
-from utils.model.selection import Selection
+from utils.model.selection import chosen_items, require_same_items
 from utils.model.top_k import top_k_among, top_k_of_rows
 
 JOINED = "joined"  # the name of the entry in config.json
@@ -138,8 +138,7 @@ class JoinedScorer(Scorer):
         return chosen.reshape(*states.shape[:-1], -1)
 
     def best(self, states, ks, excluded, allowed):
-        if any(isinstance(each, Selection) and each.items != len(self.item_matrix) for each in allowed):
-            raise IndexError(f"a selection from another number of items than {len(self.item_matrix)}")
+        require_same_items(allowed, len(self.item_matrix))
         best, at_once = [], max(1, SCORES_AT_ONCE // len(self.item_matrix))
         for start in range(0, len(states), at_once):
             scores, totals = self._mixed(states[start:start + at_once])
@@ -184,6 +183,5 @@ def _best(scores, k, excluded, allowed):
     """The best items by one row of scores, which may be changed."""
     if allowed is None:
         return top_k_of_rows(scores[None], k, [excluded])[0]
-    among = np.flatnonzero(allowed.mask()) if isinstance(allowed, Selection) else np.unique(
-        np.asarray(allowed, np.int64))
+    among = chosen_items(allowed)
     return top_k_among(scores[among], among, k, excluded)

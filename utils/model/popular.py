@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.files import InputError
 from utils.model.checked_json import read_json, require_kinds
-from utils.model.selection import Selection
+from utils.model.selection import chosen_items
 from utils.model.top_k import top_k, top_k_among
 
 POPULAR = "popular.json"
@@ -47,8 +47,7 @@ class Popular(NamedTuple):
         clicks = self.first_clicks if is_empty else self.clicks
         if allowed is None:
             return top_k(clicks, k, excluded)
-        among = np.flatnonzero(allowed.mask()) if isinstance(allowed, Selection) else np.unique(
-            np.asarray(allowed, np.int64))
+        among = chosen_items(allowed)
         return top_k_among(clicks[among], among, k, excluded)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, input_width, layers, state_sizes
 from utils.model.mixture import log_sum_exp
-from utils.model.selection import Selection
+from utils.model.selection import Selection, chosen_items, require_same_items
 from utils.model.top_k import top_k_among, top_k_of_rows
 
 
@@ -192,8 +192,7 @@ class Scorer:
         list of (items, their_scores), one for each row
             As in `top_k_of_rows`.
         """
-        if any(isinstance(each, Selection) and each.items != len(self.item_matrix) for each in allowed):
-            raise IndexError(f"a selection from another number of items than {len(self.item_matrix)}")
+        require_same_items(allowed, len(self.item_matrix))
         best = [self._best_among(allowed[row], states[row], ks[row], excluded[row])
                 if self._is_scored_alone(allowed[row]) else None for row in range(len(states))]
         rows = [row for row, found in enumerate(best) if found is None]
@@ -218,7 +217,7 @@ class Scorer:
         return allowed is not None and not isinstance(allowed, Selection)
 
     def _best_among(self, allowed, state, k, excluded):
-        among = allowed.few if isinstance(allowed, Selection) else np.unique(np.asarray(allowed, np.int64))
+        among = chosen_items(allowed)
         if not len(among):  # Paddle 2.6 multiplies no matrix without rows
             return among, np.empty(0, np.float32)
         return top_k_among(self.scores(state[None], among)[0], among, k, excluded)

@@ -40,3 +40,16 @@ class Selection:
     def has(self, items):
         """Which of an int array of items are in it, a bool array."""
         return (self.bits[items // BLOCK] >> (items % BLOCK) & 1).astype(bool)
+
+
+def chosen_items(allowed):
+    """The items of a Selection, or of an int array or a list, each once: int64 array, ascending."""
+    if isinstance(allowed, Selection):
+        return np.flatnonzero(allowed.mask()) if allowed.few is None else allowed.few
+    return np.unique(np.asarray(allowed, np.int64))
+
+
+def require_same_items(allowed, count):
+    """IndexError where one of several is a Selection from another number of items: C++ would read elsewhere."""
+    if any(isinstance(each, Selection) and each.items != count for each in allowed):
+        raise IndexError(f"a selection from another number of items than {count}")
