@@ -17,7 +17,7 @@ from utils.evaluation.metrics import Measures
 from utils.evaluation.significance import bootstrap_intervals, session_sums, sign_flip_p_values
 from utils.files import InputError, require_file
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch, other_net, vocabulary_checksum
+from utils.model.directory import choose_epoch, named_by, other_net, vocabulary_checksum
 from utils.processes import ALONE
 from utils.runlog import append_record, line_of, log, print_table, warn
 
@@ -172,7 +172,7 @@ def _prepare(evaluation):
 def _other_epoch(evaluation, vocab_sha256):
     """The epoch of the model to compare with, its best or last; InputError if it has another vocabulary."""
     other_dir = Path(evaluation.against)
-    try:
+    with named_by("--against"):
         config = checkpoint.read_config(other_dir)
         if vocabulary_checksum(other_dir, config) != vocab_sha256:
             raise InputError(f"found another vocab.txt in {other_dir} than in {evaluation.model_dir}, expected the "
@@ -180,8 +180,6 @@ def _other_epoch(evaluation, vocab_sha256):
         if another := other_net(other_dir, config):
             warn(another)
         return choose_epoch(other_dir)
-    except InputError as error:
-        raise InputError(f"--against: {str(error).removeprefix('--model_dir: ')}") from None
 
 
 def epochs_to_evaluate(finished, evaluation):

@@ -59,21 +59,18 @@ class IntentModel:
         return IntentScorer(self.settings, self.weights)
 
 
-def load_intent_model(model_dir, epoch=None, flag="--model_dir"):
+def load_intent_model(model_dir, epoch=None):
     """The IntentModel of a finished epoch, by default the best one by validation.
 
-    InputError, which names the `flag`, for another kind of model, and where files are missing, damaged or changed.
+    InputError for another kind of model, and where files are missing, damaged or changed.
     """
-    try:
-        config = checkpoint.read_config(model_dir)
-        settings, categories = _read_network(model_dir, config)
-        epoch = choose_epoch(model_dir, epoch)
-        item_ids, item_count = read_items(model_dir, config)
-        directory = checkpoint.epoch_directory(model_dir, epoch)
-        weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count, len(categories)))
-        state = checkpoint.read_state(directory)
-    except InputError as error:
-        raise InputError(str(error).replace("--model_dir", flag, 1)) from None
+    config = checkpoint.read_config(model_dir)
+    settings, categories = _read_network(model_dir, config)
+    epoch = choose_epoch(model_dir, epoch)
+    item_ids, item_count = read_items(model_dir, config)
+    directory = checkpoint.epoch_directory(model_dir, epoch)
+    weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count, len(categories)))
+    state = checkpoint.read_state(directory)
     for name, values in weights.items():
         if not max(values.max(), -values.min()) < LARGEST:
             raise InputError(f"{directory / checkpoint.MODEL}: found weights from {values.min():g} to "

@@ -22,7 +22,7 @@ from utils.intent.sessions import choose_sessions, read_intent_sessions, read_in
 from utils.intent.settings import STATISTICS, IntentSettings, weight_count
 from utils.intent.trainer import IntentLoss, IntentTrainer
 from utils.memory import require_memory
-from utils.model.directory import KIND, net_checksum
+from utils.model.directory import KIND, named_by, net_checksum
 from utils.model.layout import input_matrix, input_width
 from utils.model.load import load_model
 from utils.processes import ALONE
@@ -138,10 +138,8 @@ def _log_odds(are):
 
 def _known_vectors(model_dir, item_ids):
     """Which rows of the items' matrix begin as another model's vectors, and these: int64 [n], float32 [n, units]."""
-    try:
+    with named_by("--init_from"):
         settings, weights, ids = load_model(model_dir)
-    except InputError as error:
-        raise InputError(f"--init_from: {str(error).removeprefix('--model_dir: ')}") from None
     row_of = {item_id: row for row, item_id in enumerate(ids or ())}
     rows = np.array([row_of.get(item_id, -1) for item_id in item_ids], np.int64)
     if not (rows >= 0).any():

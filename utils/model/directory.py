@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +15,15 @@ SWITCHES = [field.name for field in fields(NetworkSettings) if field.type is boo
 NUMBERS = [field.name for field in fields(NetworkSettings) if field.type is float]
 KIND = "intent"  # what config.json of a model of train_intent.py has, and no other
 NET = Path(__file__).resolve().parent.parent.parent / "net.py"
+
+
+@contextmanager
+def named_by(flag):
+    """Within the block, a model directory is named by `flag`: that is what an InputError blames, not --model_dir."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{flag}: {str(error).removeprefix('--model_dir: ')}") from None
 
 
 def is_known(config):

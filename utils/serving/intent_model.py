@@ -14,7 +14,7 @@ from utils.intent.metrics import decide
 from utils.intent.model import load_intent_model
 from utils.intent.sessions import IntentSessions
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch
+from utils.model.directory import choose_epoch, named_by
 from utils.serving.model_reload import read_unchanged
 
 FLAG = "--intent_model_dir"
@@ -33,12 +33,15 @@ class ServedIntent:
 
     def __init__(self, model_dir, epoch=None):
         model_dir = Path(os.path.realpath(model_dir))  # only here: a link may be switched at any moment
-        try:
+        with named_by(FLAG):
             epoch = choose_epoch(model_dir, epoch)
-        except InputError as error:
-            raise InputError(str(error).replace("--model_dir", FLAG)) from None
         directory = checkpoint.epoch_directory(model_dir, epoch)
-        self.model = read_unchanged(model_dir, directory, lambda: load_intent_model(model_dir, epoch, FLAG))
+
+        def read():
+            with named_by(FLAG):
+                return load_intent_model(model_dir, epoch)
+
+        self.model = read_unchanged(model_dir, directory, read)
         if not self.model.is_known:
             raise InputError(f"{FLAG}: found a model of a network that was edited in net.py in {model_dir}, expected "
                              "the one that net.py came with")

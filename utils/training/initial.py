@@ -1,7 +1,6 @@
 """What a run begins with that goes on from another model (--init_from): what that one learnt of the items it knows."""
 
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch, other_net, read_items, read_settings
+from utils.model.directory import choose_epoch, named_by, other_net, read_items, read_settings
 from utils.model.layout import ITEM_MATRIX
 from utils.model.neighbours_file import MEMORY
 from utils.runlog import log, warn
@@ -49,13 +48,13 @@ class InitialModel:
 
 def network_of(model_dir):
     """The layout.NetworkSettings of the model that --init_from names; InputError where there is none."""
-    with _naming_the_flag():
+    with named_by("--init_from"):
         return read_settings(model_dir, checkpoint.read_config(model_dir))
 
 
 def has_memory(model_dir):
     """Whether the model that --init_from names has a memory of neighbours."""
-    with _naming_the_flag():
+    with named_by("--init_from"):
         return MEMORY in checkpoint.read_config(model_dir)
 
 
@@ -65,7 +64,7 @@ def find_initial(model_dir, item_ids):
     `item_ids`, a list of str or None, are those of the new run by index.
     """
     model_dir = Path(os.path.realpath(model_dir))  # a link may be switched meanwhile
-    with _naming_the_flag():
+    with named_by("--init_from"):
         config = checkpoint.read_config(model_dir)
         epoch_dir = checkpoint.epoch_directory(model_dir, choose_epoch(model_dir))
         known_ids, count = read_items(model_dir, config)
@@ -98,7 +97,7 @@ def _put_together(model, trainer, drawn):
     shapes = trainer.shapes()
     by_item = {ITEM_MATRIX, trainer.input_matrix}
     shapes_then = {name: [model.items, *shape[1:]] if name in by_item else shape for name, shape in shapes.items()}
-    with _naming_the_flag():
+    with named_by("--init_from"):
         weights, arrays, _ = checkpoint.load_checkpoint(model.epoch_dir, shapes_then)
         checkpoint.require_optimizer_of(model.epoch_dir, arrays, shapes_then)
     if weights.checksum != model.weights_sha256:
@@ -175,12 +174,3 @@ def _say(model, has_state):
     if model.gone:
         some = ", ".join(model.gone[:GONE_NAMED]) + ", ..." * (len(model.gone) > GONE_NAMED)
         log(f"items that --vocab_path lacks are left out: {some} (text2paddle.py --extend keeps them)")
-
-
-@contextmanager
-def _naming_the_flag():
-    """Within the block, an InputError that blames --model_dir blames --init_from."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"--init_from: {str(error).removeprefix('--model_dir: ')}") from None
