@@ -10,14 +10,14 @@ import numpy as np
 
 from utils.data.session_files import read_conversion
 from utils.data.sessions import Sessions, cut_blocks, read_sessions
-from utils.data.vocabulary import checksum, read_vocabulary
+from utils.data.vocabulary import checksum
 from utils.evaluation.baselines import baseline_ranks_and_best, popularity_scores, transition_scores
 from utils.evaluation.joined_ranks import load, model_ranks, model_ranks_and_best
 from utils.evaluation.metrics import Measures
 from utils.evaluation.significance import bootstrap_intervals, session_sums, sign_flip_p_values
 from utils.files import InputError, require_file
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch, named_by, other_net, vocabulary_checksum
+from utils.model.directory import choose_epoch, named_by, other_net, read_items, vocabulary_checksum
 from utils.processes import ALONE
 from utils.runlog import append_record, line_of, log, print_table, warn
 
@@ -144,9 +144,12 @@ def _prepare(evaluation):
     if evaluation.per_prediction and len(epochs) > 1:
         raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --start_index and "
                          "--last_index choose it")
-    item_ids, item_count = read_items(model_dir, config, evaluation.vocab_path)
-    other_epoch = _other_epoch(evaluation, vocabulary_checksum(model_dir, config)) if evaluation.against else None
-    record = read_conversion(evaluation.test_dir, checksum(model_dir / "vocab.txt"), "--test_dir")
+    item_ids, item_count = read_items(model_dir, config)
+    vocab_sha256 = vocabulary_checksum(model_dir, config)
+    if evaluation.vocab_path:
+        require_vocabulary(evaluation.vocab_path, vocab_sha256)
+    other_epoch = _other_epoch(evaluation, vocab_sha256) if evaluation.against else None
+    record = read_conversion(evaluation.test_dir, vocab_sha256, "--test_dir")
     sessions = read_sessions(evaluation.test_dir, item_count, "--test_dir")
     if not sessions.predictions:
         raise InputError(f"--test_dir: found no session of two known clicks in {evaluation.test_dir}, expected at "
@@ -164,7 +167,7 @@ def _prepare(evaluation):
         warn(another)
     training = None
     if evaluation.train_dir:
-        read_conversion(evaluation.train_dir, checksum(model_dir / "vocab.txt"), "--train_dir")
+        read_conversion(evaluation.train_dir, vocab_sha256, "--train_dir")
         training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
     return Test(sessions, item_ids or list(map(str, range(item_count))), unknown, training), epochs, other_epoch
 
@@ -198,14 +201,11 @@ def epochs_to_evaluate(finished, evaluation):
     return found
 
 
-def read_items(model_dir, config, vocab_path):
-    """`read_vocabulary` of the model's vocab.txt; a `vocab_path` that is given must be the same."""
-    own, expected = model_dir / "vocab.txt", vocabulary_checksum(model_dir, config)
-    for path, flag in [(own, "--model_dir")] + [(vocab_path, "--vocab_path")] * bool(vocab_path):
-        if checksum(require_file(path, flag)) != expected:
-            raise InputError(f"{flag}: found another vocabulary in {path} than the model was trained with, expected "
-                             f"SHA-256 {expected[:12]}...")
-    return read_vocabulary(own, "--model_dir")
+def require_vocabulary(path, sha256):
+    """InputError where --vocab_path, that of the test sessions, isn't the vocab.txt with this checksum, the model's."""
+    if checksum(require_file(path, "--vocab_path")) != sha256:
+        raise InputError(f"--vocab_path: found another vocabulary in {path} than the model was trained with, expected "
+                         f"SHA-256 {sha256[:12]}...")
 
 
 def evaluate_epoch(model_dir, epoch, test, evaluation, kernels=None, processes=ALONE, write=None):
