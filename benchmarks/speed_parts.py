@@ -15,8 +15,8 @@ import paddle
 from net import Network
 from utils.evaluation.flags import add_inference_flags
 from utils.evaluation.ranks import network_ranks
-from utils.losses import chunk_rows
 from utils.options import Parser
+from utils.tensors import chunk_rows
 from utils.training.flags import asked_by
 from utils.training.proof import prove
 

@@ -6,8 +6,7 @@ import paddle.nn.functional as F
 import pytest
 
 from net import Network
-from utils import losses
-from utils.losses import chunk_rows, cross_entropy, cross_entropy_of_scores
+from utils.losses import cross_entropy, cross_entropy_of_scores
 from utils.model.layout import NetworkSettings
 
 ROWS, ITEMS = 10, 23
@@ -75,15 +74,3 @@ def test_nan_is_not_hidden(function):
     scores = scores.detach().clone()
     scores[:, 2] = float("nan")
     assert np.isnan(function(scores, targets).numpy()).all()
-
-
-def test_no_chunk_holds_more_logits_than_allowed():
-    for items in (10, 17_376, 1_000_000, 50_000_000):
-        rows = chunk_rows(items)
-        assert rows >= 1 and (rows == 1 or rows * items <= losses.CHUNK_LOGITS)
-
-
-def test_only_a_processor_takes_few_rows_at_once(monkeypatch):
-    assert chunk_rows(20_000) == losses.CHUNK_ROWS and chunk_rows(losses.CHUNK_LOGITS + 1) == 1
-    monkeypatch.setattr(losses, "is_gpu", lambda: True)
-    assert chunk_rows(20_000) == losses.CHUNK_LOGITS // 20_000 and chunk_rows(losses.CHUNK_LOGITS + 1) == 1

@@ -3,6 +3,7 @@
 import numpy as np
 
 from utils import tensors
+from utils.tensors import chunk_rows
 
 
 def test_host_array_shares_the_memory():
@@ -45,3 +46,15 @@ def test_host_array_of_a_view_with_gaps():
     tensor = paddle.to_tensor(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert tensors.host_array(tensor[:, 1:]).tolist() == [[1, 2], [4, 5]]
     assert tensors.host_array(tensor.t()).tolist() == tensor.numpy().T.tolist()
+
+
+def test_no_chunk_holds_more_logits_than_allowed():
+    for items in (10, 17_376, 1_000_000, 50_000_000):
+        rows = chunk_rows(items)
+        assert rows >= 1 and (rows == 1 or rows * items <= tensors.CHUNK_LOGITS)
+
+
+def test_only_a_processor_takes_few_rows_at_once(monkeypatch):
+    assert chunk_rows(20_000) == tensors.CHUNK_ROWS and chunk_rows(tensors.CHUNK_LOGITS + 1) == 1
+    monkeypatch.setattr(tensors, "is_gpu", lambda: True)
+    assert chunk_rows(20_000) == tensors.CHUNK_LOGITS // 20_000 and chunk_rows(tensors.CHUNK_LOGITS + 1) == 1

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 import paddle
 import paddle.nn.functional as F
 
-from utils.tensors import is_gpu
-
-CHUNK_ROWS = 96  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
-CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)
 FAR = 1e30  # below any score
 SMALLEST = 1e-24  # the official code's; keeps logarithms finite
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
@@ -127,12 +123,6 @@ def cross_entropy_of_scores(scores, targets):
     if bool(((sums > 1 / SAFE_SUM) & (sums < SAFE_SUM)).all()):
         return paddle.log(sums) - _picked(scores, targets)
     return cross_entropy(scores, targets)
-
-
-def chunk_rows(items):
-    """Rows of logits that are computed at once for `items` items, at least 1; a GPU has use for all that fit."""
-    most = CHUNK_LOGITS // items
-    return max(1, most if is_gpu() else min(CHUNK_ROWS, most))
 
 
 def _target_and_negatives(scores, targets):

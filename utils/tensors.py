@@ -4,6 +4,9 @@ import contextlib
 
 import numpy as np
 
+CHUNK_ROWS = 96  # a chunk of logits then fits into the processor's caches, and the products still run at full speed
+CHUNK_LOGITS = 64 << 20  # at most this many logits exist at once (256 MiB)
+
 
 def host_array(tensor):
     """A Paddle tensor as a NumPy array; on the processor a view of the same memory where that has no gaps."""
@@ -96,3 +99,9 @@ def is_gpu():
     """Whether Paddle computes on a GPU."""
     import paddle
     return paddle.get_device().startswith("gpu")
+
+
+def chunk_rows(items):
+    """Rows of logits that are computed at once for `items` items, at least 1; a GPU has use for all that fit."""
+    most = CHUNK_LOGITS // items
+    return max(1, most if is_gpu() else min(CHUNK_ROWS, most))

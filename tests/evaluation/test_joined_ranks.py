@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import write_random_model
 
-from utils import losses
+from utils import tensors
 from utils.data.sessions import Sessions
 from utils.evaluation.joined_ranks import load, mixed_ranks, model_ranks, model_ranks_and_best, recent_before
 from utils.evaluation.metrics import TIES, target_ranks
@@ -75,7 +75,7 @@ def test_ranks_and_best_items_are_those_of_the_answers(both_ways, sessions):
 @pytest.mark.parametrize("ties", TIES)
 def test_ranks_are_the_same_to_the_bit_for_every_batch_size(both_ways, sessions, ties, monkeypatch):
     model, _ = both_ways
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
+    monkeypatch.setattr(tensors, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
     expected = model_ranks(model, sessions, 512, ties)
     for batch_size in 1, 7:
         assert np.array_equal(model_ranks(model, sessions, batch_size, ties), expected), batch_size

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from net import Network
-from utils import losses
+from utils import tensors
 from utils.data.sessions import Sessions
 from utils.evaluation import ranks
 from utils.evaluation.metrics import TIES
@@ -101,7 +101,7 @@ def test_hand_worked_ranks_of_a_network_that_only_has_biases(kernels_or_none):
 @pytest.mark.parametrize("settings", SETTINGS, ids=SETTINGS_NAMES)
 def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, kernels_or_none, monkeypatch):
     network = random_network(settings)
-    monkeypatch.setattr(losses, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
+    monkeypatch.setattr(tensors, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
     expected = network_ranks(network, sessions, 512, ties, kernels=kernels_or_none)
     for batch_size in 1, 2, 7:
         found = network_ranks(network, sessions, batch_size, ties, kernels=kernels_or_none)
@@ -298,7 +298,7 @@ def test_scores_that_divide_by_the_length_of_a_state(sessions, monkeypatch):
     _, network = random_and_edited(Cosine)
     expected = network_ranks(network, sessions, 512)
     for chunk_rows in range(8, 16):  # the last chunk has any number of rows
-        monkeypatch.setattr(losses, "CHUNK_ROWS", chunk_rows)
+        monkeypatch.setattr(tensors, "CHUNK_ROWS", chunk_rows)
         assert np.array_equal(network_ranks(network, sessions, 512), expected)
 
 

@@ -17,8 +17,8 @@ from small_runs import (
 )
 
 from net import Network, parameter
-from utils.losses import CHUNK_LOGITS, CHUNK_ROWS, chunk_rows
 from utils.model.layout import ITEM_MATRIX
+from utils.tensors import CHUNK_LOGITS, CHUNK_ROWS, chunk_rows
 from utils.training import objectives
 from utils.training.masks import NativeMasks, dropout_by
 from utils.training.objectives import AllItems

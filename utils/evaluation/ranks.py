@@ -7,12 +7,12 @@ import net
 from utils.data.batches import evaluation_batches
 from utils.evaluation.metrics import ranks_of_counts, target_ranks
 from utils.files import InputError
-from utils.losses import chunk_rows, cross_entropy_of_scores
+from utils.losses import cross_entropy_of_scores
 from utils.model.layout import scored_length
 from utils.model.top_k import top_k_of_rows
 from utils.processes import ALONE
 from utils.runlog import progress
-from utils.tensors import host_array, is_on_host
+from utils.tensors import chunk_rows, host_array, is_on_host
 
 PROOF_ITEMS = 500  # whose scores are computed both ways
 TOLERANCE = 1e-3  # how far the two may differ, relative to the largest score

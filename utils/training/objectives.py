@@ -14,9 +14,8 @@ import paddle.nn.functional as F
 
 import net
 from utils.files import InputError
-from utils.losses import CHUNK_ROWS, chunk_rows
 from utils.model.layout import scored_length
-from utils.tensors import as_array, as_tensor, is_on_host
+from utils.tensors import CHUNK_ROWS, as_array, as_tensor, chunk_rows, is_on_host
 from utils.training.engines import gradients_of, trainable
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 

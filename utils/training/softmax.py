@@ -6,10 +6,9 @@ autograd. Like the C++, it is compared with net.py and losses.py before a run's 
 
 import paddle
 
+from utils.losses import SAFE_SUM
 from utils.model.layout import LEAST_SQUARE
 from utils.tensors import add_rows, as_float32, as_tensor, is_on_host
-
-SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
 
 class PaddleSoftmax:
