@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from utils.memory import ALIGNED
 from utils.native import compiling, kernels
-from utils.native.compiling import ALIGNED, NotCompiled, address, aligned, level_flags, library
+from utils.native.compiling import NotCompiled, address, aligned, level_flags, library
 
 
 def loaded(**environment):

@@ -4,7 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.ranks import best_items, is_predicted, measure, network_ranks, network_ranks_and_best, ranks_of
+from utils.evaluation.ranks import (
+    BATCH_SIZE,
+    best_items,
+    is_predicted,
+    measure,
+    network_ranks,
+    network_ranks_and_best,
+    ranks_of,
+)
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch, read_items
 from utils.model.joined import JOINED, read_members, read_weights
@@ -74,9 +82,8 @@ def model_ranks_and_best(model, sessions, k, batch_size, ties="standard", descri
     return ranks, np.stack(best, axis=1).astype(np.int32)
 
 
-def mixed_ranks(network, neighbours, sessions, weights, batch_size=1024, ties="standard", description="neighbours",
-                processes=ALONE):
-    """As `ranks.network_ranks`, with a memory of neighbours by each of several weights, from one pass.
+def mixed_ranks(network, neighbours, sessions, weights):
+    """As `ranks.network_ranks` in one process, with a memory of neighbours by each of several weights, from one pass.
 
     Parameters
     ----------
@@ -103,12 +110,12 @@ def mixed_ranks(network, neighbours, sessions, weights, batch_size=1024, ties="s
             scores[at] = own
             if weight:
                 add_neighbours(scores, totals, weight / (1 - weight), found)
-            ranks.append(ranks_of(scores, targets, ties))
+            ranks.append(ranks_of(scores, targets, "standard"))
             of_networks = np.where(np.diff(found[2]) > 0, 1 - weight, 1)
             probabilities += [*(np.exp(scores[clicked] - totals[:, None]) * of_networks[:, None]).T]
         return ranks + probabilities
 
-    found = measure([network], sessions, batch_size, description, figures, len(weights) * (1 + RECENT), processes)
+    found = measure([network], sessions, BATCH_SIZE, "neighbours", figures, len(weights) * (1 + RECENT), ALONE)
     return found[:len(weights)], found[len(weights):].reshape(len(weights), RECENT, -1).transpose(0, 2, 1)
 
 

@@ -7,13 +7,12 @@ import numpy as np
 from utils.data.session_files import read_conversion
 from utils.data.sessions import Sessions, choose, read_sessions
 from utils.evaluation.metrics import recall_and_mrr
-from utils.evaluation.ranks import network_ranks_and_losses
+from utils.evaluation.ranks import BATCH_SIZE, network_ranks_and_losses
 from utils.files import InputError
 from utils.processes import ALONE
 
 CUTOFFS = [20]
 SMALLER_IS_BETTER = "valid_loss", "train_loss", "loss_ratio"
-BATCH_SIZE = 1024  # sessions at once; changes no figure
 
 
 def split_sessions(sessions, item_count, vocab_sha256, valid_dir, valid_fraction, is_known=None):

@@ -16,7 +16,6 @@ from utils.intent.settings import IntentSettings, weight_shapes
 from utils.model import checkpoint
 from utils.model.directory import KIND, choose_epoch, is_known, read_items
 
-LARGEST = 1e15  # as of utils/model/load.py
 CLOSE = 1e-4  # of log-odds: what different orders of sums differ by is far less
 EXPECTED = "expected one of train_intent.py"
 
@@ -71,10 +70,7 @@ def load_intent_model(model_dir, epoch=None):
     directory = checkpoint.epoch_directory(model_dir, epoch)
     weights = checkpoint.load_weights(model_dir, epoch, weight_shapes(settings, item_count, len(categories)))
     state = checkpoint.read_state(directory)
-    for name, values in weights.items():
-        if not max(values.max(), -values.min()) < LARGEST:
-            raise InputError(f"{directory / checkpoint.MODEL}: found weights from {values.min():g} to "
-                             f"{values.max():g} in {name}, expected a model that was trained without overflow")
+    checkpoint.require_moderate(weights, directory)
     thresholds = [state.get(f"{name}_threshold") for name in ("session", "item")]
     if not all(type(value) is float and np.isfinite(value) for value in thresholds):
         raise InputError(f"{directory / checkpoint.STATE}: found the thresholds {thresholds}, expected two numbers")

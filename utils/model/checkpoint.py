@@ -40,6 +40,7 @@ BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}
 PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds": NUMBER, "loss_sum": NUMBER,
                   "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
+LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
 
 
 class Weights(dict):
@@ -251,6 +252,14 @@ def _arrays_in(data, path):
         return arrays_in(data)[0]
     except ValueError as error:
         raise InputError(f"{path}: found no safetensors file ({error}), expected one") from None
+
+
+def require_moderate(weights, directory):
+    """InputError where a weight of an epoch, a dict of arrays by name, is LARGEST or more, or no number."""
+    for name, values in weights.items():
+        if not max(values.max(), -values.min()) < LARGEST:
+            raise InputError(f"{directory / MODEL}: found weights from {values.min():g} to {values.max():g} in {name}, "
+                             "expected a model that was trained without overflow")
 
 
 def require_optimizer_of(directory, arrays, shapes):

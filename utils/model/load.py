@@ -25,8 +25,6 @@ from utils.model.native_scorer import NativeScorer, native_library
 from utils.model.neighbours_file import MEMORY, read_memory
 from utils.model.scorer import Scorer
 
-LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
-
 
 def load_scorer(model_dir, epoch=None, network_alone=False, room=own_room):
     """What answers for a finished epoch of a model directory.
@@ -142,13 +140,9 @@ def load_model(model_dir, epoch=None):
 def _load_model(model_dir, epoch, config, room=own_room):
     item_ids, item_count = read_items(model_dir, config)
     settings = read_settings(model_dir, config)
-    path = checkpoint.epoch_directory(model_dir, epoch) / checkpoint.MODEL
 
     def finish(weights):
-        for name, values in weights.items():
-            if not max(values.max(), -values.min()) < LARGEST:
-                raise InputError(f"{path}: found weights from {values.min():g} to {values.max():g} in {name}, expected "
-                                 "a model that was trained without overflow")
+        checkpoint.require_moderate(weights, checkpoint.epoch_directory(model_dir, epoch))
         folded = dict(weights)
         fold_lengths(settings, folded)
         for name, values in weights.items():

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.memory import own_room
+from utils.memory import ALIGNED, own_room
 from utils.model.scorer import Scorer
 from utils.model.selection import Selection
-from utils.native.compiling import ALIGNED, INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
+from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
 
 SOURCES = [Path(__file__).parent.parent / "native" / name for name in ("scoring.cc", "all_scores.cc", "gru_layer.cc")]
 LANES = 16  # kLanes of gru_layer.cc and packed_products.h

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import InputError, open_file, write_atomically
+from utils.memory import ALIGNED
 
 POINTER, INTEGER, FLOAT, KEY = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
-ALIGNED = 64  # bytes: what a processor loads at once
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 COMPILE = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC"]
 LEVEL = "NATIVE_LEVEL"  # environment variable with one of the LEVELS, or `none`: compile for that one, whatever is here

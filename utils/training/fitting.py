@@ -15,8 +15,8 @@ import paddle
 from net import Network
 from utils.data.sessions import Sessions, choose
 from utils.data.vocabulary import checksum, read_vocabulary
-from utils.evaluation.ranks import network_ranks
-from utils.evaluation.validation import BATCH_SIZE, evenly_chosen, split_sessions, without_unknown
+from utils.evaluation.ranks import BATCH_SIZE, network_ranks
+from utils.evaluation.validation import evenly_chosen, split_sessions, without_unknown
 from utils.files import InputError
 from utils.model import checkpoint, upkeep
 from utils.runlog import log

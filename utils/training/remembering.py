@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.data.sessions import Sessions, choose, joined
 from utils.evaluation.joined_ranks import Model, mixed_ranks, model_ranks, recent_before
-from utils.evaluation.ranks import is_predicted
+from utils.evaluation.ranks import BATCH_SIZE, is_predicted
 from utils.evaluation.validation import evenly_chosen, without_unknown
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
@@ -35,7 +35,7 @@ FEWEST_SESSIONS, MOST_SESSIONS = 200, 2000  # that are held out, but no more tha
 FEWEST, MOST = 100, 8000  # predictions that choose: fewer say too little, more take longer
 WEIGHTS = 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
 USUAL_WEIGHT = 0.4  # where too few predictions could choose
-CUTOFF, BATCH_SIZE = 20, 1024
+CUTOFF = 20
 
 
 class Before(NamedTuple):
