@@ -184,10 +184,10 @@ def test_session_parallel_steps_equal_the_spelled_out_ones(lengths, slots, fewes
 def test_batching_chooses_between_the_two_ways():
     sessions = as_sessions([[number, number + 1, number + 2] for number in range(40)])
     random = lambda: np.random.default_rng(5)
-    whole = flat(Batching(parallel=False, size=6, shuffle=True, group=3).batches(sessions, random()))
+    whole = flat(Batching(side_by_side=False, size=6, shuffle=True, group=3).batches(sessions, random()))
     assert whole == flat(training_batches(sessions, 6, random(), True, 3))
     assert whole != flat(training_batches(sessions, 6, random()))
-    side_by_side = Batching(parallel=True, size=6).batches(sessions, random(), fewest_slots=3)
+    side_by_side = Batching(side_by_side=True, size=6).batches(sessions, random(), fewest_slots=3)
     steps = [step.inputs.tolist() for step in side_by_side]
     assert steps == [step.inputs.tolist() for step in session_parallel_steps(sessions, 6, 3)]
     assert {len(inputs) for inputs in steps} == {4, 6}

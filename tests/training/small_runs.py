@@ -23,7 +23,7 @@ NETWORKS = {
     "none": NetworkSettings([6, 5], 0, "none", reset_after=False, gru_lr_x=2.0),
     "scaled": NetworkSettings([7], 7, score_scale=3.0),
 }
-BATCHINGS = {"sessions": Batching(parallel=False, size=6), "parallel": Batching(parallel=True, size=6)}
+BATCHINGS = {"sessions": Batching(side_by_side=False, size=6), "parallel": Batching(side_by_side=True, size=6)}
 LOSSES = {
     "ce": Loss("ce"),
     "ce smoothed": Loss("ce", smoothing=0.2),

@@ -12,7 +12,7 @@ from stopped_runs import TRAINED, flags, result, stopping_after
 from utils.files import InputError
 from utils.model import checkpoint
 from utils.training import fitting
-from utils.training.fitting import Tried, chosen_of, newest_sessions
+from utils.training.fitting import Tried, chosen_of, training_and_judging
 from utils.training.sampled_flags import make_trainer, parse_arguments
 from utils.training.trainer import Trainer
 
@@ -73,10 +73,10 @@ def test_newer_sessions_judge_what_the_newest_before_them_train(tiny_data, monke
     lines = (tiny_data / "train_data" / "train.txt").read_text(encoding="utf-8").splitlines()
     options = parse_arguments(["--train_dir", str(tiny_data / "train_data"), "--vocab_path",
                                str(tiny_data / "vocab.txt")])
-    training, judging = newest_sessions(options)
+    training, judging = training_and_judging(options)
     assert len(training.lengths) == 180 and training.predictions == sum(len(line.split()) - 1 for line in lines[:180])
     monkeypatch.setattr(fitting, "MOST", 40)
-    few, _ = newest_sessions(options)
+    few, _ = training_and_judging(options)
     last = len(few.lengths)
     assert np.array_equal(few.lengths, training.lengths[-last:])
     assert few.predictions <= 40 < few.predictions + training.lengths[-last - 1] - 1
@@ -94,7 +94,7 @@ def test_the_rate_falls_evenly_to_its_end(half_life, tiny_data, monkeypatch):
                                "--recency_half_life", str(half_life)])
     rates = []
     monkeypatch.setattr(Trainer, "set_rate", lambda _, rate: rates.append(rate))
-    fitting._short_training(options, 0.1, make_trainer, None, *newest_sessions(options))
+    fitting._short_training(options, 0.1, make_trainer, None, *training_and_judging(options))
     falls, even = -np.diff(rates), (rates[0] - rates[-1]) / (len(rates) - 1)
     assert rates[0] == options.base_lr and falls.min() > 0
     assert falls.max() < 3 * even and 0.1 * options.base_lr < rates[-1] < 0.1 * options.base_lr + 3 * even
@@ -121,7 +121,7 @@ def test_a_stopped_run_goes_on_with_what_it_found(tiny_data, run_here, tmp_path,
     with stopping_after(25):
         process = run_here("train_sample_neg.py", *fit_flags(tiny_data, tmp_path / "stopped"))
     assert process.returncode == 143
-    monkeypatch.setattr(fitting, "newest_sessions", None)  # no short training comes a second time
+    monkeypatch.setattr(fitting, "training_and_judging", None)  # no short training comes a second time
     process = run_here("train_sample_neg.py", *fit_flags(tiny_data, tmp_path / "stopped", "--resume", 1))
     assert process.returncode == 0, process.stderr
     assert result(tmp_path / "stopped") == result(tmp_path / "whole")
@@ -135,7 +135,7 @@ def test_a_run_that_ends_while_it_looks_leaves_nothing(tiny_data, run_here, tmp_
 
 
 def test_a_run_that_is_there_is_refused_before_anything_is_trained(tiny_data, tiny_model, run_here, monkeypatch):
-    monkeypatch.setattr(fitting, "newest_sessions", None)
+    monkeypatch.setattr(fitting, "training_and_judging", None)
     assert_one_line_error(run_here("train_sample_neg.py", *fit_flags(tiny_data, tiny_model)), "found another run")
     assert checkpoint.finished_epochs(tiny_model) == [1, 2]
 

@@ -58,7 +58,7 @@ def test_one_click_with_carried_states_is_that_of_net(settings):
 @pytest.mark.parametrize("batching", BATCHINGS.values(), ids=BATCHINGS)
 @pytest.mark.parametrize("settings", ONE_CLICK.values(), ids=ONE_CLICK)
 def test_an_epoch_is_that_of_net(settings, batching):
-    if not computes(settings, batching.parallel):
+    if not computes(settings, batching.side_by_side):
         pytest.skip("nn.GRU can't compute that")
     results = []
     for engine_class in (FusedEngine, PaddleEngine):

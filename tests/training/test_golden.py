@@ -169,7 +169,7 @@ def check(name, data, kernels, monkeypatch):
     support = np.bincount(training.items, minlength=item_count)
     objective = OfficialNegatives(network, loss, support, given["n_sample"], given["sample_alpha"], given["logq"], True)
     optimizer = Adagrad(given["learning_rate"], given["momentum"])
-    trainer = Trainer(network, training, Batching(parallel=True, size=BATCH_SIZE), objective, optimizer)
+    trainer = Trainer(network, training, Batching(side_by_side=True, size=BATCH_SIZE), objective, optimizer)
     if kernels:
         trainer.use(NativeEngine(network, kernels), kernels)
         objective.kernels = optimizer.kernels = kernels

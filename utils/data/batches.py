@@ -14,7 +14,7 @@ from utils.processes import ALONE
 class Batching:
     """How an epoch is divided into steps.
 
-    parallel : bool, sessions side by side, one click a step (the paper's way); otherwise whole sessions
+    side_by_side : bool, sessions side by side, one click a step (the paper's way); otherwise whole sessions
     size : int, sessions per step
     shuffle : bool, whole sessions in random order; otherwise in the order of the files
     group : int, neighbouring batches of whole sessions that are sorted by length together
@@ -23,7 +23,7 @@ class Batching:
     half_life : float, a session with so many newer ones takes part in half of the epochs; 0: all take part in all
     """
 
-    parallel: bool
+    side_by_side: bool
     size: int
     shuffle: bool = False
     group: int = 1
@@ -42,7 +42,7 @@ class Batching:
     def batches(self, sessions, random, fewest_slots=1):
         """Yield the steps of an epoch: ParallelStep, or Batch in an order drawn from a numpy.random.Generator."""
         windows, context = self.windows(sessions)
-        if self.parallel:
+        if self.side_by_side:
             return session_parallel_steps(windows, self.size, fewest_slots, context)
         return training_batches(windows, self.size, random, self.shuffle, self.group, context)
 

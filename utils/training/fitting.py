@@ -89,7 +89,7 @@ def _found(options, make_trainer, device):
     if not device.processes.is_alone:
         return usual
     upkeep.require_room(model_dir, options.overwrite)
-    training, judging = newest_sessions(options)
+    training, judging = training_and_judging(options)
     if min(training.predictions, judging.predictions) < FEWEST:
         log(f"fit: as usual, epochs:{options.pass_num} lr_end:{options.lr_end:g}; too few sessions to try others: "
             f"{training.predictions} predictions to train on, {judging.predictions} to judge by")
@@ -147,7 +147,7 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
     return tried
 
 
-def newest_sessions(options):
+def training_and_judging(options):
     """What short trainings train on and are judged by: two Sessions, whose items are numbered anew, without gaps."""
     _, item_count, vocab_sha256 = *read_vocabulary(options.vocab_path), checksum(options.vocab_path)
     data = asked_by(options).data

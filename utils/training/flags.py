@@ -6,7 +6,7 @@ from utils.data.session_files import refuse_sessions
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
 from utils.training.optimizer_flags import add_optimizer_flags, add_rate_flags, check_optimizer_flags
-from utils.training.sequence_flags import add_sequence_flags, check_sequence_flags, train_paths, windows
+from utils.training.sequence_flags import add_sequence_flags, check_sequence_flags, train_paths, window_sizes
 
 UPDATE = {"pass_num": 1}  # defaults of a run that goes on from a model, beside those of optimizer_flags.py
 SHAPE = "hid_size", "embedding", "emb_size", "reset_gate", "score_scale", "last_click"  # of a network; a model keeps it
@@ -249,7 +249,7 @@ def asked_by(options, fitted=None):
         reset_after=options.reset_gate == "after", carry_dropped=bool(options.carry_dropped),
         through_time=bool(options.through_time), last_click=bool(options.last_click),
         **{name: getattr(options, name) for name in same_names})
-    max_length, window_overlap = windows(options)
+    max_length, window_overlap = window_sizes(options)
     data = Data(train_paths(options.train_dir), options.vocab_path, max_length, window_overlap,
                 valid_dir=options.valid_dir, valid_fraction=options.valid_fraction, init_from=options.init_from,
                 drop_one_item=bool(options.drop_one_item), newest_sessions=options.newest_sessions,
@@ -278,4 +278,4 @@ def batching(options):
     """The batches.Batching that the trainers' flags ask for."""
     from utils.data.batches import Batching
     return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches,
-                    *windows(options), options.recency_half_life)
+                    *window_sizes(options), options.recency_half_life)

@@ -323,7 +323,7 @@ def require_negatives(objective, sessions, batching):
     if objective.fewest_slots < 2:
         return
     predictions = np.maximum(batching.windows(sessions)[0].lengths - 1, 0)
-    if batching.parallel:
+    if batching.side_by_side:
         most = min(np.count_nonzero(predictions), batching.size)
     else:
         most = predictions.max() if batching.size == 1 else predictions.sum()

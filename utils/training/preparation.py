@@ -88,7 +88,7 @@ def _prove(trainer, kernels, splits_items):
         raise InputError("--split_items 1: found scores or a loss in net.py that differ in "
                          f"{', '.join(proof.differs['loss'])}, expected those as they come; train_sample_neg.py splits "
                          "with any loss")
-    if proof.differs["carrying"] and trainer.batching.parallel:
+    if proof.differs["carrying"] and trainer.batching.side_by_side:
         warn("net.py gives other hidden states click by click than for whole sessions (first_states and `before` carry "
              "what it keeps): sessions side by side train it without what is not carried; --batching sessions trains "
              "it whole")

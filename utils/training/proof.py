@@ -75,7 +75,7 @@ def prove(trainer, kernels):
     batch, rows = small_batch(trainer.sessions), network.item_matrix.shape[0]
     batch = batch._replace(inputs=batch.inputs % rows, targets=batch.targets % rows)  # all rows, or this process's
     changed_weights = other_weights(network)
-    is_fused = is_gpu() and computes(network.settings, trainer.batching.parallel)
+    is_fused = is_gpu() and computes(network.settings, trainer.batching.side_by_side)
     with trial_weights(network, random):
         require_same_rows(network, batch)
         require_no_future(network, batch)
@@ -85,7 +85,7 @@ def prove(trainer, kernels):
             proof.differs["engine"] = changed_weights or engine_differences(network, kernels, batch, random)
         elif is_fused:
             proof.differs["engine"] = changed_weights or fused_differences(
-                network, one_click(batch) if trainer.batching.parallel else batch, random)
+                network, one_click(batch) if trainer.batching.side_by_side else batch, random)
         if kernels or trainer.objective.is_softmax:
             proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
         if kernels and trainer.optimizer.name:

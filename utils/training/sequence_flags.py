@@ -42,7 +42,7 @@ def check_sequence_flags(options):
                          "most that")
 
 
-def windows(options):
+def window_sizes(options):
     """The longest window, and how many of its predictions are those of the window before: two int."""
     if options.look_back:
         return options.look_back, options.look_back - 1

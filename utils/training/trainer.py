@@ -106,9 +106,9 @@ class Trainer:
         """One update for a Part of a batch; the mean loss over the whole batch."""
         part, own, share = part
         # The official code divides a step's loss by the nominal number of slots also when fewer are left.
-        nominal = len(batch.targets) / self.nominal_slots if self.batching.parallel else 1.0
+        nominal = len(batch.targets) / self.nominal_slots if self.batching.side_by_side else 1.0
         scale = share * nominal
-        if self.batching.parallel:
+        if self.batching.side_by_side:
             self.engine.carry_states(part)
         scored = self._draw(batch)
         if scored is None:  # there is no gradient
