@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from utils.data.session_files import refuse_conversion
-from utils.files import finish, require_different, require_file, write_atomically
+from utils.files import finish, naming, require_different, require_file, write_atomically
 from utils.options import DAYS, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
@@ -62,7 +62,7 @@ def convert(flag, source, target, file, flags):
     """
     # slow to import, so only once the flags are checked
     from utils.data.click_files import read_clicks
-    from utils.data.click_writing import write_sessions
+    from utils.data.click_writing import write_item_ids
     from utils.data.clicks import DAY, Clicks, sessions_since
 
     clicks = read_clicks([source], table_columns(flags), flag)
@@ -72,12 +72,9 @@ def convert(flag, source, target, file, flags):
         removed = [old - new for old, new in zip(older, clicks.sizes())]
         print("--newest_days {:g}: left out {:,} sessions, {:,} events, {:,} items".format(flags.newest_days, *removed),
               flush=True)
-    try:
-        write_sessions(clicks, file)
+    with naming(target):  # two files are open
+        write_item_ids(clicks, file)
         finish(file)
-    except OSError as error:
-        error.filename = str(target)  # two files are open, so the error must say which one it means
-        raise
     return clicks.sizes()
 
 

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from utils.data.archives import CLICKS_FILE, PURCHASES_FILE, fetch, unpacked
 from utils.data.conversion import open_targets, text_paths
 from utils.data.session_files import refuse_conversion
-from utils.files import InputError, finish, require_different, require_file, write_atomically
+from utils.files import InputError, finish, naming, require_different, require_file, write_atomically
 from utils.intent.preparation_flags import add_intent_flags, check_intent_flags, intent_paths
 from utils.memory import available
 from utils.options import COUNT, DAYS, Parser, add_table_flags, encoding, number, table_columns
@@ -379,12 +379,9 @@ def save_part(clicks, file, path):
     """
     from utils.data.click_writing import write_table
 
-    try:
+    with naming(path):  # four files are open
         write_table(clicks, file)
         finish(file)
-    except OSError as error:
-        error.filename = str(path)  # four files are open, so the error must say which one it means
-        raise
 
 
 if __name__ == "__main__":

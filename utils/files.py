@@ -73,6 +73,16 @@ def write_atomically(path, mode="w", permissions=None):
     sync_directory(path.parent)
 
 
+@contextmanager
+def naming(path):
+    """Within the block, what goes wrong is said of `path`: the system doesn't name the file when a write fails."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def _remove_empty(folders):
     """Remove those of the folders that are empty, the innermost first."""
     for folder in folders:

@@ -9,7 +9,7 @@ import time
 
 from tqdm import tqdm
 
-from utils.files import InputError
+from utils.files import InputError, naming
 from utils.memory import read_bytes
 from utils.process import place
 
@@ -71,19 +71,15 @@ def append_record(model_dir, record):
     """
     path = model_dir / "metrics.jsonl"
     line = json.dumps(_finite({**record, "time": round(time.time(), 3)}), allow_nan=False) + "\n"
-    try:
-        with open(path, "a+b", buffering=0) as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = "\n" + line
-            data = line.encode()
-            written = file.write(data)
-            if written < len(data):  # the disk is full; the next write raises the error that says so
-                file.write(data[written:])
-    except OSError as error:
-        error.filename = str(path)
-        raise
+    with naming(path), open(path, "a+b", buffering=0) as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        data = line.encode()
+        written = file.write(data)
+        if written < len(data):  # the disk is full; the next write raises the error that says so
+            file.write(data[written:])
 
 
 def _finite(value):

@@ -38,7 +38,7 @@ def test_splits_hold_any_ids_and_the_csv_module_reads_them(tmp_path_factory, row
 @settings(max_examples=60)
 def test_session_text_holds_any_ids_as_words(rows):
     table, file = table_of(rows), io.BytesIO()
-    click_writing.write_sessions(table, file)
+    click_writing.write_item_ids(table, file)
     sessions = {}
     for session, item, seconds in rows_of(table):
         sessions.setdefault(session, []).append((seconds, item))
@@ -50,6 +50,6 @@ def test_session_text_holds_any_ids_as_words(rows):
 def test_ordinary_ids_stand_as_they_are():
     table, text, sessions = table_of([("s 1", "żółw-7", 5), ("s 1", "a,b", 6)]), io.BytesIO(), io.BytesIO()
     click_writing.write_table(table, text)
-    click_writing.write_sessions(table, sessions)
+    click_writing.write_item_ids(table, sessions)
     assert text.getvalue().decode() == "SessionId\tItemId\tTime\ns 1\tżółw-7\t5\ns 1\ta,b\t6\n"
     assert sessions.getvalue().decode() == "żółw-7 a,b\n"

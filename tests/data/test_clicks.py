@@ -234,7 +234,7 @@ def test_large_tables_are_written_in_pieces_without_a_seam(tmp_path, monkeypatch
     with open(tmp_path / "table", "wb") as file:
         click_writing.write_table(table, file)
     with open(tmp_path / "text", "wb") as file:
-        click_writing.write_sessions(table, file)
+        click_writing.write_item_ids(table, file)
     assert rows_of(read(tmp_path / "table")) == rows_of(table)
     assert (tmp_path / "text").read_text() == "0\n0 1 2 3\n0\n0 1 2 3\n0\n"
 

@@ -37,7 +37,7 @@ def prepared(clicks, flags):
         filtered = preprocess.filter_clicks(clicks, flags)
         for part in (filtered, *preprocess.split(filtered, flags, "train_full", "test", flags.newest_fraction,
                                                  flags.newest_days)):
-            for write in (click_writing.write_table, click_writing.write_sessions):
+            for write in (click_writing.write_table, click_writing.write_item_ids):
                 file = io.BytesIO()
                 write(part, file)
                 texts.append(file.getvalue())

@@ -76,7 +76,7 @@ def as_words(names):
     return pa.array(words, pa.string())
 
 
-def write_sessions(clicks, file):
+def write_item_ids(clicks, file):
     """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
     for text in session_text(clicks, as_words(clicks.item_names), id_reader(clicks)):
         file.write(text)
@@ -149,7 +149,7 @@ def write_session_text(training, test, directory):
 
 
 def write_indexed(training, test, targets, directory):
-    """Write what `write_sessions` and then text2paddle.py write: session text of indices, and vocab.txt.
+    """Write what `write_item_ids` and then text2paddle.py write: session text of indices, and vocab.txt.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from utils.data.click_files import joined_clicks, number_names, number_sessions
 from utils.data.clicks import Clicks, firsts_of_runs, group_by_session
 from utils.data.spilled_sort import schema, sorted_rows
-from utils.files import InputError
+from utils.files import InputError, naming
 
 BYTES_A_CLICK = 64  # of memory that preparation takes for each click at its peak, if all are in memory
 BLOCK = 1 << 20  # clicks of a block, at least
@@ -260,9 +260,5 @@ def _load(path, sessions, clicks, stored):
 @contextmanager
 def _open(path):
     """Open a temporary file for writing; errors name its folder."""
-    try:
-        with open(path, "wb") as file:
-            yield file
-    except OSError as error:
-        error.filename = str(path.parent)
-        raise
+    with naming(path.parent), open(path, "wb") as file:
+        yield file
