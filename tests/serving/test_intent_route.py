@@ -125,7 +125,9 @@ def test_long_ids_and_what_others_wrote_to_the_store(with_intent):
         click = {"session_id": "a", "user_consent": True, "category": "c" * 200}
         for item_id in ("x" * 200, "y" * 200, "x" * 200):
             answers = (await client.post("/v1/intent", json={"click": {**click, "item_id": item_id}})).json()["answers"]
-        assert len(answers[0]["items"]) == 2  # two different items, of which digests are kept
+        # Two different items, of which digests are kept; the one that was just clicked has its id.
+        assert [len(item["item_id"]) for item in answers[0]["items"]] == [200, 32]
+        assert answers[0]["items"][0]["item_id"] == "x" * 200
         kept = (await api.store.click(KEEPING + "a", "no JSON")).clicks
         assert max(map(len, kept)) < 120
         reply = await client.post("/v1/intent", json={"click": {**click, "item_id": "item_1"}})

@@ -74,19 +74,23 @@ class IntentApi:
         if click.time is UNSET:
             click.time = time.time()
         key, known = KEEPING + click.session_id, (click.item_id in model.index_of, click.category in model.category_of)
+        shortened = short(click, *known)
         try:
             if not click.user_consent:
                 await store.forget(key)
                 return [kept_as(click)], 1
-            session = await store.click(key, encode_kept(short(click, *known)).decode())
+            session = await store.click(key, encode_kept(shortened).decode())
         except StoreError as error:
             raise Refused(503, "server", str(error), 1) from error
         kept = []
         for text in session.clicks:
             try:
-                kept.append(kept_as(decode_kept(text)))
+                found = decode_kept(text)
             except ValueError:  # a store that others write to, too
                 continue
+            if found.item_id == shortened.item_id:  # a digest says nothing to the client
+                found.item_id = click.item_id
+            kept.append(kept_as(found))
         return kept or [kept_as(click)], session.count
 
     async def _compute(self, sessions):

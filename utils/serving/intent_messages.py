@@ -47,7 +47,9 @@ class IntentQuestion(Struct, forbid_unknown_fields=True):
 class ItemIntent(Struct):
     """An item of the session."""
 
-    item_id: str
+    item_id: Annotated[str, Meta(description="As in the clicks; in a remembered session, a digest for the id of an "
+                                             "earlier click that the model doesn't know and that has more than 40 "
+                                             "characters.")]
     probability: Annotated[Probability, Meta(description="That the session buys the item, if it buys anything.")]
     is_bought: Annotated[bool, Meta(description="Whether that reaches the model's threshold, or is the highest one.")]
 
