@@ -145,8 +145,10 @@ def main():
             f"workers:{options.workers} threads:{options.threads} pruner:{options.pruner} watch:{options.watch}")
         log(f"first come: {', '.join(name for name, _, _ in first)}")
         device = {name: getattr(options, name) for name in ("use_cuda", "threads", "tune_cpu")}
-        Search(Plan(directory, options.script, parameters, base, models, options.watch, options.seed, options.trials,
-                    options.workers, device, bool(options.keep_models)), study).run()
+        plan = Plan(directory, options.script, parameters, base, folds=models, watched=options.watch,
+                    seed=options.seed, trials=options.trials, workers=options.workers, device=device,
+                    keep_models=bool(options.keep_models))
+        Search(plan, study).run()
         report(options, directory, study, parameters)
 
 

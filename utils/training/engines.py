@@ -2,7 +2,7 @@
 
 An engine goes forward, from a batch to hidden states, and back, from the gradient by those to the gradients by the
 weights. It keeps the states that running sessions carry from step to step. An objective (objectives.py) stands between
-the two ways.
+the two ways. fused.py has a third one, for GPUs.
 """
 
 import numpy as np
@@ -13,6 +13,9 @@ from utils.model.layout import layers
 from utils.native import kernels as native
 from utils.native.network import NativeNetwork
 from utils.tensors import as_float32, as_tensor, host_array
+
+RUNNING = "running."  # how the names of what a step leaves to the next one begin
+KEY = f"{RUNNING}key"  # of the dropout that C++ draws
 
 
 class PaddleEngine:
@@ -102,7 +105,7 @@ class PaddleEngine:
 
     def state_arrays(self):
         """What a step leaves to the next one of its epoch, as arrays."""
-        return {f"running.{number}": state.numpy() for number, state in enumerate(self.states or [])}
+        return {f"{RUNNING}{number}": state.numpy() for number, state in enumerate(self.states or [])}
 
     def restore(self, arrays):
         """Put back what `state_arrays` returned."""
@@ -166,12 +169,12 @@ class NativeEngine:
         return gradients
 
     def state_arrays(self):
-        states = {f"running.{number}": np.array(state) for number, state in enumerate(self.states or [])}
-        return states | {"running.key": np.array([self.key % 2**64], np.uint64)}
+        states = {f"{RUNNING}{number}": np.array(state) for number, state in enumerate(self.states or [])}
+        return states | {KEY: np.array([self.key % 2**64], np.uint64)}
 
     def restore(self, arrays):
-        if "running.key" in arrays:  # a PaddleEngine has none
-            self.key = int(arrays["running.key"][0])
+        if KEY in arrays:  # a PaddleEngine has none
+            self.key = int(arrays[KEY][0])
         self.states = [native.copied(state) for state in running_states(arrays)] or None
 
 
@@ -202,4 +205,4 @@ def gradients_of(result, weights, upward=None):
 
 def running_states(arrays):
     """The layers' states among what an engine's `state_arrays` returned, the lowest first: a list of arrays."""
-    return [arrays[f"running.{number}"] for number in range(len(arrays)) if f"running.{number}" in arrays]
+    return [arrays[f"{RUNNING}{number}"] for number in range(len(arrays)) if f"{RUNNING}{number}" in arrays]

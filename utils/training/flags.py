@@ -255,27 +255,31 @@ def asked_by(options, fitted=None):
                 drop_one_item=bool(options.drop_one_item), newest_sessions=options.newest_sessions,
                 recency_half_life=options.recency_half_life, neighbours=bool(options.neighbours))
     steps = options.step_num if getattr(options, "enable_ce", False) else None
-    return Asked(data, schedule_of(options, steps), output_of(options), network, vars(options),
-                 bool(options.split_items), options.exchange_steps, fitted)
+    return Asked(data, schedule_of(options, steps), output_of(options), network, vars(options), fitted=fitted,
+                 splits_items=bool(options.split_items), exchange_steps=options.exchange_steps)
 
 
 def schedule_of(options, steps=None):
     """The settings.Schedule of a trainer's flags, with so many steps an epoch at most."""
     from utils.training.settings import Schedule
-    return Schedule(options.pass_num, options.base_lr, options.lr_end, options.lr_schedule, options.warmup,
-                    options.seed, steps, options.watch, options.patience)
+    return Schedule(epochs=options.pass_num, rate=options.base_lr, rate_end=options.lr_end, kind=options.lr_schedule,
+                    warmup=options.warmup, seed=options.seed, steps=steps, watch=options.watch,
+                    patience=options.patience)
 
 
 def output_of(options):
     """The settings.Output of a trainer's flags."""
     from utils.training.settings import Output
     event_files = [name for name in ("tensorboard", "visualdl") if getattr(options, name)]
-    return Output(options.model_dir, bool(options.overwrite), bool(options.resume), options.keep,
-                  options.save_seconds, options.print_batch, event_files)
+    return Output(options.model_dir, overwrite=bool(options.overwrite), resume=bool(options.resume),
+                  keep=options.keep, save_seconds=options.save_seconds, print_batch=options.print_batch,
+                  event_files=event_files)
 
 
 def batching(options):
     """The batches.Batching that the trainers' flags ask for."""
     from utils.data.batches import Batching
-    return Batching(options.batching == "parallel", options.batch_size, bool(options.shuffle), options.group_batches,
-                    *window_sizes(options), options.recency_half_life)
+    longest, overlap = window_sizes(options)
+    return Batching(side_by_side=options.batching == "parallel", size=options.batch_size,
+                    shuffle=bool(options.shuffle), group=options.group_batches, longest=longest, overlap=overlap,
+                    half_life=options.recency_half_life)

@@ -14,6 +14,7 @@ from utils.memory import peak_memory, readable
 from utils.process import STOPPED
 from utils.runlog import append_record, line_of, log, read_records, warn
 from utils.runlog import progress as progress_bar
+from utils.training.engines import RUNNING
 from utils.training.held_signals import HeldSignals
 from utils.training.initial import load_initial
 from utils.training.preparation import prepare, require_possible
@@ -167,7 +168,7 @@ class Run:
         batches = islice(trainer.batches(epoch_generator(self.schedule.seed, progress.epoch)), self.schedule.steps)
         if progress.processes != count:
             if progress.num_steps:
-                arrays = {name: values for name, values in arrays.items() if not name.startswith("running.")}
+                arrays = {name: values for name, values in arrays.items() if not name.startswith(RUNNING)}
                 batches = batches_after(batches, progress, trainer.skip)
                 warn(f"--resume 1: found {progress.processes} processes in the run so far and {count} now: the rest of "
                      "the epoch comes in steps of another size, at most one step's sessions are trained a second time, "

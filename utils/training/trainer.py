@@ -12,7 +12,7 @@ from utils.model.layout import ITEM_MATRIX
 from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
 from utils.tensors import add_rows, as_array, as_tensor, products
-from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
+from utils.training.engines import KEY, RUNNING, NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
 from utils.training.parallel import KEYS_APART, Division, Exchange, Part
@@ -20,7 +20,6 @@ from utils.training.settings import USUAL
 from utils.training.split import SplitAllItems, SplitRows
 
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the loss of random guesses is computed
-KEY = "running.key"  # of the engine's dropout, among what it leaves to the next step
 
 
 class Trainer:
@@ -235,7 +234,7 @@ class Trainer:
     def restore(self, arrays):
         """Put back what `optimizer_state` and, within an epoch, `running_state` returned; after `batches` and `skip`.
         """
-        running = {key: values for key, values in arrays.items() if key.startswith("running.")}
+        running = {key: values for key, values in arrays.items() if key.startswith(RUNNING)}
         state = {key: values for key, values in arrays.items() if key not in running}
         self.optimizer.restore(self.split.own_arrays(state) if self.split else state)
         if self.division.slots is not None:
