@@ -10,6 +10,7 @@ from forms import sessions_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from utils.data.selection import Selection
 from utils.files import InputError
 from utils.model import checkpoint, load, upkeep
 from utils.model.checked_json import write_json
@@ -20,7 +21,6 @@ from utils.model.neighbours import RECENT, Neighbours, Remembered, remember
 from utils.model.neighbours_file import Memory, write_neighbours
 from utils.model.returns import features, recent_clicks
 from utils.model.scorer import Scorer
-from utils.model.selection import Selection
 from utils.model.top_k import top_k
 
 ITEMS = 50

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from utils.data.selection import Selection
 from utils.model import native_scorer
 from utils.model.native_scorer import ARGUMENTS, NativeScorer
 from utils.model.scorer import Scorer
-from utils.model.selection import Selection
 from utils.native.compiling import NotCompiled, level_flags, library
 
 SMALL = 23

@@ -10,12 +10,12 @@ from forms import sessions_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.data.selection import Selection
 from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.model import popular
 from utils.model.checked_json import write_json
 from utils.model.popular import POPULAR, Popular, count_popular, read_popular, read_popular_record
-from utils.model.selection import Selection
 
 RECORD = {"sessions": 2, "items": [3, 1], "clicks": [5, 2], "first_clicks": [0, 2]}
 

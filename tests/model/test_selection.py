@@ -1,4 +1,4 @@
-"""utils/model/selection.py: the best items of a selection are those that all scores, masked and sorted, give."""
+"""utils/data/selection.py: the best items of a selection are those that all scores, masked and sorted, give."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ from forms import draw_weights, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.data.selection import FEW, Selection
 from utils.model.native_scorer import NativeScorer
 from utils.model.scorer import Scorer
-from utils.model.selection import FEW, Selection
 from utils.model.top_k import top_k_among
 
 UNITS = 7

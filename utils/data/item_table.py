@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from utils.data.item_filter import require_columns
+from utils.data.selection import Selection
 from utils.files import InputError
 from utils.memory import read_bytes, readable, require_memory
-from utils.model.selection import Selection
 
 SEPARATORS = "\t,;|"
 BOM = b"\xef\xbb\xbf"

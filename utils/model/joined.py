@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.selection import chosen_items, require_same_items
 from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model import checkpoint
@@ -17,7 +18,6 @@ from utils.model.mixture import mix
 from utils.model.neighbours import RECENT
 from utils.model.neighbours_file import MEMORY, read_weight
 from utils.model.scorer import Scorer
-from utils.model.selection import chosen_items, require_same_items
 from utils.model.top_k import top_k_among, top_k_of_rows
 
 JOINED = "joined"  # the name of the entry in config.json

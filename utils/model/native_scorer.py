@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.selection import Selection
 from utils.memory import ALIGNED, own_room
 from utils.model.scorer import Scorer
-from utils.model.selection import Selection
 from utils.native.compiling import INTEGER, POINTER, NotCompiled, address, aligned, level_flags, library
 
 SOURCES = [Path(__file__).parent.parent / "native" / name for name in ("scoring.cc", "all_scores.cc", "gru_layer.cc")]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.data.selection import chosen_items
 from utils.files import InputError
 from utils.model.checked_json import read_json, require_kinds
-from utils.model.selection import chosen_items
 from utils.model.top_k import top_k, top_k_among
 
 POPULAR = "popular.json"

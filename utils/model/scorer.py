@@ -9,9 +9,9 @@
 
 import numpy as np
 
+from utils.data.selection import Selection, chosen_items, require_same_items
 from utils.model.layout import ITEM_MATRIX, LAST_CLICK, input_matrix, input_width, layers, state_sizes
 from utils.model.mixture import log_sum_exp
-from utils.model.selection import Selection, chosen_items, require_same_items
 from utils.model.top_k import top_k_among, top_k_of_rows
 
 
