@@ -24,7 +24,7 @@ import numpy as np
 
 from utils.data.session_files import read_conversion
 from utils.data.sessions import read_sessions
-from utils.data.vocabulary import checksum, read_vocabulary
+from utils.data.vocabulary import read_vocabulary
 from utils.evaluation import baselines
 from utils.evaluation.flags import add_metric_flags
 from utils.evaluation.metrics import Measures
@@ -74,8 +74,7 @@ def methods(text):
 
 def main():
     options = parse_arguments()
-    item_count = read_vocabulary(options.vocab_path)[1]
-    vocab_sha256 = checksum(options.vocab_path)
+    _, item_count, vocab_sha256 = read_vocabulary(options.vocab_path)
     read_conversion(options.train_dir, vocab_sha256, "--train_dir")
     record = read_conversion(options.test_dir, vocab_sha256, "--test_dir")
     training = read_sessions(options.train_dir, item_count, "--train_dir")

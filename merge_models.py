@@ -138,7 +138,7 @@ def read_training(options, config):
     """What is remembered of --neighbours_from."""
     model_dir, flag = options.models[0], "--neighbours_from"
     read_conversion(options.neighbours_from, vocabulary_checksum(model_dir, config), flag)
-    item_count = read_items(model_dir, config)[1]
+    item_count = read_items(model_dir, config).item_count
     return remember(read_sessions(options.neighbours_from, item_count, flag), item_count)
 
 
@@ -152,7 +152,7 @@ def shared_memory(options, configs):
         if any(config[MEMORY][name] != first[MEMORY][name] for name in ("file", "version")):
             raise InputError(f"MODEL_DIR: found another memory of neighbours in {path} than in {first_path}, expected "
                              "the same, or --neighbours_from")
-    return read_remembered(first_path, first, read_items(first_path, first)[1])
+    return read_remembered(first_path, first, read_items(first_path, first).item_count)
 
 
 def write_one_network(options, configs, memory):

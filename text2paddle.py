@@ -98,7 +98,7 @@ def earlier_items(options, support):
     """The items of --extend as they stand there, by index: a list of str. With --drop_gone, only those with support."""
     if not options.extend:
         return []
-    if read_vocabulary(options.extend, "--extend")[0] is None:
+    if read_vocabulary(options.extend, "--extend").item_ids is None:
         raise InputError(f"--extend: found only the number of items in {options.extend}, expected one item id a line")
     items = read_bytes(options.extend, "--extend").decode().split()
     return [item for item in items if item in support] if options.drop_gone else items

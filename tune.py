@@ -186,11 +186,11 @@ def check_data(options):
     if options.script == INTENT:
         from utils.intent.sessions import data_checksums  # slow to import
         return data_checksums(options.train_dir, options.valid_dir)
-    sums = {"--vocab_path": checksum(options.vocab_path)}
-    item_count = read_vocabulary(options.vocab_path)[1]
+    _, item_count, vocab_sha256 = read_vocabulary(options.vocab_path)
+    sums = {"--vocab_path": vocab_sha256}
     for flag in ["--train_dir"] + ["--valid_dir"] * bool(options.valid_dir):
         path = getattr(options, flag[2:])
-        read_conversion(path, sums["--vocab_path"], flag)
+        read_conversion(path, vocab_sha256, flag)
         read_sessions(path, item_count, flag)
         sums[flag] = {file.name: checksum(file) for file in session_files(path, flag)}
     return sums
@@ -200,7 +200,7 @@ def folds(options, directory):
     """The flags of the data of each model that a trial trains: a list of dict."""
     vocabulary = {} if options.script == INTENT else {"vocab_path": options.vocab_path}
     if options.folds > 1:
-        sessions = read_sessions(options.train_dir, read_vocabulary(options.vocab_path)[1], "--train_dir")
+        sessions = read_sessions(options.train_dir, read_vocabulary(options.vocab_path).item_count, "--train_dir")
         return [{"train_dir": training, "valid_dir": validation} | vocabulary for training, validation
                 in write_folds(directory, sessions, options.folds, options.valid_fraction)]
     validation = {"valid_dir": options.valid_dir} if options.valid_dir else {"valid_fraction": options.valid_fraction}

@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 from utils import device  # noqa: E402
 from utils.data.session_files import read_conversion  # noqa: E402
 from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
-from utils.data.vocabulary import checksum, read_vocabulary  # noqa: E402
+from utils.data.vocabulary import read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.options import COUNT, Parser, number  # noqa: E402
@@ -254,7 +254,7 @@ def plan(options, variations):
 
 def split(options):
     """The sessions to train on and to validate with, and what config.json says of them once a run has read them."""
-    item_count, vocab_sha256 = read_vocabulary(options.vocab_path)[1], checksum(options.vocab_path)
+    _, item_count, vocab_sha256 = read_vocabulary(options.vocab_path)
     read_conversion(options.train_dir, vocab_sha256, "--train_dir")
     whole = read_sessions(options.train_dir, item_count, "--train_dir")
     device.prepare(threads=1, tune_cpu=0)

@@ -35,7 +35,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    item_count = read_vocabulary(options.vocab_path)[1]
+    item_count = read_vocabulary(options.vocab_path).item_count
     sessions = read_sessions(options.train_dir, item_count, "--train_dir")
     count = len(sessions.lengths)
     cut = int(count * (1 - options.left_out))

@@ -86,7 +86,7 @@ def main():
         model_dir = Path(options.model_dir or Path(directory) / "model")
         if not options.model_dir:
             make_model(model_dir, options.items, options.hid_size, random)
-        item_ids = read_items(model_dir, checkpoint.read_config(model_dir))[0]
+        item_ids = read_items(model_dir, checkpoint.read_config(model_dir)).item_ids
         port = free_port()
         log = open(Path(directory) / "server.log", "w+")
         command = server_command(options, model_dir.absolute(), port)

@@ -40,7 +40,7 @@ def measure_all(options, kernels):
         speed.py's.
     kernels : kernels.Kernels or None
     """
-    item_count = read_vocabulary(options.vocab_path)[1]
+    item_count = read_vocabulary(options.vocab_path).item_count
     training = read_sessions(options.train_dir, item_count, "--train_dir")
     test = read_sessions(options.test_dir, item_count, "--test_dir")
     print(f"{device.processor_name()}, {datetime.date.today()}, threads:{options.threads[0]} "

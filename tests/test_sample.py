@@ -52,7 +52,7 @@ def test_nothing_else_lies_beside_the_bundled_sample():
 
 
 def test_the_bundled_sample_is_large_enough_and_fits_together():
-    item_ids, item_count = read_vocabulary(ROOT / "vocab.txt")
+    item_ids, item_count, _ = read_vocabulary(ROOT / "vocab.txt")
     assert item_count >= 500 and len(item_ids) == item_count
     for name in "train_data", "test_data":
         sessions = read_sessions(ROOT / name, item_count, name)

@@ -21,28 +21,28 @@ def written(directory, contents):
 def test_what_was_written_is_read(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("".join(f"{escape(item_id)}\n" for item_id in ids), encoding="utf-8", newline="")
-    assert read_vocabulary(path) == (ids, len(ids))
+    assert read_vocabulary(path) == (ids, len(ids), checksum(path))
 
 
 @pytest.mark.parametrize("contents", [b"b\na\n", b"b\na", b"b\r\na\r\n"])
 def test_the_line_number_is_the_index_however_lines_end(tmp_path, contents):
-    assert read_vocabulary(written(tmp_path, contents)) == (["b", "a"], 2)
+    assert read_vocabulary(written(tmp_path, contents))[:2] == (["b", "a"], 2)
 
 
 def test_backslashes_of_before_that_escape_nothing_stay(tmp_path):
-    assert read_vocabulary(written(tmp_path, b"a\\b\n\\{xyz}\n\\\n")) == (["a\\b", "\\{xyz}", "\\"], 3)
+    assert read_vocabulary(written(tmp_path, b"a\\b\n\\{xyz}\n\\\n"))[:2] == (["a\\b", "\\{xyz}", "\\"], 3)
     with pytest.raises(InputError, match=r":2: found 'a\\\\b' again .first in line 1."):
         read_vocabulary(written(tmp_path, b"a\\b\na\\\\b\n"))
 
 
 @pytest.mark.parametrize("contents", [b"37\n", b"37", b" 37 \r\n"])
 def test_a_lone_count_is_accepted(tmp_path, contents):
-    assert read_vocabulary(written(tmp_path, contents)) == (None, 37)
+    assert read_vocabulary(written(tmp_path, contents))[:2] == (None, 37)
 
 
 @pytest.mark.parametrize("contents", [b"0\n", b"item\n", b"37\n38\n"])
 def test_what_is_not_a_lone_count_is_item_ids(tmp_path, contents):
-    assert read_vocabulary(written(tmp_path, contents))[0] == contents.decode().split()
+    assert read_vocabulary(written(tmp_path, contents)).item_ids == contents.decode().split()
 
 
 @pytest.mark.parametrize("contents, fragment", [
@@ -59,7 +59,7 @@ def test_what_is_not_a_lone_count_is_item_ids(tmp_path, contents):
 def test_junk_is_an_error_that_names_the_line(tmp_path, contents, fragment):
     path = written(tmp_path, contents)
     if not fragment:
-        assert read_vocabulary(path) == ([contents.decode()], 1)
+        assert read_vocabulary(path)[:2] == ([contents.decode()], 1)
         return
     with pytest.raises(InputError) as raised:
         read_vocabulary(path)
@@ -86,7 +86,7 @@ def test_more_items_than_fit_in_memory_are_refused(tmp_path, monkeypatch, count)
 
 def test_item_ids_that_do_not_fit_in_memory_are_refused(tmp_path, monkeypatch):
     path = written(tmp_path, "".join(f"{number}\n" for number in range(200_000)).encode())
-    assert read_vocabulary(path)[1] == 200_000
+    assert read_vocabulary(path).item_count == 200_000
     monkeypatch.setattr(memory, "available", lambda: 20 << 20)  # bytes; the text alone would fit
     with pytest.raises(InputError, match="vocab.txt: found 200000 item ids, which take.* free"):
         read_vocabulary(path)

@@ -5,6 +5,7 @@ Ids stand there as `item_ids.escape` writes them. They are given back as they we
 
 import hashlib
 import re
+from typing import NamedTuple
 
 from utils.data.item_ids import unescape
 from utils.files import InputError
@@ -14,15 +15,22 @@ ITEM_BYTES = 64  # what a network of one unit, its optimiser and the popularitie
 ID_BYTES, ID_COPIES = 120, 3  # beside its characters, what Python keeps of an item id in a list and a dict
 
 
-def read_vocabulary(path, flag="--vocab_path"):
-    """Read vocab.txt.
+class Vocabulary(NamedTuple):
+    """What vocab.txt says.
 
-    Returns
-    -------
-    item_ids : list of str, or None
-        As they were before they were escaped. None if the file holds only the number of items, as in Paddle's old
-        example.
+    item_ids : list of str or None, as they were before they were escaped; None if the file holds only the number of
+        items, as in Paddle's old example
     item_count : int
+    sha256 : str, hexadecimal digits, of the file
+    """
+
+    item_ids: list
+    item_count: int
+    sha256: str
+
+
+def read_vocabulary(path, flag="--vocab_path"):
+    """The Vocabulary in a file.
 
     Raises
     ------
@@ -45,7 +53,7 @@ def read_vocabulary(path, flag="--vocab_path"):
     if len(lines) == 1 and re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", lines[0]):
         count = int(lines[0])
         require_memory(ITEM_BYTES * count, f"{path}: found {count} as the number of items")
-        return None, count
+        return Vocabulary(None, count, hashlib.sha256(data).hexdigest())
     first_line = {}
     item_ids = list(map(unescape, lines))
     for number, (word, item_id) in enumerate(zip(lines, item_ids), start=1):
@@ -55,7 +63,7 @@ def read_vocabulary(path, flag="--vocab_path"):
             raise InputError(f"{path}:{number}: found {item_id[:40]!r} again (first in line {first_line[item_id]}), "
                              "expected every item id once")
         first_line[item_id] = number
-    return item_ids, len(item_ids)
+    return Vocabulary(item_ids, len(item_ids), hashlib.sha256(data).hexdigest())
 
 
 def checksum(path):

@@ -144,8 +144,7 @@ def _prepare(evaluation):
     if evaluation.per_prediction and len(epochs) > 1:
         raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --start_index and "
                          "--last_index choose it")
-    item_ids, item_count = read_items(model_dir, config)
-    vocab_sha256 = vocabulary_checksum(model_dir, config)
+    item_ids, item_count, vocab_sha256 = read_items(model_dir, config)
     if evaluation.vocab_path:
         require_vocabulary(evaluation.vocab_path, vocab_sha256)
     other_epoch = _other_epoch(evaluation, vocab_sha256) if evaluation.against else None

@@ -50,7 +50,7 @@ def load(model_dir, epoch):
         networks = [load_network(member, choose_epoch(member)) for member in read_members(model_dir, epoch, config)]
     else:
         networks = [load_network(model_dir, epoch)]
-    memory = read_memory(model_dir, config, read_items(model_dir, config)[1])
+    memory = read_memory(model_dir, config, read_items(model_dir, config).item_count)
     return Model(networks, read_weights(model_dir, config), memory)
 
 

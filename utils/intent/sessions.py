@@ -67,13 +67,13 @@ def read_intent_vocabularies(directory, flag):
 
     InputError if one is missing or wrong. There may be no categories.
     """
-    items, _ = read_vocabulary(require_file(Path(directory, ITEMS), flag), flag)
+    items = read_vocabulary(require_file(Path(directory, ITEMS), flag), flag).item_ids
     if items is None:
         raise InputError(f"{Path(directory, ITEMS)}: found only a number of items, expected their ids")
     path = require_file(Path(directory, CATEGORIES), flag)
     if not path.stat().st_size:
         return items, []
-    categories, count = read_vocabulary(path, flag)
+    categories, count, _ = read_vocabulary(path, flag)
     if categories is None:  # one category whose name is a number
         categories = [str(count)]
     return items, categories

@@ -84,7 +84,7 @@ def _checksum(values):
 def _load_members(model_dir, epoch, config, room):
     """The scorers of joined models, and the item ids of all."""
     members = read_members(model_dir, epoch, config)
-    return [load_scorer(member, room=room)[0] for member in members], read_items(model_dir, config)[0]
+    return [load_scorer(member, room=room)[0] for member in members], read_items(model_dir, config).item_ids
 
 
 def _load_known(model_dir, epoch, config, room):
@@ -106,7 +106,7 @@ def _load_edited(model_dir, epoch, config):
     scorer = PaddleScorer(model_dir, epoch)
     if another := other_net(model_dir, config):
         scorer.way += f" ({another})"
-    return scorer, read_items(model_dir, config)[0]
+    return scorer, read_items(model_dir, config).item_ids
 
 
 def prepare(model_dir):
@@ -138,7 +138,7 @@ def load_model(model_dir, epoch=None):
 
 
 def _load_model(model_dir, epoch, config, room=own_room):
-    item_ids, item_count = read_items(model_dir, config)
+    item_ids, item_count, _ = read_items(model_dir, config)
     settings = read_settings(model_dir, config)
 
     def finish(weights):

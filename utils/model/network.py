@@ -21,7 +21,7 @@ def load_network(model_dir, epoch):
 def load_network_and_checksum(model_dir, epoch):
     """The same, and the SHA-256 of the weights' file."""
     config = checkpoint.read_config(model_dir)
-    item_count, settings = read_items(model_dir, config)[1], read_settings(Path(model_dir), config)
+    item_count, settings = read_items(model_dir, config).item_count, read_settings(Path(model_dir), config)
     require_memory(LOADED_BYTES * weight_count(settings, item_count),
                    f"{Path(model_dir) / 'config.json'}: found a network of {item_count} items")
     network = Network(item_count, settings)

@@ -14,7 +14,7 @@ import paddle
 
 from net import Network
 from utils.data.sessions import Sessions, choose
-from utils.data.vocabulary import checksum, read_vocabulary
+from utils.data.vocabulary import read_vocabulary
 from utils.evaluation.ranks import BATCH_SIZE, network_ranks
 from utils.evaluation.validation import evenly_chosen, split_sessions, without_unknown
 from utils.files import InputError
@@ -149,7 +149,7 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
 
 def training_and_judging(options):
     """What short trainings train on and are judged by: two Sessions, whose items are numbered anew, without gaps."""
-    _, item_count, vocab_sha256 = *read_vocabulary(options.vocab_path), checksum(options.vocab_path)
+    _, item_count, vocab_sha256 = read_vocabulary(options.vocab_path)
     data = asked_by(options).data
     whole = read_whole(data, item_count, vocab_sha256)
     whole = split_sessions(whole, item_count, vocab_sha256, data.valid_dir, data.valid_fraction)[0]

@@ -67,7 +67,7 @@ def find_initial(model_dir, item_ids):
     with named_by("--init_from"):
         config = checkpoint.read_config(model_dir)
         epoch_dir = checkpoint.epoch_directory(model_dir, choose_epoch(model_dir))
-        known_ids, count = read_items(model_dir, config)
+        known_ids, count, _ = read_items(model_dir, config)
         state = checkpoint.read_state(epoch_dir)
     if known_ids is None or item_ids is None:
         where = "--vocab_path" if item_ids is None else f"the vocab.txt of {model_dir}"

@@ -10,7 +10,7 @@ from net import Network
 from utils.data.chosen_sessions import chances_by_recency, newest, without_one_item
 from utils.data.session_files import read_conversion
 from utils.data.sessions import Sessions, cut_windows, joined, read_sessions
-from utils.data.vocabulary import checksum, read_vocabulary
+from utils.data.vocabulary import read_vocabulary
 from utils.evaluation.validation import sessions_checksum, split_sessions
 from utils.files import InputError
 from utils.model.directory import net_checksum
@@ -169,12 +169,9 @@ def _log_what_is_trained(sessions, data, dropped):
 
 
 def _read_vocabulary(path):
-    """The item ids, their number and the file's checksum.
-
-    A file that holds only the number is accepted, with a warning; the ids are None then.
-    """
-    item_ids, item_count = read_vocabulary(path)
-    if item_ids is None:
+    """The Vocabulary; a file that holds only the number of items is accepted, with a warning."""
+    vocabulary = read_vocabulary(path)
+    if vocabulary.item_ids is None:
         warn(f"{path} holds only the number of items: this model can be evaluated, but its indices can't be turned "
              "into item ids")
-    return item_ids, item_count, checksum(path)
+    return vocabulary
