@@ -14,7 +14,7 @@ import paddle
 
 from net import Network
 from utils.evaluation.flags import add_inference_flags
-from utils.evaluation.ranks import network_ranks
+from utils.evaluation.ranks import Way, network_ranks
 from utils.options import Parser
 from utils.tensors import chunk_rows
 from utils.training.flags import asked_by
@@ -76,14 +76,14 @@ class EvaluationPart:
     def __init__(self, network, sessions, kernels):
         parser = Parser("")
         add_inference_flags(parser)
-        self.network, self.sessions, self.kernels = network, sessions, kernels
-        self.batch_size = parser.parse_args([]).batch_size
+        self.network, self.sessions = network, sessions
+        self.way = Way(parser.parse_args([]).batch_size, kernels=kernels)
         item_count, units = network.item_matrix.shape[0], network.settings.hid_size[-1]
         self.operations = 2 * item_count * units + 12 * units**2
 
     def run(self, wanted_seconds):
         began = time.perf_counter()
-        network_ranks(self.network, self.sessions, self.batch_size, kernels=self.kernels)
+        network_ranks(self.network, self.sessions, self.way)
         return self.sessions.predictions, time.perf_counter() - began
 
 

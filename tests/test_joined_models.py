@@ -163,9 +163,10 @@ def test_a_server_sees_that_a_model_has_got_a_memory(models, training):
 
 def test_the_breakdown_of_a_model_with_a_memory_has_the_ranks_of_infer(tiny_model, tiny_data, training, tmp_path):
     from utils.evaluation.joined_ranks import load, model_ranks
+    from utils.evaluation.ranks import Way
     model, test_dir = with_memory(shutil.copytree(tiny_model, tmp_path / "model"), training), tiny_data / "test_data"
     found = run_ranks(read_runs([model])[0], test_dir)
     sessions = read_sessions(test_dir, ITEMS, "--test_dir")
-    expected = model_ranks(load(model, 2), sessions, 64)
+    expected = model_ranks(load(model, 2), sessions, Way(64))
     assert np.mean(found.ranks == expected) > 0.98  # scores that differ by rounding may change places
     assert np.mean(run_ranks(read_runs([tiny_model])[0], test_dir).ranks == expected) < 0.9

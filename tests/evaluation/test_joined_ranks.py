@@ -8,7 +8,7 @@ from utils import tensors
 from utils.data.sessions import Sessions
 from utils.evaluation.joined_ranks import load, mixed_ranks, model_ranks, model_ranks_and_best, recent_before
 from utils.evaluation.metrics import TIES, target_ranks
-from utils.evaluation.ranks import network_ranks, network_ranks_and_best
+from utils.evaluation.ranks import Way, network_ranks, network_ranks_and_best
 from utils.model.joined import JoinedScorer
 from utils.model.load import load_scorer
 from utils.model.neighbours import RECENT, Neighbours, remember
@@ -65,36 +65,36 @@ def test_ranks_and_best_items_are_those_of_the_answers(both_ways, sessions):
             best_items.append(scorer.best(state, [5], [()], [None])[0][0].tolist())
             is_clear.append(np.sort(abs(scores - scores[target]))[1] > 1e-4)  # float32 can't turn these around
     is_clear = np.array(is_clear)
-    found, best = model_ranks_and_best(model, sessions, 5, 16)
+    found, best = model_ranks_and_best(model, sessions, 5, Way(16))
     assert len(found) == sessions.predictions and is_clear.mean() > 0.9 and len(set(expected)) > 50
     assert found[is_clear].tolist() == np.array(expected)[is_clear].tolist()
     assert best.dtype == np.int32 and np.mean([row == other for row, other in zip(best.tolist(), best_items)]) > 0.98
-    assert np.array_equal(model_ranks(model, sessions, 16), found)
+    assert np.array_equal(model_ranks(model, sessions, Way(16)), found)
 
 
 @pytest.mark.parametrize("ties", TIES)
 def test_ranks_are_the_same_to_the_bit_for_every_batch_size(both_ways, sessions, ties, monkeypatch):
     model, _ = both_ways
     monkeypatch.setattr(tensors, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
-    expected = model_ranks(model, sessions, 512, ties)
+    expected = model_ranks(model, sessions, Way(512), ties)
     for batch_size in 1, 7:
-        assert np.array_equal(model_ranks(model, sessions, batch_size, ties), expected), batch_size
+        assert np.array_equal(model_ranks(model, sessions, Way(batch_size), ties), expected), batch_size
 
 
 def test_several_weights_at_once_give_the_ranks_of_each(models, neighbours, sessions):
     model = load(models[0], 1)
     network, = model.networks
     assert model.is_network and model.memory is None
-    plain = network_ranks(network, sessions, 16)
-    assert np.array_equal(model_ranks(model, sessions, 16), plain)
-    for found, expected in zip(model_ranks_and_best(model, sessions, 3, 16),
-                               network_ranks_and_best(network, sessions, 3, 16)):
+    plain = network_ranks(network, sessions, Way(16))
+    assert np.array_equal(model_ranks(model, sessions, Way(16)), plain)
+    for found, expected in zip(model_ranks_and_best(model, sessions, 3, Way(16)),
+                               network_ranks_and_best(network, sessions, 3, Way(16))):
         assert np.array_equal(found, expected)
     found, probabilities = mixed_ranks(network, neighbours, sessions, WEIGHTS)
     assert found.shape == (3, sessions.predictions) and np.array_equal(found[0], plain)
     for weight, ranks in zip(WEIGHTS[1:], found[1:]):
         with_memory = model._replace(weights=[1 - weight], memory=Memory(neighbours, weight, ""))
-        assert np.array_equal(ranks, model_ranks(with_memory, sessions, 16)) and (ranks != plain).any()
+        assert np.array_equal(ranks, model_ranks(with_memory, sessions, Way(16))) and (ranks != plain).any()
     assert probabilities.shape == (3, sessions.predictions, RECENT)
 
 
@@ -119,7 +119,7 @@ def test_the_probabilities_of_the_last_clicks_are_those_of_the_answers(models, n
 def test_ranks_among_a_sample(both_ways, sessions):
     model, scorer = both_ways
     sample = np.random.default_rng(3).integers(ITEMS - 1, size=(len(sessions.items), 9), dtype=np.int32)
-    found, place = model_ranks(model, sessions, 16, "median", sample=sample), 0
+    found, place = model_ranks(model, sessions, Way(16), "median", sample=sample), 0
     for start, end in zip(sessions.offsets[:12], sessions.offsets[1:]):
         for position in range(start + 1, end):
             target, others = sessions.items[position], sample[position]

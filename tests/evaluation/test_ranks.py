@@ -9,7 +9,7 @@ from utils import tensors
 from utils.data.sessions import Sessions
 from utils.evaluation import ranks
 from utils.evaluation.metrics import TIES
-from utils.evaluation.ranks import network_ranks, network_ranks_and_best, network_ranks_and_losses
+from utils.evaluation.ranks import Way, network_ranks, network_ranks_and_best, network_ranks_and_losses
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import Kernels
@@ -81,7 +81,7 @@ def test_ranks_equal_a_slow_plain_evaluation_session_by_session(settings, sessio
         for scores, target in zip(plain_scores(network, clicks), clicks[1:]):
             expected.append(1 + (scores > scores[target]).sum())
             is_clear.append(np.sort(abs(scores - scores[target]))[1] > 1e-4)  # float32 can't turn these around
-    found = network_ranks(network, sessions, 16, kernels=kernels_or_none)
+    found = network_ranks(network, sessions, Way(16, kernels=kernels_or_none))
     assert len(found) == len(expected) == sessions.predictions
     assert np.mean(is_clear) > 0.9 and len(set(expected)) > 50
     assert found[is_clear].tolist() == np.array(expected)[is_clear].tolist()
@@ -94,7 +94,7 @@ def test_hand_worked_ranks_of_a_network_that_only_has_biases(kernels_or_none):
     network.item_matrix.set_value(paddle.to_tensor(np.array([[0, 0, 1], [0, 0, 3], [0, 0, 1], [0, 0, 2]], np.float32)))
     sessions = as_sessions([[3, 0], [1], [2, 1, 3, 2]])
     for ties, expected in {"standard": [3, 1, 2, 3], "conservative": [4, 1, 2, 4], "median": [3.5, 1, 2, 3.5]}.items():
-        assert network_ranks(network, sessions, 2, ties, kernels=kernels_or_none).tolist() == expected
+        assert network_ranks(network, sessions, Way(2, kernels=kernels_or_none), ties).tolist() == expected
 
 
 @pytest.mark.parametrize("ties", TIES)
@@ -102,9 +102,9 @@ def test_hand_worked_ranks_of_a_network_that_only_has_biases(kernels_or_none):
 def test_ranks_are_the_same_to_the_bit_for_every_batch_size(settings, sessions, ties, kernels_or_none, monkeypatch):
     network = random_network(settings)
     monkeypatch.setattr(tensors, "CHUNK_ROWS", 16)  # several chunks of scores a batch, the last one smaller
-    expected = network_ranks(network, sessions, 512, ties, kernels=kernels_or_none)
+    expected = network_ranks(network, sessions, Way(512, kernels=kernels_or_none), ties)
     for batch_size in 1, 2, 7:
-        found = network_ranks(network, sessions, batch_size, ties, kernels=kernels_or_none)
+        found = network_ranks(network, sessions, Way(batch_size, kernels=kernels_or_none), ties)
         assert np.array_equal(found, expected), batch_size
 
 
@@ -112,17 +112,17 @@ def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model(kernels_or_no
     random = np.random.default_rng(6)
     sessions = as_sessions([random.integers(3000, size=length).tolist() for length in 1 + random.geometric(0.3, 40)])
     network = random_network(NetworkSettings([100], 100), items=3000, scale=1.0)
-    expected = network_ranks(network, sessions, 512, "median", kernels=kernels_or_none)
+    expected = network_ranks(network, sessions, Way(512, kernels=kernels_or_none), "median")
     for batch_size in 1, 2, 7:
-        found = network_ranks(network, sessions, batch_size, "median", kernels=kernels_or_none)
+        found = network_ranks(network, sessions, Way(batch_size, kernels=kernels_or_none), "median")
         assert np.array_equal(found, expected), batch_size
 
 
 def test_kernels_that_count_wrong_are_not_used(sessions, kernels, monkeypatch):
     network = random_network(SETTINGS[0])
-    expected, right = network_ranks(network, sessions, 16), Kernels.count_above
+    expected, right = network_ranks(network, sessions, Way(16)), Kernels.count_above
     monkeypatch.setattr(Kernels, "count_above", lambda *arguments: [counts + 1 for counts in right(*arguments)])
-    assert network_ranks(network, sessions, 16, kernels=kernels).tolist() == expected.tolist()
+    assert network_ranks(network, sessions, Way(16, kernels=kernels)).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("ties", TIES)
@@ -131,10 +131,10 @@ def test_counting_where_the_scores_lie_gives_the_same_ranks(sessions, ties, monk
     values = network.item_matrix.numpy()
     values[:100] = values[0]  # so that there are ties
     network.item_matrix.set_value(paddle.to_tensor(values))
-    expected = network_ranks(network, sessions, 16, ties)
+    expected = network_ranks(network, sessions, Way(16), ties)
     monkeypatch.setattr(ranks, "is_on_host", lambda tensor: False)  # the way that a GPU's scores go
     monkeypatch.setattr(ranks, "host_array", None)
-    assert np.array_equal(network_ranks(network, sessions, 16, ties), expected)
+    assert np.array_equal(network_ranks(network, sessions, Way(16), ties), expected)
 
 
 @pytest.mark.parametrize("edited", ["Network", "ByDistance"])
@@ -144,8 +144,8 @@ def test_best_items_are_those_of_the_scores_that_the_ranks_come_from(sessions, k
     values = network.item_matrix.numpy()
     values[100:] = values[:50]  # so that there are ties, in which the lower index comes first
     network.item_matrix.set_value(paddle.to_tensor(values))
-    found, best = network_ranks_and_best(network, sessions, k, 16, kernels=kernels_or_none)
-    assert np.array_equal(found, network_ranks(network, sessions, 16, kernels=kernels_or_none))
+    found, best = network_ranks_and_best(network, sessions, k, Way(16, kernels=kernels_or_none))
+    assert np.array_equal(found, network_ranks(network, sessions, Way(16, kernels=kernels_or_none)))
     assert best.dtype == np.int32 and best.shape == (sessions.predictions, min(k, ITEMS))
     scores, targets = scores_and_targets(network, sessions)
     expected = np.argsort(-scores.astype(np.float32), axis=1, kind="stable")[:, :k]
@@ -158,11 +158,11 @@ def test_best_items_are_those_of_the_scores_that_the_ranks_come_from(sessions, k
 def test_evaluation_leaves_dropout_out(sessions):
     network = random_network(SETTINGS[0])
     network.train()
-    assert np.array_equal(network_ranks(network, sessions, 16), network_ranks(network, sessions, 16))
+    assert np.array_equal(network_ranks(network, sessions, Way(16)), network_ranks(network, sessions, Way(16)))
 
 
 def test_one_session_of_two_clicks_is_enough():
-    assert network_ranks(random_network(SETTINGS[0]), as_sessions([[5, 6]]), 512).shape == (1,)
+    assert network_ranks(random_network(SETTINGS[0]), as_sessions([[5, 6]]), Way(512)).shape == (1,)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -174,7 +174,7 @@ def test_weights_that_are_not_finite_are_an_error(sessions, name, value):
     values.flat[-1] = value
     weight.set_value(paddle.to_tensor(values))
     with pytest.raises(InputError, match=f"weights {name} that are not finite"):
-        network_ranks(network, sessions, 16)
+        network_ranks(network, sessions, Way(16))
 
 
 @pytest.mark.parametrize("name, what", [("item_matrix", "scores"), ("fc.0.weight", "hidden states")])
@@ -186,14 +186,14 @@ def test_finite_weights_that_overflow_are_an_error(sessions, name, what):
     if name == "fc.0.weight":
         network.gru[0].weight.set_value(paddle.sign(network.gru[0].weight) * 3e38)
     with pytest.raises(InputError, match=f"{what} that are not finite"):
-        network_ranks(network, sessions, 16)
+        network_ranks(network, sessions, Way(16))
 
 
 def test_vectors_too_long_to_be_divided_by_their_length_are_an_error(sessions):
     network = random_network(SETTINGS[3])
     network.item_matrix.set_value(paddle.sign(network.item_matrix) * 1e25)
     with pytest.raises(InputError, match="lengths of item vectors that are not finite"):
-        network_ranks(network, sessions, 16)
+        network_ranks(network, sessions, Way(16))
 
 
 # An edited network
@@ -244,8 +244,8 @@ def losses_of(scores, targets):
 
 def test_losses_are_the_cross_entropy_of_the_scores(sessions):
     network = random_network(SETTINGS[0])
-    ranks_found, losses_found = network_ranks_and_losses(network, sessions, 16)
-    assert np.array_equal(ranks_found, network_ranks(network, sessions, 16))
+    ranks_found, losses_found = network_ranks_and_losses(network, sessions, Way(16))
+    assert np.array_equal(ranks_found, network_ranks(network, sessions, Way(16)))
     np.testing.assert_allclose(losses_found, losses_of(*scores_and_targets(network, sessions)), rtol=1e-4, atol=1e-4)
 
 
@@ -258,12 +258,12 @@ def test_edited_scores_take_effect(sessions, edited, items):
     expected = 1 + (scores > of_targets[:, None]).sum(axis=1)
     nearest = np.sort(abs(scores - of_targets[:, None]), axis=1)[:, 1]
     is_clear = nearest > 1e-5 * abs(scores).max()  # float32 can't turn these around
-    found, found_losses = network_ranks_and_losses(other, sessions, 16)
-    assert np.array_equal(network_ranks(other, sessions, 16), found)
+    found, found_losses = network_ranks_and_losses(other, sessions, Way(16))
+    assert np.array_equal(network_ranks(other, sessions, Way(16)), found)
     assert np.mean(is_clear) > 0.9 and np.array_equal(found[is_clear], expected[is_clear])
     np.testing.assert_allclose(found_losses, losses_of(scores, targets), rtol=1e-4, atol=1e-4)
 
-    plain_ranks, plain_losses = network_ranks_and_losses(plain, sessions, 16)
+    plain_ranks, plain_losses = network_ranks_and_losses(plain, sessions, Way(16))
     assert np.array_equal(found, plain_ranks) == (edited is ThreeTimes), "three times the scores rank the same"
     assert np.abs(found_losses - plain_losses).max() > 1
 
@@ -272,11 +272,11 @@ def test_sampled_and_other_ties_use_edited_scores_too(sessions):
     plain, other = random_and_edited(OtherSign)
     best_last = lambda found: ITEMS + 1 - found
     for ties, turned in ("conservative", "standard"), ("standard", "conservative"), ("median", "median"):
-        found = network_ranks(other, sessions, 16, ties)
-        assert np.array_equal(found, best_last(network_ranks(plain, sessions, 16, turned)))
+        found = network_ranks(other, sessions, Way(16), ties)
+        assert np.array_equal(found, best_last(network_ranks(plain, sessions, Way(16), turned)))
     sample = np.random.default_rng(0).integers(ITEMS - 1, size=(len(sessions.items), 9))
-    found = network_ranks(other, sessions, 16, "median", sample=sample)
-    assert np.array_equal(found, 9 + 2 - network_ranks(plain, sessions, 16, "median", sample=sample))
+    found = network_ranks(other, sessions, Way(16), "median", sample=sample)
+    assert np.array_equal(found, 9 + 2 - network_ranks(plain, sessions, Way(16), "median", sample=sample))
 
 
 @pytest.mark.parametrize("edited", [Network, ThreeTimes])
@@ -285,7 +285,7 @@ def test_all_items_are_scored_the_fast_way_where_that_is_the_same(sessions, monk
     whole, scores = [], network.scores
     monkeypatch.setattr(network, "scores", lambda states, rows: (whole.append(rows is network.item_matrix),
                                                                  scores(states, rows))[1])
-    network_ranks(network, sessions, 16)
+    network_ranks(network, sessions, Way(16))
     assert any(whole) == (edited is ThreeTimes)
 
 
@@ -296,10 +296,10 @@ def test_scores_that_divide_by_the_length_of_a_state(sessions, monkeypatch):
             return super().scores(states / paddle.norm(states, axis=1, keepdim=True), item_rows)
 
     _, network = random_and_edited(Cosine)
-    expected = network_ranks(network, sessions, 512)
+    expected = network_ranks(network, sessions, Way(512))
     for chunk_rows in range(8, 16):  # the last chunk has any number of rows
         monkeypatch.setattr(tensors, "CHUNK_ROWS", chunk_rows)
-        assert np.array_equal(network_ranks(network, sessions, 512), expected)
+        assert np.array_equal(network_ranks(network, sessions, Way(512)), expected)
 
 
 def test_edited_scores_that_are_not_finite_are_an_error(sessions):
@@ -309,4 +309,4 @@ def test_edited_scores_that_are_not_finite_are_an_error(sessions):
 
     _, network = random_and_edited(Overflowing)
     with pytest.raises(InputError, match="scores that are not finite"):
-        network_ranks(network, sessions, 16)
+        network_ranks(network, sessions, Way(16))

@@ -103,7 +103,7 @@ def test_losses_are_the_cross_entropy_over_all_items(tiny_data, tiny_model):
     import paddle
 
     from utils.data.sessions import read_sessions
-    from utils.evaluation.ranks import network_ranks, network_ranks_and_losses
+    from utils.evaluation.ranks import Way, network_ranks, network_ranks_and_losses
     from utils.model.network import load_network, named_weights
     network = load_network(tiny_model, 2)
     weights = named_weights(network)
@@ -114,12 +114,12 @@ def test_losses_are_the_cross_entropy_over_all_items(tiny_data, tiny_model):
     for scale in (1, 1000):  # whose exponentials overflow
         for name, values in weights.items():
             network.state_dict()[name].set_value(paddle.to_tensor(values * (scale if name == "item_matrix" else 1)))
-        ranks, losses = network_ranks_and_losses(network, sessions, 64)
-        assert (ranks == network_ranks(network, sessions, 64)).all() and len(losses) == sessions.predictions
+        ranks, losses = network_ranks_and_losses(network, sessions, Way(64))
+        assert (ranks == network_ranks(network, sessions, Way(64))).all() and len(losses) == sessions.predictions
         network.eval()
         states = network.hidden_states(clicks[:-1], [1] * longest.predictions)
         expected = float(network.loss(network.scores(states, network.item_matrix), clicks[1:]).mean())
-        assert network_ranks_and_losses(network, longest, 64)[1].mean() == pytest.approx(expected, rel=1e-4)
+        assert network_ranks_and_losses(network, longest, Way(64))[1].mean() == pytest.approx(expected, rel=1e-4)
 
 
 # As a user sees it

@@ -17,7 +17,7 @@ from net import Network
 from utils.data.batches import Batching
 from utils.data.sessions import Sessions
 from utils.evaluation.metrics import recall_and_mrr
-from utils.evaluation.ranks import network_ranks
+from utils.evaluation.ranks import Way, network_ranks
 from utils.losses import Loss
 from utils.model.layout import NetworkSettings
 from utils.training.engines import NativeEngine
@@ -181,7 +181,7 @@ def check(name, data, kernels, monkeypatch):
     assert np.abs(matrix).mean() == pytest.approx(official["Wy_abs_mean"], abs=1e-4)
     np.testing.assert_allclose(matrix[0, :4], official["Wy_row0_first4"], rtol=0, atol=1e-4)
     for ties in ("standard", "conservative"):
-        figures = recall_and_mrr(network_ranks(network, test, 64, ties), [1, 5, 20])
+        figures = recall_and_mrr(network_ranks(network, test, Way(64), ties), [1, 5, 20])
         for cutoff in (1, 5, 20):
             assert figures[f"recall@{cutoff}"] == pytest.approx(official["recall"][ties][str(cutoff)], abs=1e-4)
             assert figures[f"mrr@{cutoff}"] == pytest.approx(official["mrr"][ties][str(cutoff)], abs=1e-4)

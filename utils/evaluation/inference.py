@@ -14,6 +14,7 @@ from utils.data.vocabulary import checksum
 from utils.evaluation.baselines import baseline_ranks_and_best, popularity_scores, transition_scores
 from utils.evaluation.joined_ranks import load, model_ranks, model_ranks_and_best
 from utils.evaluation.metrics import Measures
+from utils.evaluation.ranks import Way
 from utils.evaluation.significance import bootstrap_intervals, session_sums, sign_flip_p_values
 from utils.files import InputError, require_file
 from utils.model import checkpoint
@@ -102,20 +103,20 @@ def run_inference(evaluation, kernels=None, processes=ALONE):
     """
     test, epochs, other_epoch = processes.in_turn(lambda: _prepare(evaluation))
     with open_file(evaluation, test, processes) as write:
-        _evaluate(evaluation, test, epochs, other_epoch, write, kernels, processes)
+        _evaluate(evaluation, test, epochs, other_epoch, write, Way(evaluation.batch_size, "", kernels, processes))
 
 
-def _evaluate(evaluation, test, epochs, other_epoch, write, kernels, processes):
+def _evaluate(evaluation, test, epochs, other_epoch, write, way):
     """`run_inference` of what `_prepare` found, with the function of the open prediction file or None."""
-    model_dir, results, other = Path(evaluation.model_dir), {}, None
+    model_dir, results, other, processes = Path(evaluation.model_dir), {}, None, way.processes
     if evaluation.train_dir:
         results = processes.first_does(lambda: evaluate_baselines(test, evaluation)) or {}
     if other_epoch:
-        other, seconds = evaluate_epoch(evaluation.against, other_epoch, test, evaluation, kernels, processes)
+        other, seconds = evaluate_epoch(evaluation.against, other_epoch, test, evaluation, way)
         other_name = checkpoint.epoch_directory(evaluation.against, other_epoch)
         log(f"against:{other_name} {line_of(shown(other, evaluation))} time_cost(s):{seconds:.2f}")
     for epoch in epochs:
-        measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, kernels, processes, write)
+        measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, way, write)
         name, figures = checkpoint.epoch_directory(model_dir, epoch), shown(measures, evaluation)
         log(f"model:{name} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
@@ -207,24 +208,22 @@ def require_vocabulary(path, sha256):
                          f"SHA-256 {sha256[:12]}...")
 
 
-def evaluate_epoch(model_dir, epoch, test, evaluation, kernels=None, processes=ALONE, write=None):
+def evaluate_epoch(model_dir, epoch, test, evaluation, way, write=None):
     """The Measures of one epoch, and the seconds that it took; `write` takes each block as `prediction_file.rows`."""
     began = time.perf_counter()
-    model = processes.in_turn(lambda: load(model_dir, epoch))
-    measures, name = test.measures(evaluation), f"epoch {epoch}"
+    model = way.processes.in_turn(lambda: load(model_dir, epoch))
+    measures, way = test.measures(evaluation), way._replace(description=f"epoch {epoch}")
     listed = min(max(evaluation.cutoffs) if write else measures.list_length, len(test.item_ids))
     try:
         if not listed:
             sample = draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
-            measures.add(model_ranks(model, test.sessions, evaluation.batch_size, evaluation.ties, name, sample,
-                                     kernels, processes))
+            measures.add(model_ranks(model, test.sessions, way, evaluation.ties, sample))
             return measures, time.perf_counter() - began
         for first, block in cut_blocks(test.sessions, LISTED // listed):
-            ranks, best = model_ranks_and_best(model, block, listed, evaluation.batch_size, evaluation.ties, name,
-                                               kernels, processes)
+            ranks, best = model_ranks_and_best(model, block, listed, way, evaluation.ties)
             measures.add(ranks, best)
             if write:
-                processes.first_does(lambda: write(first, block, ranks, best))
+                way.processes.first_does(lambda: write(first, block, ranks, best))
     except InputError as error:
         raise InputError(f"{checkpoint.epoch_directory(model_dir, epoch)}: {error}") from None
     return measures, time.perf_counter() - began

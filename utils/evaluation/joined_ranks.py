@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.evaluation.ranks import (
-    BATCH_SIZE,
+    Way,
     best_items,
     is_predicted,
     measure,
@@ -21,7 +21,6 @@ from utils.model.neighbours import RECENT
 from utils.model.neighbours_file import Memory, read_memory
 from utils.model.network import load_network
 from utils.model.returns import recent_clicks
-from utils.processes import ALONE
 from utils.tensors import host_array
 
 
@@ -54,31 +53,29 @@ def load(model_dir, epoch):
     return Model(networks, read_weights(model_dir, config), memory)
 
 
-def model_ranks(model, sessions, batch_size, ties="standard", description="evaluation", sample=None, kernels=None,
-                processes=ALONE):
+def model_ranks(model, sessions, way, ties="standard", sample=None):
     """As `ranks.network_ranks`, by a Model."""
     if model.is_network:
-        return network_ranks(*model.networks, sessions, batch_size, ties, description, sample, kernels, processes)
+        return network_ranks(*model.networks, sessions, way, ties, sample)
 
     def ranks(scores, targets, positions):
         mixed = _mixed(model, scores, sessions, positions)
         return [ranks_of(mixed, targets, ties, None if sample is None else sample[positions])]
 
-    return measure(model.networks, sessions, batch_size, description, ranks, 1, processes)[0]
+    return measure(model.networks, sessions, way._replace(kernels=None), ranks, 1)[0]
 
 
-def model_ranks_and_best(model, sessions, k, batch_size, ties="standard", description="evaluation", kernels=None,
-                         processes=ALONE):
+def model_ranks_and_best(model, sessions, k, way, ties="standard"):
     """As `ranks.network_ranks_and_best`, by a Model."""
     if model.is_network:
-        return network_ranks_and_best(*model.networks, sessions, k, batch_size, ties, description, kernels, processes)
+        return network_ranks_and_best(*model.networks, sessions, k, way, ties)
     k = min(k, model.networks[0].item_matrix.shape[0])
 
     def ranks_and_best(scores, targets, positions):
         mixed = _mixed(model, scores, sessions, positions)
         return [ranks_of(mixed, targets, ties), *best_items(mixed, k).T]
 
-    ranks, *best = measure(model.networks, sessions, batch_size, description, ranks_and_best, 1 + k, processes)
+    ranks, *best = measure(model.networks, sessions, way._replace(kernels=None), ranks_and_best, 1 + k)
     return ranks, np.stack(best, axis=1).astype(np.int32)
 
 
@@ -115,7 +112,7 @@ def mixed_ranks(network, neighbours, sessions, weights):
             probabilities += [*(np.exp(scores[clicked] - totals[:, None]) * of_networks[:, None]).T]
         return ranks + probabilities
 
-    found = measure([network], sessions, BATCH_SIZE, "neighbours", figures, len(weights) * (1 + RECENT), ALONE)
+    found = measure([network], sessions, Way(description="neighbours"), figures, len(weights) * (1 + RECENT))
     return found[:len(weights)], found[len(weights):].reshape(len(weights), RECENT, -1).transpose(0, 2, 1)
 
 

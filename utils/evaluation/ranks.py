@@ -1,5 +1,7 @@
 """Ranks of the next clicks: every click after the first of every session is predicted from those before it."""
 
+from typing import NamedTuple
+
 import numpy as np
 import paddle
 
@@ -10,34 +12,42 @@ from utils.files import InputError
 from utils.losses import cross_entropy_of_scores
 from utils.model.layout import scored_length
 from utils.model.top_k import top_k_of_rows
-from utils.processes import ALONE
+from utils.processes import ALONE, Processes
 from utils.runlog import progress
 from utils.tensors import chunk_rows, host_array, is_on_host
 
 PROOF_ITEMS = 500  # whose scores are computed both ways
 TOLERANCE = 1e-3  # how far the two may differ, relative to the largest score
-BATCH_SIZE = 1024  # sessions at once where nobody says; changes no figure
 PAD_ROWS = 8  # a product of fewer rows may round differently, and no figure may depend on how sessions were batched
 
 
-def network_ranks(network, sessions, batch_size, ties="standard", description="evaluation", sample=None,
-                  kernels=None, processes=ALONE):
+class Way(NamedTuple):
+    """How ranks are computed; none of it changes a figure.
+
+    batch_size : int, sessions at once
+    description : str, for the progress bar
+    kernels : kernels.Kernels or None, which rank faster, by all threads
+    processes : processes.Processes, those that compute together, each its share of the sessions; all have the result
+    """
+
+    batch_size: int = 1024
+    description: str = "evaluation"
+    kernels: object = None
+    processes: Processes = ALONE
+
+
+def network_ranks(network, sessions, way, ties="standard", sample=None):
     """Rank all items for each prediction by a network.
 
     Parameters
     ----------
     network : net.Network
     sessions : sessions.Sessions
-    batch_size : int
-        Sessions computed at once; the ranks don't depend on it.
+    way : Way
     ties : {"standard", "conservative", "median"}
     sample : int array [events, n] or None
         Rank each target among these items, drawn for its place in `sessions.items`, instead of among all. They are
         numbered without the target: those from the target's index on are meant one higher.
-    kernels : kernels.Kernels or None
-        Ranks faster, by all threads.
-    processes : processes.Processes
-        Those that compute this together, each its share of the sessions; all have the result.
 
     Returns
     -------
@@ -52,12 +62,11 @@ def network_ranks(network, sessions, batch_size, ties="standard", description="e
     def ranks(scores, targets, positions):
         return [_ranks(*scores, targets, ties, None if sample is None else sample[positions])]
 
-    kernels = kernels if sample is None and counts_right(kernels) else None
-    return measure([network], sessions, batch_size, description, ranks, 1, processes, kernels, ties)[0]
+    way = way if sample is None and counts_right(way.kernels) else way._replace(kernels=None)
+    return measure([network], sessions, way, ranks, 1, ties)[0]
 
 
-def network_ranks_and_best(network, sessions, k, batch_size, ties="standard", description="evaluation", kernels=None,
-                           processes=ALONE):
+def network_ranks_and_best(network, sessions, k, way, ties="standard"):
     """As `network_ranks` among all items, and the `k` best items of each prediction.
 
     Returns
@@ -71,40 +80,42 @@ def network_ranks_and_best(network, sessions, k, batch_size, ties="standard", de
     def ranks_and_best(scores, targets, positions):
         return [_ranks(*scores, targets, ties), *_best_items(scores[0][:len(targets)], k).T]
 
-    kernels = kernels if counts_right(kernels) else None
-    ranks, *best = measure([network], sessions, batch_size, description, ranks_and_best, 1 + k, processes, kernels,
-                           ties)
+    way = way if counts_right(way.kernels) else way._replace(kernels=None)
+    ranks, *best = measure([network], sessions, way, ranks_and_best, 1 + k, ties)
     return ranks, np.stack(best, axis=1).astype(np.int32)
 
 
-def network_ranks_and_losses(network, sessions, batch_size, description="evaluation", processes=ALONE):
-    """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays."""
+def network_ranks_and_losses(network, sessions, way):
+    """As `network_ranks`, and each prediction's cross-entropy over all items in nats: two float64 arrays.
+
+    Kernels are not used.
+    """
     def ranks_and_losses(scores, targets, positions):
         ranks = _ranks(*scores, targets, "standard")
         return [ranks, cross_entropy_of_scores(scores[0][:len(targets)], paddle.to_tensor(targets)).numpy()]
 
-    return measure([network], sessions, batch_size, description, ranks_and_losses, 2, processes)
+    return measure([network], sessions, way._replace(kernels=None), ranks_and_losses, 2)
 
 
 @paddle.no_grad()
-def measure(networks, sessions, batch_size, description, figures_of, count, processes, kernels=None, ties="standard"):
+def measure(networks, sessions, way, figures_of, count, ties="standard"):
     """What `figures_of` says of each prediction, `count` figures: float64 [count, predictions].
 
     It is a function of each network's scores, a list of float32 tensors [>= rows, items], of the targets and of their
-    places in `sessions.items`, int64 arrays [rows]; it returns a list of arrays [rows]. With `kernels`, these say the
-    ranks and the best items by a single network in its place, where the product of `_scoring` gives what
-    `network.scores` does.
+    places in `sessions.items`, int64 arrays [rows]; it returns a list of arrays [rows]. Where the Way has kernels,
+    these say the ranks, by `ties`, and the best items by a single network in its place, where the product of `_scoring`
+    gives what `network.scores` does.
     """
     largest_sums = [_largest_sum(network) for network in networks]
     score, items_by_unit = zip(*map(_scoring, networks))
     figures = np.zeros([count, len(sessions.items)])
     chunk = max(PAD_ROWS, chunk_rows(networks[0].item_matrix.shape[0]))
-    with progress(sessions.predictions // processes.count, description) as bar:
-        for batch in evaluation_batches(sessions, batch_size, PAD_ROWS, processes):
+    with progress(sessions.predictions // way.processes.count, way.description) as bar:
+        for batch in evaluation_batches(sessions, way.batch_size, PAD_ROWS, way.processes):
             hidden = [_hidden_states(*network, batch) for network in zip(networks, largest_sums)]
-            if kernels and items_by_unit[0] is not None:
-                above, at_least, best = kernels.count_above(host_array(hidden[0]), host_array(items_by_unit[0]),
-                                                            batch.targets, chunk, count - 1)
+            if way.kernels and items_by_unit[0] is not None:
+                above, at_least, best = way.kernels.count_above(host_array(hidden[0]), host_array(items_by_unit[0]),
+                                                                batch.targets, chunk, count - 1)
                 is_real = batch.positions >= 0
                 figures[0, batch.positions[is_real]] = ranks_of_counts(above, at_least, ties)[is_real]
                 figures[1:, batch.positions[is_real]] = best[is_real].T
@@ -120,7 +131,7 @@ def measure(networks, sessions, batch_size, description, figures_of, count, proc
                 figures[:, positions[is_real]] = found[:, is_real]
                 bar.update(int(is_real.sum()))
     # Each figure is a number from one process and 0 from the others: the sum is exact.
-    return processes.sum_of_array(figures)[:, is_predicted(sessions)]
+    return way.processes.sum_of_array(figures)[:, is_predicted(sessions)]
 
 
 def _largest_sum(network):

@@ -7,7 +7,7 @@ import numpy as np
 from utils.data.session_files import read_conversion
 from utils.data.sessions import Sessions, choose, read_sessions
 from utils.evaluation.metrics import recall_and_mrr
-from utils.evaluation.ranks import BATCH_SIZE, network_ranks_and_losses
+from utils.evaluation.ranks import Way, network_ranks_and_losses
 from utils.files import InputError
 from utils.processes import ALONE
 
@@ -79,8 +79,9 @@ def validation_figures(network, validation, training_sample, processes=ALONE):
         Both losses are without dropout, smoothing and sampling, unlike the loss that training minimises, so they can be
         compared. Several `processes` compute them together, and all have the result.
     """
-    ranks, losses = network_ranks_and_losses(network, validation, BATCH_SIZE, "validation", processes)
-    _, train_losses = network_ranks_and_losses(network, training_sample, BATCH_SIZE, "training loss", processes)
+    way = Way(description="validation", processes=processes)
+    ranks, losses = network_ranks_and_losses(network, validation, way)
+    _, train_losses = network_ranks_and_losses(network, training_sample, way._replace(description="training loss"))
     valid_loss, train_loss = float(losses.mean()), float(train_losses.mean())
     return {**recall_and_mrr(ranks, CUTOFFS), "valid_loss": valid_loss, "train_loss": train_loss,
             "loss_ratio": valid_loss / max(train_loss, 1e-9)}

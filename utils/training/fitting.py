@@ -15,7 +15,7 @@ import paddle
 from net import Network
 from utils.data.sessions import Sessions, choose
 from utils.data.vocabulary import read_vocabulary
-from utils.evaluation.ranks import BATCH_SIZE, network_ranks
+from utils.evaluation.ranks import Way, network_ranks
 from utils.evaluation.validation import evenly_chosen, split_sessions, without_unknown
 from utils.files import InputError
 from utils.model import checkpoint, upkeep
@@ -137,7 +137,7 @@ def _short_training(options, lr_end, make_trainer, kernels, training, judging, p
             trainer.step(batch)
             done += len(batch.targets)
         try:
-            ranks = network_ranks(trainer.network, judging, BATCH_SIZE, description=f"fit {epoch}", kernels=kernels)
+            ranks = network_ranks(trainer.network, judging, Way(description=f"fit {epoch}", kernels=kernels))
         except InputError:  # weights that are no numbers: the rate is too high, as the whole training will say
             break
         tried.append(Tried(lr_end, epoch, np.where(ranks <= CUTOFF, 1 + 1 / ranks, 0)))

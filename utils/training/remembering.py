@@ -12,7 +12,7 @@ import numpy as np
 
 from utils.data.sessions import Sessions, choose, joined
 from utils.evaluation.joined_ranks import Model, mixed_ranks, model_ranks, recent_before
-from utils.evaluation.ranks import BATCH_SIZE, is_predicted
+from utils.evaluation.ranks import Way, is_predicted
 from utils.evaluation.validation import evenly_chosen, without_unknown
 from utils.model import checkpoint
 from utils.model.directory import choose_epoch
@@ -157,7 +157,7 @@ def chosen(network, neighbours, choosing):
     is_next = recent - 1 == choosing.items[is_predicted(choosing)][:, None]
     returns = fit_returns(features(recent), probabilities[best], is_next)
     memory = Memory(neighbours, WEIGHTS[best], "", returns)
-    recall, mrr = figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, BATCH_SIZE))
+    recall, mrr = figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, Way()))
     if recall + mrr <= recalls[best] + mrrs[best]:
         returns, recall, mrr = NO_RETURNS, recalls[best], mrrs[best]
     log(f"neighbours: weight:{WEIGHTS[best]:g} returns:{','.join(f'{each:.2f}' for each in returns)} "
