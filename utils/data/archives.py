@@ -25,10 +25,10 @@ def unpacked(path, folder, say, wanted=CLICKS_FILE):
         yield path
         return
     with TemporaryDirectory(prefix=".unpacked_", dir=folder) as unpacked_folder:
-        yield unpack(path, unpacked_folder, say, wanted)
+        yield _unpack(path, unpacked_folder, say, wanted)
 
 
-def unpack(path, folder, say, wanted):
+def _unpack(path, folder, say, wanted):
     """Unpack only the file `wanted` of a 7z archive to `folder` and return its path."""
     try:
         import py7zr
@@ -58,15 +58,15 @@ def fetch(url, path, sha256, say):
         say("{} is here already, not fetched", path)
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        check_sha256(path, digest, sha256, say)
+        _check_sha256(path, digest, sha256, say)
         return
     import http.client
     import urllib.request
 
     try:
         with urllib.request.urlopen(url, timeout=60) as response, write_atomically(path, "wb") as file:
-            digest = save(response, file, url, say)
-            check_sha256(url, digest, sha256, say)
+            digest = _save(response, file, url, say)
+            _check_sha256(url, digest, sha256, say)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, OSError) and error.errno in NO_SPACE:
             raise
@@ -75,7 +75,7 @@ def fetch(url, path, sha256, say):
     say("fetched {}", path)
 
 
-def save(response, file, url, say):
+def _save(response, file, url, say):
     """Copy an HTTP response to `file`, show the progress, and return the SHA-256."""
     size, done, shown, digest = int(response.headers.get("Content-Length") or 0), 0, 0, hashlib.sha256()
     while piece := response.read(1 << 20):
@@ -95,7 +95,7 @@ def save(response, file, url, say):
     return digest.hexdigest()
 
 
-def check_sha256(what, found, expected, say):
+def _check_sha256(what, found, expected, say):
     """Print the SHA-256 `found`; InputError if another one is `expected`."""
     say("sha256 {}", found)
     if expected and found != expected.lower():

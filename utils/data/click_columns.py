@@ -112,14 +112,14 @@ def read_columns(table, columns, unit, most_faults=1):
     rows, everything = np.arange(len(table)), len(table)
     if columns.event:
         wanted = pa.array(columns.events + columns.purchases, pa.string())
-        is_wanted = pc.is_in(as_text(table.column(3)), value_set=wanted)
+        is_wanted = pc.is_in(_as_text(table.column(3)), value_set=wanted)
         table, rows = table.filter(is_wanted), rows[is_wanted.to_numpy()]
     other_events = everything - len(table)
     try:
-        return Part(*convert(table, unit), 0, [], other_events, *attributes(table, columns))
+        return Part(*_convert(table, unit), 0, [], other_events, *_attributes(table, columns))
     except pa.ArrowInvalid:
         pass
-    is_bad = [bad_ids(table.column(0)), bad_ids(table.column(1)), bad_times(table.column(2), unit)]
+    is_bad = [_bad_ids(table.column(0)), _bad_ids(table.column(1)), _bad_times(table.column(2), unit)]
     bad = np.logical_or.reduce(is_bad)
     names = list(columns.wanted().values())
     expected = "an id", "an id", EXPECTED_TIME[unit]
@@ -130,35 +130,35 @@ def read_columns(table, columns, unit, most_faults=1):
         found = "no value" if value is None else repr(value if isinstance(value, str) else str(value))[:80]
         faults.append((int(rows[row]), f"found {found} as {names[place]}, expected {expected[place]}"))
     table = table.filter(pa.array(~bad))
-    return Part(*convert(table, unit), int(bad.sum()), faults, other_events, *attributes(table, columns))
+    return Part(*_convert(table, unit), int(bad.sum()), faults, other_events, *_attributes(table, columns))
 
 
-def convert(table, unit):
+def _convert(table, unit):
     """Sessions, items and times of a table without bad rows, as in Part; pyarrow.ArrowInvalid if there is one."""
     sessions, items, times = table.columns[:3]
-    return as_sessions(sessions), as_names(items), as_times(times, unit)
+    return _as_sessions(sessions), _as_names(items), _as_times(times, unit)
 
 
-def attributes(table, columns):
+def _attributes(table, columns):
     """Categories and purchases of a table as in Part."""
     is_purchase = np.zeros(len(table), bool)
     if columns.purchases:
-        is_purchase = pc.is_in(as_text(table.column(3)), value_set=pa.array(columns.purchases, pa.string())).to_numpy()
+        is_purchase = pc.is_in(_as_text(table.column(3)), value_set=pa.array(columns.purchases, pa.string())).to_numpy()
     if columns.category is None:
         return None, is_purchase
     place = 3 + bool(columns.event and columns.category != columns.event)
     if place == len(table.columns):  # of a table without categories
         return pa.chunked_array([pa.repeat("", len(table)).dictionary_encode()]), is_purchase
-    return pc.fill_null(as_text(table.column(place)), "").dictionary_encode(), is_purchase
+    return pc.fill_null(_as_text(table.column(place)), "").dictionary_encode(), is_purchase
 
 
-def as_sessions(column):
+def _as_sessions(column):
     """Session ids as int64 if none of them loses anything by it (007 is not 7), otherwise as checked dictionaries."""
     if pa.types.is_integer(column.type) and not column.null_count and column.type != pa.uint64():
         return pc.cast(column, pa.int64()).to_numpy()
-    text = as_text(column)
+    text = _as_text(column)
     numbers = as_integers(text)
-    return as_names(text) if numbers is None else numbers
+    return _as_names(text) if numbers is None else numbers
 
 
 def as_integers(ids):
@@ -175,17 +175,17 @@ def as_integers(ids):
     return numbers.to_numpy()
 
 
-def as_names(column):
+def _as_names(column):
     """The column as dictionaries; pyarrow.ArrowInvalid if a value is missing or nothing but blanks."""
-    names = column if column.type == NAMES else as_text(column).dictionary_encode()
+    names = column if column.type == NAMES else _as_text(column).dictionary_encode()
     for chunk in names.chunks:
-        blank = is_blank(chunk.dictionary)  # that is of rows which were left out, too
+        blank = _is_blank(chunk.dictionary)  # that is of rows which were left out, too
         if chunk.null_count or pc.any(blank).as_py() and pc.any(blank.take(chunk.indices)).as_py():
             raise pa.ArrowInvalid("no id")
     return names
 
 
-def as_text(column):
+def _as_text(column):
     """The ids of a column as a pyarrow.ChunkedArray of strings."""
     if pa.types.is_floating(column.type):  # what pandas makes of integers where one is missing
         whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), 2.0**53))
@@ -194,14 +194,14 @@ def as_text(column):
     return pc.cast(column, pa.string())
 
 
-def is_blank(text):
+def _is_blank(text):
     """Where an array of strings has none, or nothing but blanks."""
     return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(text), ""), True)
 
 
-def bad_ids(column):
+def _bad_ids(column):
     """Where a column of ids has none: bool array [rows]."""
-    return is_blank(as_text(column)).to_numpy()
+    return _is_blank(_as_text(column)).to_numpy()
 
 
 def unit_of_times(column, unit_of_numbers):
@@ -214,45 +214,45 @@ def unit_of_times(column, unit_of_numbers):
     return unit_of_numbers if first_number >= 0 and not 0 <= first_date < first_number else "iso"
 
 
-def as_times(column, unit):
+def _as_times(column, unit):
     """Times as microseconds since 1970, UTC: int64 [clicks]; pyarrow.ArrowInvalid if one is missing or impossible."""
-    times = microseconds(column, unit)
-    if not np.all(is_possible(times)):
+    times = _microseconds(column, unit)
+    if not np.all(_is_possible(times)):
         raise pa.ArrowInvalid("time out of range")
     return times if times.dtype == np.int64 else np.rint(times).astype(np.int64)
 
 
-def bad_times(column, unit):
-    """Where `as_times` finds a wrong time: bool array [rows]."""
+def _bad_times(column, unit):
+    """Where `_as_times` finds a wrong time: bool array [rows]."""
     times = np.full(len(column), np.nan)
     looks_right = pc.is_valid(column)
     if column.type == pa.string():
         looks_right = pc.fill_null(pc.match_substring_regex(column, DATE if unit == "iso" else NUMBER), False)
-    for rows, found in convertible(column, np.flatnonzero(looks_right.to_numpy()), unit):
+    for rows, found in _convertible(column, np.flatnonzero(looks_right.to_numpy()), unit):
         times[rows] = found
-    return ~is_possible(times)
+    return ~_is_possible(times)
 
 
-def convertible(column, rows, unit):
-    """Yield `rows` (int64) and their `microseconds`, in pieces, without those that no time can be read from."""
+def _convertible(column, rows, unit):
+    """Yield `rows` (int64) and their `_microseconds`, in pieces, without those that no time can be read from."""
     try:
-        yield rows, microseconds(column.take(pa.array(rows)), unit)
+        yield rows, _microseconds(column.take(pa.array(rows)), unit)
     except pa.ArrowInvalid:
         if len(rows) > 1:
-            yield from convertible(column, rows[:len(rows) // 2], unit)
-            yield from convertible(column, rows[len(rows) // 2:], unit)
+            yield from _convertible(column, rows[:len(rows) // 2], unit)
+            yield from _convertible(column, rows[len(rows) // 2:], unit)
 
 
-def is_possible(times):
+def _is_possible(times):
     return (times >= 0) & (times < LATEST)  # false for NaN too
 
 
-def microseconds(column, unit):
+def _microseconds(column, unit):
     """Timestamps, ISO 8601 dates, or numbers of the `unit` s or ms, as microseconds: int64 or float64 [clicks]."""
     if column.null_count:
         raise pa.ArrowInvalid("no time")
     if column.type == pa.string() and unit == "iso":
-        return parse_dates(column)
+        return _parse_dates(column)
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         zone = getattr(column.type, "tz", None)
         times = pc.cast(column, pa.timestamp("us", zone), safe=False)
@@ -260,7 +260,7 @@ def microseconds(column, unit):
     return pc.cast(column, pa.float64()).to_numpy() * (SECOND if unit == "s" else SECOND // 1_000)
 
 
-def parse_dates(text):
+def _parse_dates(text):
     """Turn ISO 8601 dates into microseconds since 1970, UTC: int64 [clicks].
 
     A date without a time zone is in UTC. Decimals after the sixth are cut off.

@@ -50,9 +50,9 @@ def click_parts(paths, columns, flag, left_out):
         A file is missing, empty, cut off or not a table, or more rows are bad than may be left out; the message names
         the row.
     """
-    parts = (found for path in paths for file in table_files(path, flag)
-             for found in parts_of_file(file, columns, left_out.limit + 1))
-    return good_parts(parts, columns, left_out, paths[0])
+    parts = (found for path in paths for file in _table_files(path, flag)
+             for found in _parts_of_file(file, columns, left_out.limit + 1))
+    return _good_parts(parts, columns, left_out, paths[0])
 
 
 def clicks_of(table, columns=None, left_out=None):
@@ -77,18 +77,18 @@ def clicks_of(table, columns=None, left_out=None):
     columns, left_out = columns or Columns(), left_out or LeftOut()
     is_arrow = isinstance(table, pa.Table)
     names = list(columns.wanted().values())
-    require_columns(list(table.column_names if is_arrow else table.columns), columns, "the table")
+    _require_columns(list(table.column_names if is_arrow else table.columns), columns, "the table")
     try:
         table = table if is_arrow else pa.table(table[names])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"the table: found a column with values of different types ({' '.join(error.args)[:200]}), "
                          "expected one type, such as text") from None
     pieces = (table.slice(first, ROWS) for first in range(0, len(table), ROWS))
-    parts = parts_of_tables(pieces, columns, left_out.limit + 1, "the table")
-    return joined_clicks(deque(good_parts(parts, columns, left_out, "the table")))
+    parts = _parts_of_tables(pieces, columns, left_out.limit + 1, "the table")
+    return joined_clicks(deque(_good_parts(parts, columns, left_out, "the table")))
 
 
-def table_files(path, flag):
+def _table_files(path, flag):
     """The file `path` itself, or all files below the directory `path`, in name order; InputError if there is none."""
     path = Path(path)
     if not path.is_dir():
@@ -100,8 +100,8 @@ def table_files(path, flag):
     return files
 
 
-def parts_of_file(path, columns, most_faults):
-    """Yield the click_columns.Part of each piece of a file, as `good_parts` takes them."""
+def _parts_of_file(path, columns, most_faults):
+    """Yield the click_columns.Part of each piece of a file, as `_good_parts` takes them."""
     with open(path, "rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if not is_parquet:
@@ -110,7 +110,7 @@ def parts_of_file(path, columns, most_faults):
         return
     try:
         with pq.ParquetFile(path) as file:
-            yield from parts_of_tables(tables_of_parquet(file, path, columns), columns, most_faults, path)
+            yield from _parts_of_tables(_tables_of_parquet(file, path, columns), columns, most_faults, path)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
@@ -118,11 +118,11 @@ def parts_of_file(path, columns, most_faults):
                          "expected a whole one") from None
 
 
-def tables_of_parquet(file, path, columns):
+def _tables_of_parquet(file, path, columns):
     """Yield the wanted columns of a Parquet file, some rows at a time."""
     partitions = dict(part.split("=", 1) for part in path.parent.parts if "=" in part)
     names = file.schema_arrow.names
-    require_columns(names + sorted(partitions.keys() - set(names)), columns, path)
+    _require_columns(names + sorted(partitions.keys() - set(names)), columns, path)
     wanted = list(columns.wanted().values())
     for batch in file.iter_batches(ROWS, columns=[name for name in wanted if name in names], use_threads=False):
         table = pa.Table.from_batches([batch])
@@ -133,12 +133,12 @@ def tables_of_parquet(file, path, columns):
         yield table
 
 
-def parts_of_tables(tables, columns, most_faults, source):
-    """Yield the click_columns.Part of each pyarrow.Table, as `good_parts` takes them; rows are counted from 1."""
+def _parts_of_tables(tables, columns, most_faults, source):
+    """Yield the click_columns.Part of each pyarrow.Table, as `_good_parts` takes them; rows are counted from 1."""
     unit, first_row = "", 1
     for table in tables:
         names = list(columns.wanted().values())
-        table = pa.table([plain(table[name], name, source, is_time=place == 2) for place, name in enumerate(names)],
+        table = pa.table([_plain(table[name], name, source, is_time=place == 2) for place, name in enumerate(names)],
                          list(map(str, range(len(names)))))
         unit = unit or unit_of_times(table.column(2), columns.time_unit)
         part = read_columns(table, columns, unit, most_faults)
@@ -146,7 +146,7 @@ def parts_of_tables(tables, columns, most_faults, source):
         first_row += len(table)
 
 
-def plain(column, name, source, is_time):
+def _plain(column, name, source, is_time):
     """A column as text, numbers or timestamps; InputError for types that can't be ids or times."""
     kind, types = column.type, pa.types
     if types.is_dictionary(kind):
@@ -161,7 +161,7 @@ def plain(column, name, source, is_time):
     return pc.cast(column, kind)
 
 
-def require_columns(names, columns, source):
+def _require_columns(names, columns, source):
     """InputError unless each wanted column is exactly once among the `names` of a table."""
     for flag, name in columns.wanted().items():
         if names.count(name) != 1:
@@ -169,7 +169,7 @@ def require_columns(names, columns, source):
             raise InputError(f"{source}: found the columns {found!r}, expected one named {name!r} ({flag})")
 
 
-def good_parts(parts, columns, left_out, source):
+def _good_parts(parts, columns, left_out, source):
     """Yield those of the `parts` that have clicks, and count in `left_out` what is missing.
 
     Parameters

@@ -45,16 +45,16 @@ def parts_of_text(path, columns, most_faults):
         The file is empty, cut off or not a table with these columns.
     """
     with open_text(path, columns.encoding) as file:
-        form, first_line = find_form(file, path, columns)
+        form, first_line = _find_form(file, path, columns)
         line_number = 1 + form.has_header
-        blocks = whole_records(file, b"" if form.has_header else first_line, path, form.separator)
-        for block, future in parsed_ahead(blocks, form, most_faults):
+        blocks = _whole_records(file, b"" if form.has_header else first_line, path, form.separator)
+        for block, future in _parsed_ahead(blocks, form, most_faults):
             part = future.result()
             yield part._replace(faults=[(line_number + row, reason) for row, reason in part.faults])
             line_number += block.count(b"\n")
 
 
-def find_form(file, path, columns):
+def _find_form(file, path, columns):
     """Find out the Form of a table from its first line; return both."""
     first_line = file.readline(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf")
     if not first_line:
@@ -90,7 +90,7 @@ def find_form(file, path, columns):
     return Form(names, [names.index(name) for name in wanted.values()], separator, True, columns), first_line
 
 
-def whole_records(file, start, path, separator):
+def _whole_records(file, start, path, separator):
     """Yield `start`, which was already read from `file`, and the rest of the file in blocks of whole records.
 
     A line with a quote that nothing closes is a block of its own.
@@ -100,7 +100,7 @@ def whole_records(file, start, path, separator):
         chunk = file.read(BLOCK)
         block = b"".join((rest, chunk))
         cut = 0
-        for end in cuts(block, separator, not chunk):
+        for end in _cuts(block, separator, not chunk):
             if end > cut:
                 yield block[cut:end]
             cut = end
@@ -109,18 +109,18 @@ def whole_records(file, start, path, separator):
             raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table of clicks")
 
 
-def cuts(block, separator, is_last):
+def _cuts(block, separator, is_last):
     """Where to cut a block: behind its last whole record, and around lines with a quote that nothing closes."""
     if is_last and not block.endswith(b"\n"):
         block += b"\n"
     if b'"' not in block:
         return [block.rfind(b"\n") + 1]
-    ends, unclosed = record_ends(block, separator, is_last)
+    ends, unclosed = _record_ends(block, separator, is_last)
     around = [place for start in unclosed for place in (start, block.index(b"\n", start) + 1)]
     return sorted({*around, *ends[-1:].tolist()})
 
 
-def record_ends(block, separator, is_whole=True):
+def _record_ends(block, separator, is_whole=True):
     """The ends of the records in a block of lines: those of the lines, except within quotes.
 
     Parameters
@@ -148,7 +148,7 @@ def record_ends(block, separator, is_whole=True):
         start = int(ends[line - 1]) if line else 0
         if start < done or field_starts.isdisjoint(before[last[line - 1] if line else 0:last[line]].tolist()):
             continue  # quotes that begin no field are parts of words: 5" disk
-        end = end_of_record(block, start, separator)
+        end = _end_of_record(block, start, separator)
         if end:
             is_end[line:np.searchsorted(ends, end)] = False
             done = end
@@ -160,7 +160,7 @@ def record_ends(block, separator, is_whole=True):
     return ends[is_end], unclosed
 
 
-def end_of_record(block, start, separator):
+def _end_of_record(block, start, separator):
     """Where the record that begins at `start` ends, behind its newline; 0 if a quote stays open for LONGEST_LINE bytes.
     """
     other = rb"[^\n" + re.escape(separator.encode()) + rb"]*"
@@ -171,29 +171,29 @@ def end_of_record(block, start, separator):
     return found.end() if found else 0
 
 
-def parsed_ahead(blocks, form, most_faults):
-    """Yield each block and the future result of `parse`; meanwhile the next two blocks are parsed."""
+def _parsed_ahead(blocks, form, most_faults):
+    """Yield each block and the future result of `_parse`; meanwhile the next two blocks are parsed."""
     waiting = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         for block in blocks:
             if not form.unit:
-                form.unit = unit_of_block(block, form)
-            waiting.append((block, pool.submit(parse, block, form, most_faults)))
+                form.unit = _unit_of_block(block, form)
+            waiting.append((block, pool.submit(_parse, block, form, most_faults)))
             if len(waiting) > WORKERS:
                 yield waiting.popleft()
         yield from waiting
 
 
-def unit_of_block(block, form):
+def _unit_of_block(block, form):
     """The unit of the times in a block, from the first of them."""
     place = form.wanted[2]
-    _, starts, ends = records_of(block[:BYTES_FOR_UNIT], form)
-    rows = [fields_of(block[start:end], form) for start, end in zip(starts.tolist(), ends.tolist())]
+    _, starts, ends = _records_of(block[:BYTES_FOR_UNIT], form)
+    rows = [_fields_of(block[start:end], form) for start, end in zip(starts.tolist(), ends.tolist())]
     times = [row[place].encode(errors="replace").decode() for row in rows if len(row) > place]
     return unit_of_times(pa.chunked_array([pa.array(times, pa.string())]), form.columns.time_unit)
 
 
-def fields_of(record, form):
+def _fields_of(record, form):
     """The fields of one record, a list of str in which bytes that are not UTF-8 are surrogates; empty if it is none."""
     try:
         return next(csv.reader([record.decode("utf-8", "surrogateescape")], delimiter=form.separator), [])
@@ -201,23 +201,23 @@ def fields_of(record, form):
         return []
 
 
-def parse(block, form, most_faults):
+def _parse(block, form, most_faults):
     """The click_columns.Part of a block of whole records; its rows are numbers of lines, from 0."""
     try:
-        table, faults = parse_fast(block, form), []
+        table, faults = _parse_fast(block, form), []
     except pa.ArrowInvalid:
-        table, lines, faults = parse_by_record(block, form)
+        table, lines, faults = _parse_by_record(block, form)
     part = read_columns(table, form.columns, form.unit, most_faults)
     if part.bad and not faults:
-        lines = records_of(block, form)[0]
+        lines = _records_of(block, form)[0]
         if len(lines) != len(table):  # Arrow ends records at a carriage return, too
-            table, lines, faults = parse_by_record(block, form)
+            table, lines, faults = _parse_by_record(block, form)
             part = read_columns(table, form.columns, form.unit, most_faults)
     bad = [(int(lines[row]), reason) for row, reason in part.faults] + faults
     return part._replace(bad=part.bad + len(faults), faults=sorted(bad)[:most_faults])
 
 
-def parse_fast(block, form):
+def _parse_fast(block, form):
     """The wanted columns of a block, a pyarrow.Table of text; pyarrow.ArrowInvalid if a record is none of the table."""
     positions = [str(position) for position in range(len(form.names))]
     wanted = [positions[place] for place in form.wanted]
@@ -232,7 +232,7 @@ def parse_fast(block, form):
     return table.select(wanted)
 
 
-def parse_by_record(block, form):
+def _parse_by_record(block, form):
     """Parse a block with records that can't be parsed.
 
     Returns
@@ -242,9 +242,9 @@ def parse_by_record(block, form):
     faults : list of (line, reason)
     """
     rows, lines, faults = [], [], []
-    for line, start, end in zip(*map(np.ndarray.tolist, records_of(block, form))):
+    for line, start, end in zip(*map(np.ndarray.tolist, _records_of(block, form))):
         record = block[start:end]
-        fields = fields_of(record, form)
+        fields = _fields_of(record, form)
         shown = repr(record.decode(errors="replace").rstrip("\r\n")[:80])
         if len(fields) != len(form.names):
             names = ", ".join(form.names)[:200]
@@ -259,7 +259,7 @@ def parse_by_record(block, form):
     return pa.table(columns, list(map(str, range(len(columns))))), lines, faults
 
 
-def records_of(block, form):
+def _records_of(block, form):
     """The records of a block that are not empty: the numbers of their lines, from 0, and where they begin and end.
 
     Returns
@@ -269,7 +269,7 @@ def records_of(block, form):
     if not block.endswith(b"\n"):
         block += b"\n"
     text = np.frombuffer(block, np.uint8)
-    ends, _ = record_ends(block, form.separator)
+    ends, _ = _record_ends(block, form.separator)
     starts = np.append(0, ends[:-1])
     lines = np.searchsorted(np.flatnonzero(text == NEWLINE), starts)
     is_empty = (ends - starts == 1) | (ends - starts == 2) & (text[starts] == RETURN)

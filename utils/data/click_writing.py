@@ -27,17 +27,17 @@ def write_table(clicks, file, categories=None):
         Indices and names for a column Category before the times, of Clicks in memory.
     """
     file.write(b"SessionId\tItemId\tCategory\tTime\n" if categories else b"SessionId\tItemId\tTime\n")
-    items = quoted(clicks.item_names)
-    categories = categories and (categories[0], quoted(categories[1]))
+    items = _quoted(clicks.item_names)
+    categories = categories and (categories[0], _quoted(categories[1]))
     for block in clicks.blocks():
-        for text in rows_of_text(block, items, categories):
+        for text in _rows_of_text(block, items, categories):
             file.write(text)
 
 
-def rows_of_text(clicks, items, categories=None):
+def _rows_of_text(clicks, items, categories=None):
     """Yield the rows of `write_table` in memoryviews of many rows; `items` are the items' names as they are written."""
     sessions, names = pa.array(clicks.sessions), clicks.session_names
-    sessions = pc.cast(sessions, pa.string()) if names is None else quoted(names).take(sessions)
+    sessions = pc.cast(sessions, pa.string()) if names is None else _quoted(names).take(sessions)
     fraction = SECOND // 10**clicks.decimals  # microseconds
     line_ends = ["\n"]
     if clicks.decimals:
@@ -53,10 +53,10 @@ def rows_of_text(clicks, items, categories=None):
                    pc.cast(pa.array(seconds), pa.string())]
         text = pc.binary_join_element_wise(pc.binary_join_element_wise(*columns, "\t"),
                                            line_ends.take(pa.array(rest // fraction)), "")
-        yield characters(text)
+        yield _characters(text)
 
 
-def quoted(names):
+def _quoted(names):
     """Names as fields of a TSV file: a pyarrow.StringArray."""
     special = pc.match_substring_regex(names, '["\t\r\n]')
     if not pc.any(special).as_py():
@@ -78,11 +78,11 @@ def as_words(names):
 
 def write_item_ids(clicks, file):
     """Write the item ids of each session as one line to the binary `file`, in the order in which sessions start."""
-    for text in session_text(clicks, as_words(clicks.item_names), id_reader(clicks)):
+    for text in _session_text(clicks, as_words(clicks.item_names), _id_reader(clicks)):
         file.write(text)
 
 
-def session_text(clicks, words, numbers_of):
+def _session_text(clicks, words, numbers_of):
     """Yield sessions as lines of text in the order in which they start, in memoryviews of many lines.
 
     Parameters
@@ -91,7 +91,7 @@ def session_text(clicks, words, numbers_of):
     words : pyarrow.StringArray [len(clicks.item_names)]
         What is written for each item.
     numbers_of : function
-        As of `id_reader`.
+        As of `_id_reader`.
     """
     words = pa.concat_arrays([pc.binary_join_element_wise(words, end, "") for end in (" ", "\n")])
     for block, order in clicks.in_order_of_starts(numbers_of):
@@ -103,18 +103,18 @@ def session_text(clicks, words, numbers_of):
             sessions = slice(first, last)
             items = block.items[joined_ranges(block.offsets[order[sessions]], lengths[sessions])]
             items[np.cumsum(lengths[sessions]) - 1] += len(clicks.item_names)  # a session's last: with a newline
-            yield characters(words.take(pa.array(items)))
+            yield _characters(words.take(pa.array(items)))
             first = last
 
 
-def id_reader(clicks):
+def _id_reader(clicks):
     """A function of a block that returns numbers in the order of the sessions' ids: int64 [sessions].
 
     Ids that are all integers are in the order of these, even where the whole table has other ids as well, so that the
     text is the same whether the clicks are a part of a table or a table of their own.
     """
-    if all(integer_ids(block) is not None for block in clicks.blocks()):
-        return integer_ids
+    if all(_integer_ids(block) is not None for block in clicks.blocks()):
+        return _integer_ids
     before = 0
 
     def count(block):
@@ -125,14 +125,14 @@ def id_reader(clicks):
     return count
 
 
-def integer_ids(block):
+def _integer_ids(block):
     """The ids of the sessions as int64, or None if not all are integers."""
     if block.session_names is None:
         return block.sessions
     return as_integers(block.session_names.take(pa.array(block.sessions)))
 
 
-def characters(text):
+def _characters(text):
     """The strings of the pyarrow.StringArray `text` one right after another, a memoryview."""
     offsets = np.frombuffer(text.buffers()[1], np.int32)[text.offset:text.offset + len(text) + 1]
     return memoryview(text.buffers()[2])[offsets[0]:offsets[-1]]
@@ -170,19 +170,19 @@ def write_indexed(training, test, targets, directory):
         raise InputError(f"found {len(vocabulary)} item in the training sessions, expected at least 2 to choose from")
     index = {word: str(number) for number, word in enumerate(vocabulary)}
     words = pa.array([index.get(word, "") for word in item_words])  # other items are left out
-    known = keep_items_of(test.each(with_starts_as_times), training)
+    known = keep_items_of(test.each(_with_starts_as_times), training)
     kept = drop_short_sessions(known, 2)
     (sessions, clicks, _), (test_sessions, test_clicks, _), (kept_sessions, kept_clicks, _) = (
         table.sizes() for table in (training, test, kept))
     counts = [dict(zip(COUNTS, (sessions, clicks, 0, 0))),
               dict(zip(COUNTS, (kept_sessions, kept_clicks, test_sessions - kept_sessions, test_clicks - len(known))))]
-    texts = session_text(training, words, id_reader(training)), session_text(kept, words, id_reader(test))
+    texts = _session_text(training, words, _id_reader(training)), _session_text(kept, words, _id_reader(test))
     *paths, vocab_path = text_paths(directory)
     parts = [(target, {path.name: text}, count) for target, path, text, count in zip(targets, paths, texts, counts)]
     write_conversion(parts, vocab_path, vocabulary)
     return *counts, len(vocabulary)
 
 
-def with_starts_as_times(block):
+def _with_starts_as_times(block):
     """The block with each click at the time at which its session starts, even where its first click is left out."""
     return replace(block, times=np.repeat(block.starts(), block.lengths()))

@@ -15,17 +15,17 @@ def read_lines(path):
     Lines from a pipe come as soon as they are written.
     """
     first = 1
-    with open_sessions(path) as stream:
+    with _open_sessions(path) as stream:
         while chunk := stream.read1(READ_BYTES):
             if not chunk.endswith(b"\n"):
                 chunk += stream.readline()
-            text = decode(chunk, path, first)
+            text = _decode(chunk, path, first)
             lines = (text.removeprefix("\ufeff") if first == 1 else text).removesuffix("\n").split("\n")
             yield [(number, [*map(unescape, line.split())]) for number, line in enumerate(lines, start=first)]
             first += len(lines)
 
 
-def decode(chunk, path, first):
+def _decode(chunk, path, first):
     """The text of a chunk of lines, the first of which is number `first`; InputError if it can't be item ids."""
     found, position = "a zero byte", chunk.find(b"\0")
     try:
@@ -42,7 +42,7 @@ def name_of(path):
     return "standard input" if path == "-" else path
 
 
-def open_sessions(path):
+def _open_sessions(path):
     """The file as a stream of bytes, or standard input for `-`."""
     if path != "-":
         return open(require_file(path, "--sessions"), "rb")

@@ -18,20 +18,20 @@ from utils.model.top_k import top_k
 TIE_WEIGHT = 1e-6
 
 
-def click_shares(sessions, item_count):
+def _click_shares(sessions, item_count):
     """Each item's share of the training clicks, float64 [items]: its popularity."""
     return np.bincount(sessions.items, minlength=item_count) / len(sessions.items)
 
 
 def popularity_scores(sessions, item_count):
     """POP: an item's score is its share of the training clicks in any session. Hidasi et al., ICLR 2016, section 4."""
-    shares = click_shares(sessions, item_count)
+    shares = _click_shares(sessions, item_count)
     return lambda clicks: shares
 
 
 def session_popularity_scores(sessions, item_count):
     """S-POP: how often this session has clicked the item so far; ties by POP. Hidasi et al., ICLR 2016, section 4."""
-    popularity = 0.5 * click_shares(sessions, item_count)  # less than one click
+    popularity = 0.5 * _click_shares(sessions, item_count)  # less than one click
     return lambda clicks: np.bincount(clicks, minlength=item_count) + popularity
 
 
@@ -47,7 +47,7 @@ def transition_scores(sessions, item_count):
     before = before[np.argsort(sessions.items[before], kind="stable")]
     starts = np.searchsorted(sessions.items[before], np.arange(item_count + 1))
     followers = sessions.items[before + 1]
-    popularity = 0.5 * click_shares(sessions, item_count)  # less than one transition
+    popularity = 0.5 * _click_shares(sessions, item_count)  # less than one transition
 
     def scores(clicks):
         last = clicks[-1]
@@ -81,7 +81,7 @@ def item_neighbour_scores(sessions, item_count, regularisation=20.0, alpha=0.5):
         0 to 1; how much the support of the last click counts instead of the item's. Only the item's changes ranks.
     """
     index = index_sessions(sessions, item_count)
-    shares = click_shares(sessions, item_count)
+    shares = _click_shares(sessions, item_count)
     support = np.maximum(np.diff(index.item_starts), 1) + regularisation  # an item without sessions has no similar ones
     item_factors = (1 + TIE_WEIGHT * shares) / support ** (1 - alpha)
 
@@ -128,7 +128,7 @@ def session_neighbour_scores(sessions, item_count, neighbours=500, sample_size=5
         >= 0; 0 treats rare and frequent items alike.
     """
     index = index_sessions(sessions, item_count)
-    shares = click_shares(sessions, item_count)
+    shares = _click_shares(sessions, item_count)
     support = np.maximum(np.diff(index.item_starts), 1)  # an item without sessions is in no neighbour
     item_factors = (1 + TIE_WEIGHT * shares) * (1 + idf_weight * np.log(len(sessions.lengths) / support))
 

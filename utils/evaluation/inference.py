@@ -102,7 +102,7 @@ def run_inference(evaluation, kernels=None, processes=ALONE):
         For what is wrong with files or flags.
     """
     test, epochs, other_epoch = processes.in_turn(lambda: _prepare(evaluation))
-    with open_file(evaluation, test, processes) as write:
+    with _open_file(evaluation, test, processes) as write:
         _evaluate(evaluation, test, epochs, other_epoch, write, Way(evaluation.batch_size, "", kernels, processes))
 
 
@@ -110,14 +110,14 @@ def _evaluate(evaluation, test, epochs, other_epoch, write, way):
     """`run_inference` of what `_prepare` found, with the function of the open prediction file or None."""
     model_dir, results, other, processes = Path(evaluation.model_dir), {}, None, way.processes
     if evaluation.train_dir:
-        results = processes.first_does(lambda: evaluate_baselines(test, evaluation)) or {}
+        results = processes.first_does(lambda: _evaluate_baselines(test, evaluation)) or {}
     if other_epoch:
-        other, seconds = evaluate_epoch(evaluation.against, other_epoch, test, evaluation, way)
+        other, seconds = _evaluate_epoch(evaluation.against, other_epoch, test, evaluation, way)
         other_name = checkpoint.epoch_directory(evaluation.against, other_epoch)
-        log(f"against:{other_name} {line_of(shown(other, evaluation))} time_cost(s):{seconds:.2f}")
+        log(f"against:{other_name} {line_of(_shown(other, evaluation))} time_cost(s):{seconds:.2f}")
     for epoch in epochs:
-        measures, seconds = evaluate_epoch(model_dir, epoch, test, evaluation, way, write)
-        name, figures = checkpoint.epoch_directory(model_dir, epoch), shown(measures, evaluation)
+        measures, seconds = _evaluate_epoch(model_dir, epoch, test, evaluation, way, write)
+        name, figures = checkpoint.epoch_directory(model_dir, epoch), _shown(measures, evaluation)
         log(f"model:{name} {line_of(figures)} time_cost(s):{seconds:.2f}")
         results[f"epoch_{epoch}"] = figures
         record = {"event": "test", "epoch": epoch, **measures.figures(), "ties": evaluation.ties,
@@ -125,13 +125,13 @@ def _evaluate(evaluation, test, epochs, other_epoch, write, way):
                   "predictions": test.sessions.predictions, "unknown_clicks_left_out": test.unknown,
                   "time_cost": seconds}
         if evaluation.intervals:
-            record["intervals"] = processes.first_does(lambda: report_intervals(name, measures, test, evaluation))
+            record["intervals"] = processes.first_does(lambda: _report_intervals(name, measures, test, evaluation))
         if other:
-            difference = processes.first_does(lambda: report_difference(
+            difference = processes.first_does(lambda: _report_difference(
                 f"{name} less {other_name}", measures, other, test, evaluation))
             record["against"] = {"model_dir": evaluation.against, "epoch": other_epoch, "difference": difference}
         if processes.is_first:
-            record_figures(model_dir, record)
+            _record_figures(model_dir, record)
     if evaluation.train_dir:
         print_table(results)
 
@@ -141,13 +141,13 @@ def _prepare(evaluation):
     model_dir, sampled = Path(evaluation.model_dir), evaluation.sampled
     config = checkpoint.read_config(model_dir)
     best = checkpoint.best_epoch(model_dir) if evaluation.best_alone else None
-    epochs = [best] if best else epochs_to_evaluate(checkpoint.finished_epochs(model_dir), evaluation)
+    epochs = [best] if best else _epochs_to_evaluate(checkpoint.finished_epochs(model_dir), evaluation)
     if evaluation.per_prediction and len(epochs) > 1:
         raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --start_index and "
                          "--last_index choose it")
     item_ids, item_count, vocab_sha256 = read_items(model_dir, config)
     if evaluation.vocab_path:
-        require_vocabulary(evaluation.vocab_path, vocab_sha256)
+        _require_vocabulary(evaluation.vocab_path, vocab_sha256)
     other_epoch = _other_epoch(evaluation, vocab_sha256) if evaluation.against else None
     record = read_conversion(evaluation.test_dir, vocab_sha256, "--test_dir")
     sessions = read_sessions(evaluation.test_dir, item_count, "--test_dir")
@@ -185,7 +185,7 @@ def _other_epoch(evaluation, vocab_sha256):
         return choose_epoch(other_dir)
 
 
-def epochs_to_evaluate(finished, evaluation):
+def _epochs_to_evaluate(finished, evaluation):
     """The finished epochs that were asked for; those that are not there are named."""
     first, last = evaluation.first_epoch, evaluation.last_epoch
     found = [epoch for epoch in finished if first <= epoch <= last]
@@ -201,14 +201,14 @@ def epochs_to_evaluate(finished, evaluation):
     return found
 
 
-def require_vocabulary(path, sha256):
+def _require_vocabulary(path, sha256):
     """InputError where --vocab_path, that of the test sessions, isn't the vocab.txt with this checksum, the model's."""
     if checksum(require_file(path, "--vocab_path")) != sha256:
         raise InputError(f"--vocab_path: found another vocabulary in {path} than the model was trained with, expected "
                          f"SHA-256 {sha256[:12]}...")
 
 
-def evaluate_epoch(model_dir, epoch, test, evaluation, way, write=None):
+def _evaluate_epoch(model_dir, epoch, test, evaluation, way, write=None):
     """The Measures of one epoch, and the seconds that it took; `write` takes each block as `prediction_file.rows`."""
     began = time.perf_counter()
     model = way.processes.in_turn(lambda: load(model_dir, epoch))
@@ -216,7 +216,7 @@ def evaluate_epoch(model_dir, epoch, test, evaluation, way, write=None):
     listed = min(max(evaluation.cutoffs) if write else measures.list_length, len(test.item_ids))
     try:
         if not listed:
-            sample = draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
+            sample = _draw_sample(test, evaluation.sampled, evaluation.seed) if evaluation.sampled else None
             measures.add(model_ranks(model, test.sessions, way, evaluation.ties, sample))
             return measures, time.perf_counter() - began
         for first, block in cut_blocks(test.sessions, LISTED // listed):
@@ -229,7 +229,7 @@ def evaluate_epoch(model_dir, epoch, test, evaluation, way, write=None):
     return measures, time.perf_counter() - began
 
 
-def open_file(evaluation, test, processes):
+def _open_file(evaluation, test, processes):
     """The prediction file that is asked for, open on process 0; None in its place elsewhere."""
     if not evaluation.per_prediction:
         return nullcontext()
@@ -239,12 +239,12 @@ def open_file(evaluation, test, processes):
     return open_prediction_file(evaluation.per_prediction, test.item_ids)
 
 
-def shown(measures, evaluation):
+def _shown(measures, evaluation):
     """The figures that were asked for, of all that are measured."""
     return {name: figure for name, figure in measures.figures().items() if name.split("@")[0] in evaluation.metrics}
 
 
-def report_intervals(name, measures, test, evaluation):
+def _report_intervals(name, measures, test, evaluation):
     """Print the interval of each figure that was asked for: a dict of lists of both ends."""
     names, sums, counts = _sums(measures, test, evaluation)
     ends = bootstrap_intervals(sums, counts, evaluation.draws, evaluation.seed).tolist()
@@ -253,7 +253,7 @@ def report_intervals(name, measures, test, evaluation):
     return dict(zip(names, ends))
 
 
-def report_difference(title, measures, other, test, evaluation):
+def _report_difference(title, measures, other, test, evaluation):
     """Print a table of how far a model is ahead of another one: a dict of dicts of the difference, its ends and p."""
     names, sums, counts = _sums(measures, test, evaluation)
     sums -= _sums(other, test, evaluation)[1]
@@ -273,7 +273,7 @@ def _sums(measures, test, evaluation):
     return list(values), *session_sums(list(values.values()), test.sessions.lengths)
 
 
-def draw_sample(test, size, seed):
+def _draw_sample(test, size, seed):
     """The `size` items that each click is ranked among, int32 [events, size], as in `network_ranks`."""
     item_count = len(test.item_ids)
     if item_count < 2:
@@ -281,18 +281,18 @@ def draw_sample(test, size, seed):
     return np.random.default_rng(seed).integers(item_count - 1, size=(len(test.sessions.items), size), dtype=np.int32)
 
 
-def evaluate_baselines(test, evaluation):
+def _evaluate_baselines(test, evaluation):
     """Figures of what needs no network, by name."""
     baselines, figures = {"POP": popularity_scores, "transitions": transition_scores}, {}
     for name, fit in baselines.items():
         measures = test.measures(evaluation)
         measures.add(*baseline_ranks_and_best(fit(test.training, len(test.item_ids)), test.sessions,
                                               measures.list_length, evaluation.ties))
-        figures[name] = shown(measures, evaluation)
+        figures[name] = _shown(measures, evaluation)
     return figures
 
 
-def record_figures(model_dir, record):
+def _record_figures(model_dir, record):
     """Append to metrics.jsonl; a model directory that can't be written must not keep anyone from their figures."""
     try:
         append_record(model_dir, record)

@@ -14,7 +14,7 @@ COLUMNS = pa.schema([("session", pa.int64()), ("position", pa.int64()), ("target
 
 @contextmanager
 def open_prediction_file(path, item_ids):
-    """Yield a function that adds a block's predictions to a Parquet file, as `rows` takes them, in one row group.
+    """Yield a function that adds a block's predictions to a Parquet file, as `_rows` takes them, in one row group.
 
     The file appears whole at the end of the block of code, or not at all.
 
@@ -26,10 +26,10 @@ def open_prediction_file(path, item_ids):
     """
     names = pa.array(item_ids, pa.string())
     with write_atomically(path, "wb") as file, pq.ParquetWriter(file, COLUMNS) as writer:
-        yield lambda *block: writer.write_table(rows(names, *block))
+        yield lambda *block: writer.write_table(_rows(names, *block))
 
 
-def rows(names, first, sessions, ranks, best):
+def _rows(names, first, sessions, ranks, best):
     """A block's predictions as a table.
 
     Parameters

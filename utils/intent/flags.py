@@ -27,7 +27,7 @@ def parse_arguments(arguments=None, description=""):
     if options.base_lr is None and options.optimizer in ADAMS:
         options.base_lr = ADAM_RATE
     check_optimizer_flags(options, RATE)
-    return check(options, parser.given)
+    return _check(options, parser.given)
 
 
 def _add_data_flags(data):
@@ -97,7 +97,7 @@ def _add_validation_flags(epochs):
     add_epoch_flags(epochs)
 
 
-def check(options, given):
+def _check(options, given):
     """Refuse combinations that can't work, and fill in values that depend on other flags."""
     if options.resume and options.overwrite:
         raise InputError("--resume: found 1 with --overwrite 1, expected one of them")

@@ -67,7 +67,7 @@ def decide(owners, session_scores, pair_scores, session_threshold, item_threshol
                        (pair_scores >= item_threshold) | is_best)
 
 
-def jaccard_of_sessions(outcomes, chosen):
+def _jaccard_of_sessions(outcomes, chosen):
     """Of the items chosen and the items bought, the share that is both: float64 [sessions]; 0 where nothing is bought.
     """
     sessions = len(outcomes.buys)
@@ -98,7 +98,7 @@ def tune_thresholds(outcomes, session_scores, pair_scores, rounds=10):
     session_threshold = None
     for _ in range(rounds):
         chosen = decide(outcomes.owners, session_scores, pair_scores, 0, item_threshold).chosen
-        new = _best_threshold(session_scores, gains_of_sessions(outcomes, chosen))
+        new = _best_threshold(session_scores, _gains_of_sessions(outcomes, chosen))
         if new == session_threshold:
             break
         session_threshold = new
@@ -107,14 +107,14 @@ def tune_thresholds(outcomes, session_scores, pair_scores, rounds=10):
     return session_threshold, item_threshold
 
 
-def gains_of_sessions(outcomes, chosen):
+def _gains_of_sessions(outcomes, chosen):
     """What the challenge's score gains by each session that is said to buy its `chosen` items: float64 [sessions].
 
     With S the sessions, of which Sb buy: |Sb| / |S| and the Jaccard similarity of the items if it buys, otherwise
     -|Sb| / |S| (https://2015.recsyschallenge.com/challenge.html, "Evaluation Measure").
     """
     rate = outcomes.buys.mean()
-    return np.where(outcomes.buys, rate + jaccard_of_sessions(outcomes, chosen), -rate)
+    return np.where(outcomes.buys, rate + _jaccard_of_sessions(outcomes, chosen), -rate)
 
 
 def _gains_of_pairs(outcomes, pair_scores):
@@ -166,7 +166,7 @@ class Measured:
         self._sessions = _Ranked(predictions.session_scores, outcomes.buys)
         self._of_buying = np.flatnonzero(outcomes.buys[outcomes.owners])
         self._items = _Ranked(predictions.pair_scores[self._of_buying], outcomes.bought[self._of_buying])
-        self._jaccard = jaccard_of_sessions(outcomes, predictions.chosen)
+        self._jaccard = _jaccard_of_sessions(outcomes, predictions.chosen)
 
     def figures(self, weights=None):
         """The METRICS, a dict of float.

@@ -45,7 +45,7 @@ def prepare(click_paths, purchase_paths, columns, left_out, flags, files, say):
     if not len(joined.purchases):
         raise InputError("--input: found no click before a purchase of the same session, expected some; are the "
                          "session ids of the clicks those of the purchases?")
-    parts = split(joined, flags)
+    parts = _split(joined, flags)
     say("writing")
     items, categories = write_intent(parts, flags.min_support, files)
     for name, part in zip(PARTS, parts):
@@ -59,9 +59,9 @@ def prepare(click_paths, purchase_paths, columns, left_out, flags, files, say):
 def write_intent(parts, min_support, files):
     """Write the training, validation and test sessions, three Joined, to the files of `open_intent_files`.
 
-    Returns the number of items and of categories in the vocabularies, which are those of `vocabularies`.
+    Returns the number of items and of categories in the vocabularies, which are those of `_vocabularies`.
     """
-    words = vocabularies(parts[0], min_support)
+    words = _vocabularies(parts[0], min_support)
     for part, clicks, purchases in zip(parts, files[::2], files[1::2]):
         write_table(part.clicks, clicks, (part.categories, part.category_names))
         write_table(part.purchases, purchases)
@@ -72,10 +72,10 @@ def write_intent(parts, min_support, files):
     return tuple(map(len, words))
 
 
-def split(joined, flags):
+def _split(joined, flags):
     """The training, validation and test sessions, three Joined, as --split_by says."""
     if flags.split_by == "hash":
-        share = hashed_shares(joined.clicks)
+        share = _hashed_shares(joined.clicks)
         is_test, is_valid = share < flags.test_fraction, share < 2 * flags.test_fraction
         what = f"--test_fraction {flags.test_fraction:g}"
     else:
@@ -95,7 +95,7 @@ def split(joined, flags):
     return [keep(joined, mask) for mask in masks]
 
 
-def hashed_shares(clicks):
+def _hashed_shares(clicks):
     """A number from 0 to below 1 for each session that depends on its id alone: float64 [sessions]."""
     ids = pc.cast(pa.array(clicks.sessions), pa.string()) if clicks.session_names is None else (
         clicks.session_names.take(pa.array(clicks.sessions)))
@@ -103,7 +103,7 @@ def hashed_shares(clicks):
     return np.frombuffer(digests, "<u4") / 2**32
 
 
-def vocabularies(training, min_support):
+def _vocabularies(training, min_support):
     """The words of vocab.txt and categories.txt: items of enough training clicks, and all categories but a missing one.
 
     Each in the order of vocab.txt.

@@ -55,13 +55,13 @@ def run_intent_training(options):
               "data": {"sessions": len(training), "buying": int(training.buys.sum()), "events": len(training.items),
                        "items": sizes[0], "vocab_sha256": checksum(vocab_path),
                        "sessions_sha256": _checksum(training), "validation_sha256": _checksum(validation)}}
-    run = Run(trainer, partial(validation_figures, trainer, validation), schedule_of(options), output_of(options),
+    run = Run(trainer, partial(_validation_figures, trainer, validation), schedule_of(options), output_of(options),
               flag_to_blame(vars(options)), math.inf)
     with run.directory.started(config, vocab_path) as start_from:
         run.train(start_from, trainer.weights(), {})
 
 
-def validation_figures(trainer, validation, processes=ALONE):
+def _validation_figures(trainer, validation, processes=ALONE):
     """The figures that an epoch is judged by, a dict of float: valid_loss, metrics.METRICS, and the thresholds.
 
     The challenge's score is that at the thresholds which are best for these very sessions.

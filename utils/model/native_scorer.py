@@ -56,8 +56,8 @@ class NativeScorer(Scorer):
         self.resets_after = settings.reset_after
         vectors = self.input_vectors
         self.input_layout = address(vectors), vectors.strides[0] // 4, vectors.shape[1]
-        self.layers = [(fc and padded(fc[0]), fc and np.ascontiguousarray(fc[1]), padded(weight[:, :2 * units]),
-                        padded(weight[:, 2 * units:]), np.ascontiguousarray(bias))
+        self.layers = [(fc and _padded(fc[0]), fc and np.ascontiguousarray(fc[1]), _padded(weight[:, :2 * units]),
+                        _padded(weight[:, 2 * units:]), np.ascontiguousarray(bias))
                        for fc, (weight, bias), units in zip(self.fc, self.gru, self.hid_size)]
         self.layer_addresses = [tuple(map(address, layer)) for layer in self.layers]
         items, units = len(self.item_matrix), self.item_matrix.shape[1] - 1
@@ -141,7 +141,7 @@ class NativeScorer(Scorer):
         return [(best[row, :count], scores[row, :count]) for row, count in enumerate(found.tolist())]
 
 
-def padded(weight):
+def _padded(weight):
     """A weight with columns of zeros added, so that their number is a multiple of LANES."""
     result = aligned((len(weight), -(-weight.shape[1] // LANES) * LANES), np.float32)
     result[:, :weight.shape[1]], result[:, weight.shape[1]:] = weight, 0
