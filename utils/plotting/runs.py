@@ -47,10 +47,10 @@ def read_runs(paths):
     depth, parts = 1, [Path(os.path.realpath(path)).parts[1:] for path in paths]
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1
-    return [read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]
+    return [_read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]
 
 
-def read_run(path, name):
+def _read_run(path, name):
     """The Run in a model directory; InputError if there is none, or it has no epoch."""
     model_dir = Path(path)
     config, epochs, tests = checkpoint.read_config(model_dir), {}, {}

@@ -192,9 +192,9 @@ class Api:
     def message(self, request, asked, answers, part="body"):
         """The messages.Answers with these Answers. It has the `fields`, which may be large."""
         require_fields(part, answers[0].model, wanted_of(part, asked), asked)  # it may be another one by now
-        note(request, answers[0].model, sum(answer.unknown for answer in answers), len(answers))
-        return messages.Answers(named(answers[0].model), [
-            messages.Best(answer.item_ids, rounded(answer.scores), answer.unknown, answer.fallback or UNSET, fields)
+        _note(request, answers[0].model, sum(answer.unknown for answer in answers), len(answers))
+        return messages.Answers(_named(answers[0].model), [
+            messages.Best(answer.item_ids, _rounded(answer.scores), answer.unknown, answer.fallback or UNSET, fields)
             for answer, fields in zip(answers, shown_fields(part, asked, answers))])
 
     async def recommend_live(self, request):
@@ -215,13 +215,13 @@ class Api:
                                                  state=session.state)
             question = question._replace(excluded=excluded(asked, clicks, which), allowed=allowed, wanted=wanted)
             answer, = await self.ask([question])
-            if session and answer.state and is_worth_saving(session, answer.model):
+            if session and answer.state and _is_worth_saving(session, answer.model):
                 await self.store.save(asked.session_id, session.count, answer.model.checksum, answer.state)
         except StoreError as error:
             raise Refused(503, "server", str(error), 1) from error
         require_fields("query", answer.model, wanted, asked)  # it may be another one by now
-        note(request, answer.model, asked.item_id not in answer.model.index_of)
-        return reply(messages.LiveAnswer(named(answer.model), answer.item_ids, rounded(answer.scores), answer.unknown,
+        _note(request, answer.model, asked.item_id not in answer.model.index_of)
+        return reply(messages.LiveAnswer(_named(answer.model), answer.item_ids, _rounded(answer.scores), answer.unknown,
                                          session.count if session else 1, answer.fallback or UNSET,
                                          *shown_fields("query", asked, [answer])))
 
@@ -239,19 +239,19 @@ class Api:
         finally:
             self.compared -= 1
         item_ids = [model.item_ids[index] for index in best.tolist()]
-        return reply(messages.SimilarItems(named(model), asked.item_id, item_ids, rounded(cosines.tolist())))
+        return reply(messages.SimilarItems(_named(model), asked.item_id, item_ids, _rounded(cosines.tolist())))
 
     async def items(self, request):
         model, asked = self.model(request), read_query(request, messages.ItemSearch)
         searched = islice(model.item_ids, SEARCHED_ITEMS)
         found = (item_id for item_id in searched if item_id.startswith(asked.prefix))
-        return reply(messages.FoundItems(named(model), list(islice(found, asked.k)),
+        return reply(messages.FoundItems(_named(model), list(islice(found, asked.k)),
                                          list(model.fields.columns) if model.fields else []))
 
     async def answer_intent(self, request):
         self.count(request)
         model, answers, unknown = await self.intent.answer(request, self.store)
-        note(request, model, unknown, sessions=len(answers.answers))
+        _note(request, model, unknown, sessions=len(answers.answers))
         return reply(answers)
 
     # What operators ask
@@ -260,7 +260,7 @@ class Api:
         return reply(messages.Health("alive"))
 
     async def is_ready(self, request):
-        return reply(messages.Health("ready", named(self.ready_model())))
+        return reply(messages.Health("ready", _named(self.ready_model())))
 
     def ready_model(self):
         """The model; Refused where the server wants no requests: it has no model yet, or is about to stop."""
@@ -319,7 +319,7 @@ def is_state(stored):
     return len(stored) % 4 == 0 and bool((np.abs(np.frombuffer(stored, np.float32)) <= 1.001).all())
 
 
-def is_worth_saving(session, model):
+def _is_worth_saving(session, model):
     """Whether to save the session's new state.
 
     That is worth it if replaying the clicks that the saved state doesn't cover costs more than saving a new one, or if
@@ -329,16 +329,16 @@ def is_worth_saving(session, model):
     return uncovered * model.scorer.click_cost >= SAVING or uncovered >= messages.MAX_CLICKS // 2
 
 
-def named(model):
+def _named(model):
     return messages.Model(model.name, model.weights_checksum)
 
 
-def rounded(scores):
+def _rounded(scores):
     """Scores rounded as recommend.py prints them."""
     return [round(score, 6) for score in scores]
 
 
-def note(request, model, unknown, sessions=0):
+def _note(request, model, unknown, sessions=0):
     """Report an answer to the log and the metrics; a request may get several."""
     if unknown:
         monitoring.unknown_items.inc(unknown)

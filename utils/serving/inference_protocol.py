@@ -92,12 +92,12 @@ async def describe_model(name, request):
 async def infer(api, name, request):
     api.model(request)
     require_kind(request, KINDS)
-    asked, binary = split_body(await read_bytes(request), request.headers.get(JSON_SIZE))
-    sessions = sessions_to_answer(asked, binary)
+    asked, binary = _split_body(await read_bytes(request), request.headers.get(JSON_SIZE))
+    sessions = _sessions_to_answer(asked, binary)
     answers = await api.answer(request, sessions, "parameters")
     wanted = {output.name: output.parameters for output in asked.outputs} or dict.fromkeys(OUTPUTS, {})
     outputs, tail = [], b""
-    for output, values in tensors(answers.answers, sessions.k).items():
+    for output, values in _tensors(answers.answers, sessions.k).items():
         if output in wanted:
             about = {"name": output, "datatype": OUTPUTS[output], "shape": values.shape}
             if wanted[output].get("binary_data", asked.parameters.get(BINARY_OUTPUT, False)):
@@ -114,7 +114,7 @@ async def infer(api, name, request):
     return Response(body + tail, media_type="application/octet-stream", headers={JSON_SIZE: str(len(body))})
 
 
-def split_body(body, json_size):
+def _split_body(body, json_size):
     """The InferRequest of a body, and the binary tensors that follow it: bytes, or None where no header says so."""
     if json_size is None:
         return decoded(decode_request, body), None
@@ -124,7 +124,7 @@ def split_body(body, json_size):
     return decoded(decode_request, body[:int(json_size)]), bytes(body[int(json_size):])
 
 
-def sessions_to_answer(asked, binary):
+def _sessions_to_answer(asked, binary):
     """The messages.SessionsToAnswer that an InferRequest asks for."""
     known = {"the request's": (asked.parameters, ASKED | {BINARY_OUTPUT}),
              "an input's": (asked.inputs[0].parameters, {"binary_data_size"})}
@@ -172,7 +172,7 @@ def texts_of(tensor, binary):
                   "length in 4 bytes")
 
 
-def tensors(answers, k):
+def _tensors(answers, k):
     """The output tensors of some messages.Best, arrays by name; rows with fewer than `k` items are filled up."""
     items, scores = np.full((len(answers), k), "", object), np.zeros((len(answers), k))
     for row, answer in enumerate(answers):

@@ -55,7 +55,7 @@ class IntentApi:
             found = "neither" if asked.click is UNSET else "both"
             raise Refused(422, "body", f"found {found} of sessions and click, expected one of them")
         if asked.click is UNSET:
-            sessions, count = [[kept_as(click) for click in session] for session in asked.sessions], UNSET
+            sessions, count = [[_kept_as(click) for click in session] for session in asked.sessions], UNSET
         else:
             clicks, count = await self._running(asked.click, model, store)
             sessions = [clicks]
@@ -74,11 +74,11 @@ class IntentApi:
         if click.time is UNSET:
             click.time = time.time()
         key, known = KEEPING + click.session_id, (click.item_id in model.index_of, click.category in model.category_of)
-        shortened = short(click, *known)
+        shortened = _short(click, *known)
         try:
             if not click.user_consent:
                 await store.forget(key)
-                return [kept_as(click)], 1
+                return [_kept_as(click)], 1
             session = await store.click(key, encode_kept(shortened).decode())
         except StoreError as error:
             raise Refused(503, "server", str(error), 1) from error
@@ -90,8 +90,8 @@ class IntentApi:
                 continue
             if found.item_id == shortened.item_id:  # a digest says nothing to the client
                 found.item_id = click.item_id
-            kept.append(kept_as(found))
-        return kept or [kept_as(click)], session.count
+            kept.append(_kept_as(found))
+        return kept or [_kept_as(click)], session.count
 
     async def _compute(self, sessions):
         """The model, which may be a new one by now, and its answers."""
@@ -105,12 +105,12 @@ class IntentApi:
             self.computing -= 1
 
 
-def kept_as(click):
+def _kept_as(click):
     """A click as ServedIntent.answers takes it."""
     return click.item_id, click.category, click.time
 
 
-def short(click, knows_item, knows_category):
+def _short(click, knows_item, knows_category):
     """The TimedClick of a click that is kept: nobody is to fill the store with long inventions."""
     item_id, category = click.item_id, click.category
     if not knows_item and len(item_id) > LONGEST_KEPT:

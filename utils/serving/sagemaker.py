@@ -54,7 +54,7 @@ async def invoke(api, request):
     kind = require_kind(request, [JSON, JSON_LINES, CSV])
     if kind == JSON:
         return reply(await api.answer(request, decoded(decode_sessions, await read_bytes(request))))
-    parse = partial(from_csv, k=asked_k(request)) if kind == CSV else from_json
+    parse = partial(from_csv, k=_asked_k(request)) if kind == CSV else from_json
     body = await read_bytes(request, MAX_BYTES)
     if not body:
         raise Refused(400, "body", "found nothing, expected a line for each session")
@@ -74,14 +74,14 @@ async def answer_lines(api, request, groups, kind):
         answers, lines = await asyncio.gather(*[ask(api, *line) for line in group]), []
         answers.reverse()
         for asked, part in group:
-            lines.append(answer_line(api, request, asked, part, answers.pop(), kind))
+            lines.append(_answer_line(api, request, asked, part, answers.pop(), kind))
             if not answers or sum(map(len, lines)) > PART_BYTES:
-                yield joined(lines)
+                yield _joined(lines)
                 yield b""  # goes out once the part before is on its way
                 await asyncio.sleep(0)  # other requests come first
 
 
-def joined(lines):
+def _joined(lines):
     """All lines as one, and the list is empty."""
     found = b"".join(lines)
     lines.clear()
@@ -99,7 +99,7 @@ async def ask(api, asked, part):
         await asyncio.sleep(PAUSE)
 
 
-def answer_line(api, request, asked, part, found, kind):
+def _answer_line(api, request, asked, part, found, kind):
     """The line with what `ask` found; with a messages.Refusal where that doesn't fit, as the status has been sent."""
     try:
         if isinstance(found, Refused):
@@ -147,7 +147,7 @@ def from_csv(line, part, k):
     return decoded(convert_sessions, {"sessions": rows or [[]], "k": k}, part)
 
 
-def asked_k(request):
+def _asked_k(request):
     """How many items a client wants for each line of CSV: `k=5` among its custom attributes, or 20."""
     attributes = dict(text.strip().partition("=")[::2] for text in request.headers.get(ATTRIBUTES, "").split(","))
     k = attributes.get("k", "20")

@@ -72,24 +72,24 @@ def prove(trainer, kernels):
         net.py trains another network than it evaluates, or one that sees a session's later clicks.
     """
     network, random = trainer.network, np.random.default_rng(0)
-    batch, rows = small_batch(trainer.sessions), network.item_matrix.shape[0]
+    batch, rows = _small_batch(trainer.sessions), network.item_matrix.shape[0]
     batch = batch._replace(inputs=batch.inputs % rows, targets=batch.targets % rows)  # all rows, or this process's
-    changed_weights = other_weights(network)
+    changed_weights = _other_weights(network)
     is_fused = is_gpu() and computes(network.settings, trainer.batching.side_by_side)
     with trial_weights(network, random):
         require_same_rows(network, batch)
         require_no_future(network, batch)
-        proof = Proof({"scorer": changed_weights or scorer_differences(network, batch, random),
+        proof = Proof({"scorer": changed_weights or _scorer_differences(network, batch, random),
                        "carrying": carrying_differences(network, batch, random)})
         if kernels:
-            proof.differs["engine"] = changed_weights or engine_differences(network, kernels, batch, random)
+            proof.differs["engine"] = changed_weights or _engine_differences(network, kernels, batch, random)
         elif is_fused:
-            proof.differs["engine"] = changed_weights or fused_differences(
-                network, one_click(batch) if trainer.batching.side_by_side else batch, random)
+            proof.differs["engine"] = changed_weights or _fused_differences(
+                network, _one_click(batch) if trainer.batching.side_by_side else batch, random)
         if kernels or trainer.objective.is_softmax:
-            proof.differs["loss"] = loss_differences(trainer.objective, kernels, batch, random)
+            proof.differs["loss"] = _loss_differences(trainer.objective, kernels, batch, random)
         if kernels and trainer.optimizer.name:
-            proof.differs["optimizer"] = optimizer_differences(trainer.optimizer, kernels)
+            proof.differs["optimizer"] = _optimizer_differences(trainer.optimizer, kernels)
     if proof.agrees("engine"):
         trainer.use(NativeEngine(network, kernels) if kernels else FusedEngine(network), kernels)
     else:
@@ -97,10 +97,10 @@ def prove(trainer, kernels):
     if proof.agrees("loss"):
         trainer.objective.kernels, trainer.objective.softmax = kernels, None if kernels else PaddleSoftmax()
     trainer.optimizer.kernels = kernels if proof.agrees("optimizer") else None
-    return proof, log_line(proof, kernels)
+    return proof, _log_line(proof, kernels)
 
 
-def log_line(proof, kernels):
+def _log_line(proof, kernels):
     """Which parts go by C++, and for the others what in net.py, losses.py or optimizers.py the C++ doesn't compute."""
     words = []
     for part in ("engine", "loss", "optimizer"):
@@ -112,7 +112,7 @@ def log_line(proof, kernels):
     return " ".join(words)
 
 
-def small_batch(sessions):
+def _small_batch(sessions):
     """Some of the first sessions, the longest among them, none longer than CLICKS predictions: a batches.Batch."""
     lengths = sessions.lengths[:FIRST_SESSIONS]
     usable = np.flatnonzero(lengths > 1) if (lengths > 1).any() else np.flatnonzero(sessions.lengths > 1)[:1]
@@ -122,7 +122,7 @@ def small_batch(sessions):
     return pack(windows, np.arange(len(windows.lengths)))
 
 
-def one_click(batch):
+def _one_click(batch):
     """The first click of each session of a batches.Batch, as one step."""
     rows = batch.rows_per_step[0]
     return Batch(batch.inputs[:rows], batch.targets[:rows], batch.positions[:rows], [rows])
@@ -172,7 +172,7 @@ def require_no_future(network, batch):
                          "bidirectional layer, attention without a mask, positions counted from the end)")
 
 
-def other_weights(network):
+def _other_weights(network):
     """Weights that net.py has and layout.py lacks, or the other way round, or of another shape: their names."""
     found = shapes(network)
     known = weight_shapes(network.settings, network.item_matrix.shape[0])
@@ -184,7 +184,7 @@ def other_weights(network):
     return names if has_zeros and not any(bool(state.any()) for state in first) else [*names, "first_states"]
 
 
-def engine_differences(network, kernels, batch, random):
+def _engine_differences(network, kernels, batch, random):
     """What NativeEngine and net.py differ in, by the same masks of dropout: a list of str."""
     native = NativeEngine(network, kernels)
     native.start_epoch(np.random.default_rng(1))
@@ -192,7 +192,7 @@ def engine_differences(network, kernels, batch, random):
     return _differences_of(native, lambda: NativeMasks(kernels, key, len(native.layers)), batch, random)
 
 
-def fused_differences(network, batch, random):
+def _fused_differences(network, batch, random):
     """What FusedEngine and net.py differ in, by the same masks of dropout: a list of str."""
     return _differences_of(FusedEngine(network), DrawnMasks, batch, random)
 
@@ -202,9 +202,9 @@ def _differences_of(engine, make_masks, batch, random):
     """
     network = engine.network
     network.train()
-    rows = normal(random, len(batch.inputs), network.input_weights().shape[1])
-    states = [normal(random, batch.rows_per_step[0], layer.units) * 0.5 for layer in layers(network.settings)]
-    upward, results = normal(random, len(batch.inputs), network.settings.hid_size[-1]), []
+    rows = _normal(random, len(batch.inputs), network.input_weights().shape[1])
+    states = [_normal(random, batch.rows_per_step[0], layer.units) * 0.5 for layer in layers(network.settings)]
+    upward, results = _normal(random, len(batch.inputs), network.settings.hid_size[-1]), []
     for tried in (engine, PaddleEngine(network)):
         own = np.copy if isinstance(tried, NativeEngine) else paddle.to_tensor
         tried.states = [own(state) for state in states]
@@ -222,7 +222,7 @@ def _differences_of(engine, make_masks, batch, random):
     return differences(found, expected)
 
 
-def loss_differences(objective, kernels, batch, random):
+def _loss_differences(objective, kernels, batch, random):
     """What losses.cc, or without it softmax.py, and `objective.plain` differ in: a list of str."""
     network = objective.network
     objective.start_epoch(np.random.default_rng(2))
@@ -233,8 +233,8 @@ def loss_differences(objective, kernels, batch, random):
     if scored.items is None:
         scored = Scored(None, scored.candidates % count, None, None, scored.inputs)
     units = network.item_matrix.shape[1] - 1
-    hidden = np.tanh(normal(random, len(batch.inputs), units))
-    vectors, biases = 2 * normal(random, count, units) / np.sqrt(units), 0.5 * normal(random, count, 1)
+    hidden = np.tanh(_normal(random, len(batch.inputs), units))
+    vectors, biases = 2 * _normal(random, count, units) / np.sqrt(units), 0.5 * _normal(random, count, 1)
     item_rows = np.hstack([vectors, biases]).astype(np.float32)
     objective.kernels, objective.softmax, results = kernels, None if kernels else PaddleSoftmax(), []
     found = objective(hidden, item_rows, scored)
@@ -247,10 +247,10 @@ def loss_differences(objective, kernels, batch, random):
     return differences(*results) + [f"weight {name}" for name in expected[-1]]
 
 
-def optimizer_differences(optimizer, kernels):
+def _optimizer_differences(optimizer, kernels):
     """What optimizers.cc and the optimiser's plain update differ in: a list of str."""
     random, results = np.random.default_rng(3), []
-    start, values = normal(random, 6, 3), normal(random, len(STEPS), 4, 3)
+    start, values = _normal(random, 6, 3), _normal(random, len(STEPS), 4, 3)
     values[:, 3:, -1] = 0  # rows_with_bias
     for used in (kernels, None):
         weight = net.parameter(paddle.nn.Layer(), start, 1.5)
@@ -264,15 +264,15 @@ def optimizer_differences(optimizer, kernels):
     return differences(*results)
 
 
-def scorer_differences(network, batch, random):
+def _scorer_differences(network, batch, random):
     """What the NumPy scorer and net.py differ in once training is over: a list of str."""
     network.eval()
     settings = network.settings
     items, index = np.unique(batch.inputs, return_inverse=True)
     weights = {name: weight.numpy() for name, weight in network.named_parameters() if name not in MATRICES}
-    weights[ITEM_MATRIX] = normal(random, len(items), settings.hid_size[-1] + 1)
+    weights[ITEM_MATRIX] = _normal(random, len(items), settings.hid_size[-1] + 1)
     if input_matrix(settings) != ITEM_MATRIX:
-        weights[input_matrix(settings)] = normal(random, len(items), network.input_weights().shape[1])
+        weights[input_matrix(settings)] = _normal(random, len(items), network.input_weights().shape[1])
     rows, matrix = weights[input_matrix(settings)][index], weights[ITEM_MATRIX]
     scorer = Scorer(fold_lengths(settings, weights), weights)
     states = scorer.packed_states(index, batch.rows_per_step)
@@ -287,7 +287,7 @@ def carrying_differences(network, batch, random):
     """Whether whole sessions and click by click, with states carried, give other hidden states: a list of str."""
     network.eval()
     items = paddle.to_tensor(batch.inputs)
-    rows = paddle.to_tensor(normal(random, len(batch.inputs), network.input_weights().shape[1]))
+    rows = paddle.to_tensor(_normal(random, len(batch.inputs), network.input_weights().shape[1]))
     states, before = [], network.first_states(batch.rows_per_step[0])
     with paddle.no_grad():
         whole = network.hidden_states(items, batch.rows_per_step, rows)
@@ -311,6 +311,6 @@ def differences(found, expected):
     return names
 
 
-def normal(random, *shape):
+def _normal(random, *shape):
     """Standard normal numbers, a float32 array."""
     return random.normal(size=shape).astype(np.float32)

@@ -135,7 +135,7 @@ def add_memory(model_dir, remembering, item_count):
     figures = {}
     if choosing.predictions >= FEWEST:
         network = load_network(model_dir, choose_epoch(model_dir))
-        weight, returns, figures = chosen(network, Neighbours(remember(without, item_count)), choosing)
+        weight, returns, figures = _chosen(network, Neighbours(remember(without, item_count)), choosing)
     elif weight is not None:
         log(f"neighbours: weight:{weight:g} as in the model of --init_from; {choosing.predictions} validation "
             "predictions are too few to choose by")
@@ -148,16 +148,16 @@ def add_memory(model_dir, remembering, item_count):
         write_neighbours(model_dir, remember(whole, item_count), weight, returns)
 
 
-def chosen(network, neighbours, choosing):
+def _chosen(network, neighbours, choosing):
     """The weight of the neighbours and those of returns.py by the Sessions `choosing`, and the figures as a dict."""
     ranks, probabilities = mixed_ranks(network, neighbours, choosing, WEIGHTS)
-    recalls, mrrs = figures_of(ranks)
+    recalls, mrrs = _figures_of(ranks)
     best = int(np.argmax(recalls + mrrs))
     recent = recent_before(choosing)
     is_next = recent - 1 == choosing.items[is_predicted(choosing)][:, None]
     returns = fit_returns(features(recent), probabilities[best], is_next)
     memory = Memory(neighbours, WEIGHTS[best], "", returns)
-    recall, mrr = figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, Way()))
+    recall, mrr = _figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, Way()))
     if recall + mrr <= recalls[best] + mrrs[best]:
         returns, recall, mrr = NO_RETURNS, recalls[best], mrrs[best]
     log(f"neighbours: weight:{WEIGHTS[best]:g} returns:{','.join(f'{each:.2f}' for each in returns)} "
@@ -169,7 +169,7 @@ def chosen(network, neighbours, choosing):
         "with_returns": {f"recall@{CUTOFF}": float(recall), f"mrr@{CUTOFF}": float(mrr)}}
 
 
-def figures_of(ranks):
+def _figures_of(ranks):
     """Recall and MRR of float64 [..., predictions]."""
     is_found = ranks <= CUTOFF
     return is_found.mean(axis=-1), np.where(is_found, 1 / ranks, 0).mean(axis=-1)

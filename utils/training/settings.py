@@ -85,14 +85,14 @@ class Schedule:
         """
         if share_done < self.warmup:
             rise = share_done / self.warmup
-            return self.rate * (FIRST + (1 - FIRST) * half_cosine(rise) if self.kind == "one-cycle" else rise)
+            return self.rate * (FIRST + (1 - FIRST) * _half_cosine(rise) if self.kind == "one-cycle" else rise)
         fall = (share_done - self.warmup) / (1 - self.warmup)
         if self.kind in ("cosine", "one-cycle"):
-            fall = half_cosine(fall)
+            fall = _half_cosine(fall)
         return self.rate * (1 + (self.rate_end - 1) * fall)
 
 
-def half_cosine(share):
+def _half_cosine(share):
     """From 0 to 1 as the share goes from 0 to 1, slowly at both ends."""
     return (1 - math.cos(math.pi * share)) / 2
 

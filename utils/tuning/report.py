@@ -28,10 +28,10 @@ def write_pictures(directory, study, parameters, watched):
     stopped = [trial for trial in studies.trials_in(study, TrialState.PRUNED) if _is_number(trial.value)]
     points = {"finished": [(trial.number, trial.value) for trial in finished],
               "stopped early": [(trial.number, trial.value) for trial in stopped]}
-    rows = [{**values_of(trial, parameters), watched: trial.value} for trial in finished]
+    rows = [{**_values_of(trial, parameters), watched: trial.value} for trial in finished]
     shares = {name: share for name, share in studies.importances(study).items() if share}
     drawn = {
-        "history.png": lambda theme: pictures.history(watched, points, running_best(points["finished"],
+        "history.png": lambda theme: pictures.history(watched, points, _running_best(points["finished"],
                                                                                     larger_is_better), theme),
         "importance.png": lambda theme: pictures.importance(shares, theme),
         "parallel_coordinates.png": lambda theme: pictures.parallel_coordinates(watched, rows, larger_is_better, theme)}
@@ -42,7 +42,7 @@ def write_pictures(directory, study, parameters, watched):
     return list(files)
 
 
-def running_best(points, larger_is_better):
+def _running_best(points, larger_is_better):
     """The best figure so far at each of the (number, figure) pairs: a list of pairs."""
     best, found = None, []
     for number, value in points:
@@ -51,7 +51,7 @@ def running_best(points, larger_is_better):
     return found
 
 
-def values_of(trial, parameters):
+def _values_of(trial, parameters):
     """The values of a trial's parameters by their key, numbers or texts, without those that have only one value."""
     found = {}
     for parameter in all_parameters(parameters):

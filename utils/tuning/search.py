@@ -147,7 +147,7 @@ class Search:
             return
         for trial in studies.trials_in(self.study, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
             if not best or trial.number != best.number:
-                for path in trial_directory(self.plan, trial.number).glob("model_*/*"):
+                for path in _trial_directory(self.plan, trial.number).glob("model_*/*"):
                     if path.name.startswith(("epoch_", "last")) or path.name == "vocab.txt":
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -168,7 +168,7 @@ class RunningTrial:
 
     def __init__(self, plan, study, trial):
         self.plan, self.study, self.trial = plan, study, trial
-        self.directory = trial_directory(plan, trial.number)
+        self.directory = _trial_directory(plan, trial.number)
         self.log_file = self.directory / "log.txt"
         self.figures, self.values, self.epochs, self.reason, self.is_pruned = {}, [], [], None, False
         self.process, self.asked_at, self.flags = None, None, self._flags()
@@ -301,7 +301,7 @@ class RunningTrial:
                                 if flag not in self.plan.base or self.plan.base[flag] != value)
 
 
-def trial_directory(plan, number):
+def _trial_directory(plan, number):
     """Where the models and the log of a trial are."""
     return plan.directory / "trials" / f"{number:04}"
 

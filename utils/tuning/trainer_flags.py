@@ -65,11 +65,11 @@ def read_settings(path, script, flag):
         flags = json.loads(data)
     except InputError as error:
         raise InputError(str(error).replace("--config", flag)) from None
-    require_known(flags, script, f"{flag} {path}")
+    _require_known(flags, script, f"{flag} {path}")
     return flags
 
 
-def require_known(names, script, where):
+def _require_known(names, script, where):
     """InputError if one of the names is no flag of the trainer, or none that a search may set."""
     known = set(vars(parse(script, {})))
     for name in names:
@@ -96,7 +96,7 @@ def require_possible(parameters, base, script, path):
         The space's file, for errors.
     """
     where = f"--space {path}"
-    require_known([parameter.name for parameter in all_parameters(parameters)], script, where)
+    _require_known([parameter.name for parameter in all_parameters(parameters)], script, where)
     draw = random.Random(1)
     chosen = [lambda parameter, here=here: here.get(parameter.key, parameter.ends()[0]) for here in corners(parameters)]
     chosen += [lambda parameter: draw.choice(parameter.ends())] * COMBINATIONS
