@@ -28,9 +28,9 @@ from utils.model.load import load_model
 from utils.processes import ALONE
 from utils.runlog import log
 from utils.training.flags import output_of, schedule_of
+from utils.training.limits import WEIGHT_BYTES, flag_to_blame
 from utils.training.loop import Run
 from utils.training.optimizer_flags import make_optimizer
-from utils.training.settings import WEIGHT_BYTES, flag_to_blame
 from utils.training.versions import versions
 
 SAMPLE = 20_000  # training sessions whose inputs are compared with

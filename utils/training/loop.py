@@ -17,12 +17,12 @@ from utils.runlog import progress as progress_bar
 from utils.training.engines import RUNNING
 from utils.training.held_signals import HeldSignals
 from utils.training.initial import load_initial
+from utils.training.limits import flag_to_blame
 from utils.training.preparation import prepare, require_possible
 from utils.training.remembering import add_memory
 from utils.training.resume import Progress, batches_after
 from utils.training.run_directory import RunDirectory
 from utils.training.seeds import epoch_generator, seed_step
-from utils.training.settings import flag_to_blame
 from utils.training.split import own_rows
 from utils.training.threads import ThreadTrial
 from utils.training.trainer import loss_of_a_guess

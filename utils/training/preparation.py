@@ -17,10 +17,14 @@ from utils.model.directory import net_checksum
 from utils.model.popular import count_popular
 from utils.runlog import log, warn
 from utils.training.initial import InitialModel, find_initial
+from utils.training.limits import (
+    require_memory_for_network,
+    require_memory_for_steps,
+    require_memory_for_windows,
+)
 from utils.training.objectives import AllItems
 from utils.training.proof import prove
 from utils.training.remembering import Remembering, divide, memory_before
-from utils.training.settings import require_memory_for_network, require_memory_for_steps, require_memory_for_windows
 from utils.training.trainer import Trainer
 from utils.training.versions import versions
 

@@ -13,10 +13,10 @@ from utils.model.network import named_weights, put_weights, shapes
 from utils.processes import ALONE
 from utils.tensors import add_rows, as_array, as_tensor, products
 from utils.training.engines import KEY, RUNNING, NativeEngine, PaddleEngine, input_matrix_name
+from utils.training.limits import USUAL
 from utils.training.objectives import AllItems
 from utils.training.optimizers import Gradient, clip_by_global_norm
 from utils.training.parallel import KEYS_APART, Division, Exchange, Part
-from utils.training.settings import USUAL
 from utils.training.split import SplitAllItems, SplitRows
 
 GUESSED_STEPS, GUESSED_PREDICTIONS = 20, 300  # on which the loss of random guesses is computed

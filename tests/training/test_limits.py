@@ -1,4 +1,4 @@
-"""utils/training/settings.py: what takes more memory than there is, and which flag made a training diverge."""
+"""utils/training/limits.py: what takes more memory than there is, and which flag made a training diverge."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from utils import memory
 from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
-from utils.training.settings import (
-    Data,
+from utils.training.limits import (
     flag_to_blame,
     require_memory_for_network,
     require_memory_for_steps,
     require_memory_for_windows,
 )
+from utils.training.settings import Data
 
 SESSIONS = Sessions(np.zeros(5000, np.int32), np.arange(0, 5001, 5))  # 1000 sessions of 4 predictions
 
