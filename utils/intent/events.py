@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from utils.data.click_files import click_parts, concatenate, number_names, number_sessions
 from utils.data.clicks import Clicks, group_by_session, keep_clicks, keep_sessions
@@ -54,6 +55,11 @@ class Joined:
     categories: np.ndarray
     category_names: object
     purchases: Clicks
+
+    def session_ids(self):
+        """The sessions' ids as text: pyarrow.StringArray [sessions]."""
+        ids = pa.array(self.clicks.sessions)
+        return pc.cast(ids, pa.string()) if self.clicks.session_names is None else self.clicks.session_names.take(ids)
 
     def buys(self):
         """Which sessions buy: bool [sessions]."""

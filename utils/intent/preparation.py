@@ -5,8 +5,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from utils.data.click_writing import as_words, write_table
 from utils.data.clicks import DAY, SECOND, cut_at_gaps
@@ -75,7 +73,7 @@ def write_intent(parts, min_support, files):
 def _split(joined, flags):
     """The training, validation and test sessions, three Joined, as --split_by says."""
     if flags.split_by == "hash":
-        share = _hashed_shares(joined.clicks)
+        share = _hashed_shares(joined.session_ids())
         is_test, is_valid = share < flags.test_fraction, share < 2 * flags.test_fraction
         what = f"--test_fraction {flags.test_fraction:g}"
     else:
@@ -95,11 +93,9 @@ def _split(joined, flags):
     return [keep(joined, mask) for mask in masks]
 
 
-def _hashed_shares(clicks):
+def _hashed_shares(session_ids):
     """A number from 0 to below 1 for each session that depends on its id alone: float64 [sessions]."""
-    ids = pc.cast(pa.array(clicks.sessions), pa.string()) if clicks.session_names is None else (
-        clicks.session_names.take(pa.array(clicks.sessions)))
-    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=4).digest() for name in ids.to_pylist())
+    digests = b"".join(hashlib.blake2b(name.encode(), digest_size=4).digest() for name in session_ids.to_pylist())
     return np.frombuffer(digests, "<u4") / 2**32
 
 

@@ -132,11 +132,9 @@ def sessions_of(joined, vocabularies):
     pairs = np.unique(np.repeat(buyers, purchases.lengths()) * len(clicks.item_names) + purchases.items)
     owners = np.repeat(np.arange(len(clicks.sessions)), clicks.lengths())
     bought = np.isin(owners * len(clicks.item_names) + clicks.items, pairs)
-    session_ids = pc.cast(pa.array(clicks.sessions), pa.string()) if clicks.session_names is None else (
-        clicks.session_names.take(pa.array(clicks.sessions)))
     bought_count = np.bincount(pairs // len(clicks.item_names), minlength=len(clicks.sessions)).astype(np.int32)
     return IntentSessions(item_indices[clicks.items], category_indices[joined.categories], clicks.times / SECOND,
-                          clicks.items, bought, clicks.offsets, bought_count > 0, bought_count, session_ids,
+                          clicks.items, bought, clicks.offsets, bought_count > 0, bought_count, joined.session_ids(),
                           clicks.item_names)
 
 

@@ -168,28 +168,6 @@ class SplitAllItems(AllItems):
         return paddle.logsumexp(heard[:-2], axis=0), heard[-2], heard[-1], is_here, places
 
 
-def bytes_per_process(item_count, units, count, positions=0):
-    """Memory for the rows of a shared item matrix that each of `count` processes holds.
-
-    Parameters
-    ----------
-    item_count, units, count : int
-    positions : int
-        Predictions of a step of all processes together, for the softmax over all items; 0 for sampled losses.
-
-    Returns
-    -------
-    int
-        Bytes of the weights and of Adagrad's sums of squares; for the softmax over all items also of the gradient, and
-        of scores, exponentials and gradients by scores of all positions.
-    """
-    rows = -(-item_count // count)
-    numbers = 2 * rows * (units + 1)
-    if positions:
-        numbers += rows * (units + 1) + 3 * positions * rows
-    return 4 * numbers
-
-
 def own_rows(processes):
     """The rows of the item matrices that a process holds where they are split, a slice."""
     return slice(processes.rank, None, processes.count)
