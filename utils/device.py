@@ -92,7 +92,7 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
                          "has no products in bfloat16")
     if joins and place().count > 1:
         _wait_as_batch_jobs()
-    is_open = not threads and "OMP_NUM_THREADS" not in os.environ
+    may_choose = not threads and "OMP_NUM_THREADS" not in os.environ
     done = [_set_threads(threads)]
     if tune_cpu:
         done += [tune_mkl(), _tune_malloc()]
@@ -102,18 +102,8 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
         for name, value in GPU_SETTINGS.items():
             os.environ.setdefault(name, value)
     paddle = _load_paddle()
-    if use_cuda and not paddle.is_compiled_with_cuda():
-        raise InputError(f"--use_cuda 1: found paddlepaddle {paddle.__version__} built without CUDA, expected "
-                         "paddlepaddle-gpu (requirements-gpu.txt), or --use_cuda 0")
-    if use_cuda and not paddle.device.cuda.device_count():
-        raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
-    # Paddle's launcher shows every process all GPUs and says which is its own.
-    own = os.environ.get("FLAGS_selected_gpus", "0").partition(",")[0] if joins else "0"
-    paddle.set_device(f"gpu:{own}" if use_cuda else "cpu")
+    _set_device(paddle, use_cuda, joins, amp)
     if amp:
-        if not paddle.amp.is_bfloat16_supported():
-            raise InputError(f"--amp {amp}: found a GPU without bfloat16, expected one of compute capability 8.0 or "
-                             "higher, or no --amp")
         done.append(f"amp:{amp}")
     processes, native = _join(use_cuda, paddle) if joins else ALONE, None
     if not processes.is_alone:
@@ -123,8 +113,23 @@ def prepare(use_cuda=0, threads=0, tune_cpu=1, joins=False, amp=None):
         done.append(word)
     name = _device_name(use_cuda, paddle)
     line = f"device:{name} paddle:{paddle.__version__} " + " ".join(filter(None, done))
-    is_open = is_open and native and processes.is_alone
-    return Device(line, native, processes, int(os.environ["OMP_NUM_THREADS"]) if is_open else 1)
+    may_choose = may_choose and native and processes.is_alone
+    return Device(line, native, processes, int(os.environ["OMP_NUM_THREADS"]) if may_choose else 1)
+
+
+def _set_device(paddle, use_cuda, joins, amp):
+    """Have Paddle compute on the device that `prepare` was asked for, or raise the InputError that it names."""
+    if use_cuda and not paddle.is_compiled_with_cuda():
+        raise InputError(f"--use_cuda 1: found paddlepaddle {paddle.__version__} built without CUDA, expected "
+                         "paddlepaddle-gpu (requirements-gpu.txt), or --use_cuda 0")
+    if use_cuda and not paddle.device.cuda.device_count():
+        raise InputError("--use_cuda 1: found no GPU that this process may use, expected one, or --use_cuda 0")
+    # Paddle's launcher shows every process all GPUs and says which is its own.
+    own = os.environ.get("FLAGS_selected_gpus", "0").partition(",")[0] if joins else "0"
+    paddle.set_device(f"gpu:{own}" if use_cuda else "cpu")
+    if amp and not paddle.amp.is_bfloat16_supported():
+        raise InputError(f"--amp {amp}: found a GPU without bfloat16, expected one of compute capability 8.0 or "
+                         "higher, or no --amp")
 
 
 def mkl_setting(cpuinfo):
