@@ -13,17 +13,41 @@ SEED = 2**63 - 1
 FLOAT32 = 1e38  # nearly the largest
 SECONDS = 1e9  # 32 years
 DAYS = 1e5  # more than there are from 1970 to the last time that can be read
+# What the help says of flags whose defaults differ.
+MODEL = "model directory, as a trainer writes it"
+VOCABULARY = "vocab.txt: item ids, one a line, in the order of their indices"
+UNLIMITED = 1e9  # an upper limit from here on is so large that the help leaves it out
+PLACES = {"dir": "DIR", "path": "FILE", "input": "FILE", "output": "FILE"}  # what -h shows for the value of --some_dir
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows every flag's limits and default, and the script's docstring as it is written."""
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows every flag's default and limits, and the script's docstring as it is written."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=28)
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        """Show what must be given; `actions` are dozens of flags, which are listed below."""
+        required = [action for action in actions if action.option_strings and action.required]
+        positional = [action for action in actions if not action.option_strings]
+        others = argparse.Action(["--flag"], "flag", metavar="VALUE ...")
+        super().add_usage(usage, [*required, others, *positional], [], prefix)
+
+    def _get_default_metavar_for_optional(self, action):
+        ending = action.dest.rpartition("_")[2]
+        return getattr(action.type, "metavar", PLACES.get(ending, ending.upper()))
 
     def _get_help_string(self, action):
-        text = action.help if action.default is None else super()._get_help_string(action)
-        limits = getattr(action.type, "limits", "")
-        if not limits:
-            return text
-        return f"{text[:-1]}, {limits})" if text.endswith("(default: %(default)s)") else f"{text} ({limits})"
+        default = ",".join(map(_shown, action.default)) if type(action.default) is list else _shown(action.default)
+        has_none = action.default in (None, "") or action.nargs == 0
+        notes = [] if has_none else [f"default: {default}".replace("%", "%%")]
+        notes += [action.type.limits] if getattr(action.type, "limits", "") else []
+        return f"{action.help} ({', '.join(notes)})" if notes else action.help
+
+
+def _shown(value):
+    """A default or a limit as people write it."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 class _OnlyOnce:
@@ -45,13 +69,19 @@ class _StoreTrue(_OnlyOnce, argparse._StoreTrueAction):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors take one line and whose help shows every default."""
+    """An argparse parser whose errors take one line, and whose help shows defaults and flags in groups."""
 
     def __init__(self, description):
-        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
+        self.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
         for name, action in ((None, _Store), ("store", _Store), ("store_true", _StoreTrue)):
             self.register("action", name, action)
         self.given = set()
+
+    def group(self, title):
+        """The group of flags with this title; the help shows groups in the order in which they were asked for."""
+        groups = {group.title: group for group in self._action_groups}
+        return groups.get(title) or self.add_argument_group(title)
 
     def parse_known_args(self, args=None, namespace=None):
         self.given = set()
@@ -133,8 +163,13 @@ def number(kind, low=-math.inf, high=math.inf, below=math.inf):
             raise argparse.ArgumentTypeError(f"found {text!r}, expected {wanted}")
         return value
 
-    if low > -math.inf and min(high, below) < math.inf and (kind, high) != (int, 1):  # a switch's help names 0 and 1
-        parse.limits = f"from {low} to {high}" if high < math.inf else f"from {low} to below {below}"
+    if (kind, low, high) == (int, 0, 1):
+        parse.metavar = "{0,1}"
+        return parse
+    parse.metavar = "N" if kind is int else "X"
+    if low > -math.inf:
+        top = f"to {_shown(high)}" if high < UNLIMITED else f"to below {below}" if below < math.inf else ""
+        parse.limits = f"from {_shown(low)} {top}" if top else f"at least {_shown(low)}"
     return parse
 
 
@@ -150,6 +185,9 @@ def sizes(text):
 def cutoffs(text):
     """A type for argparse: `20` or `1,5,20` as an ascending list of distinct positive integers."""
     return sorted(set(sizes(text)))
+
+
+sizes.metavar = cutoffs.metavar = "N,..."
 
 
 def separator(text):
@@ -172,15 +210,16 @@ def encoding(name):
 
 def add_table_flags(parser):
     """Add the flags of every script that reads a table of clicks."""
-    parser.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any text")
-    parser.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any text")
-    parser.add_argument("--time_column", default="Time",
-                        help="name of the column of times: ISO 8601 dates (in UTC if no time zone is given) or "
-                        "numbers")
-    parser.add_argument("--time_unit", choices=("s", "ms"), default="s",
-                        help="unit of times that are numbers: seconds or milliseconds since 1970")
-    parser.add_argument("--separator", type=separator, default="",
-                        help="what separates the columns, one character or tab; empty: detected from the header line")
+    columns = parser.group("columns of the tables")
+    columns.add_argument("--session_column", default="SessionId", help="name of the column of session ids, any text")
+    columns.add_argument("--item_column", default="ItemId", help="name of the column of item ids, any text")
+    columns.add_argument("--time_column", default="Time",
+                         help="name of the column of times: ISO 8601 dates (in UTC if no time zone is given) or "
+                         "numbers")
+    columns.add_argument("--time_unit", choices=("s", "ms"), default="s",
+                         help="unit of times that are numbers: seconds or milliseconds since 1970")
+    columns.add_argument("--separator", type=separator, default="",
+                         help="what separates the columns, one character or tab; empty: detected from the header line")
 
 
 def table_columns(options):
@@ -190,18 +229,42 @@ def table_columns(options):
                    options.separator)
 
 
+def add_model_flags(group):
+    """Add the flags of every script that answers from one model."""
+    group.add_argument("--model_dir", default="model_recall20", help=MODEL)
+    add_epoch_flag(group)
+
+
+def add_epoch_flag(group):
+    """Add the flag that chooses among the epochs of each model that a script reads."""
+    group.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
+                       help="which epoch to use; 0: the best one by validation, or the last without validation")
+
+
+def add_overwrite_flag(group):
+    """Add the flag of every script that writes a model directory."""
+    group.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
+
+
+def add_seed_flag(group):
+    """Add the flag of every script that draws."""
+    group.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
+
+
 def add_device_flags(parser):
     """Add the flags of every script that computes with Paddle."""
-    parser.add_argument("--use_cuda", type=number(int, 0, 1), default=0,
-                        help="1: compute on the GPU, 0: on the processor")
-    parser.add_argument("--threads", type=number(int, 0, 1024), default=0,
-                        help="processor threads; 0: all, but a training in C++ takes as many as pay (docs/devices.md)")
-    parser.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
-                        help="1: set up MKL and malloc for speed and use the C++ in utils/native/ (a log line says "
-                        "what was done), 0: do none of that")
+    machine = parser.group("machine")
+    machine.add_argument("--use_cuda", type=number(int, 0, 1), default=0,
+                         help="1: compute on the GPU, 0: on the processor")
+    machine.add_argument("--threads", type=number(int, 0, 1024), default=0,
+                         help="processor threads; 0: all, but a training in C++ takes as many as pay (docs/devices.md)")
+    machine.add_argument("--tune_cpu", type=number(int, 0, 1), default=1,
+                         help="1: set up MKL and malloc for speed and use the C++ in utils/native/ (a log line says "
+                         "what was done), 0: do none of that")
 
 
 def add_process_flags(parser):
     """Add the flags of every script that divides its work among several processes."""
-    parser.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: work by --num_devices processes")
-    parser.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="processes, with --parallel 1")
+    machine = parser.group("machine")
+    machine.add_argument("--parallel", type=number(int, 0, 1), default=0, help="1: work by --num_devices processes")
+    machine.add_argument("--num_devices", type=number(int, 1, 1024), default=1, help="processes, with --parallel 1")

@@ -3,98 +3,101 @@
 import os
 
 from utils.files import InputError
-from utils.options import COUNT, FLOAT32, SEED, Parser, add_device_flags, number
-from utils.training.flags import add_epoch_flags, add_record_flags, add_run_flags
-from utils.training.optimizer_flags import ADAMS, add_optimizer_flags, add_rate_flags, check_optimizer_flags
+from utils.options import COUNT, FLOAT32, Parser, add_device_flags, number
+from utils.training.flags import (
+    GROUPING,
+    HIDDEN_DROPOUT,
+    ITEM_DROPOUT,
+    add_length_flags,
+    add_patience_flag,
+    add_record_flags,
+    add_run_flags,
+)
+from utils.training.optimizer_flags import add_rate_flags, add_update_flags, check_optimizer_flags, rates_of
 
-RATE = 0.1  # default learning rate with Adagrad
-ADAM_RATE = 0.003
+RATES = rates_of(adagrad=0.1, adam=0.003, adamw=0.003, nadam=0.003)
 WATCHED = "auc", "average_precision", "item_auc", "jaccard", "score", "valid_loss"
+SESSIONS = "clicks.tsv and buys.tsv, as preprocess.py --to_intent writes them"
 
 
 def parse_arguments(arguments=None, description=""):
     """The checked options; `arguments` is a list of str, by default the command line's."""
     parser = Parser(description)
-    _add_data_flags(parser.add_argument_group("data"))
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_step_flags(parser.add_argument_group("training"))
-    add_optimizer_flags(parser.add_argument_group("optimiser"))
-    _add_validation_flags(parser.add_argument_group("validation"))
-    add_record_flags(parser.add_argument_group("records"))
+    _add_data_flags(parser.group("input and output"))
+    add_length_flags(parser.group("training"), 4)
+    _add_network_flags(parser.group("network"))
+    _add_loss_flags(parser.group("loss"))
+    add_rate_flags(parser.group("optimiser"), RATES)
+    add_update_flags(parser.group("optimiser"), "adamw")
+    _add_batch_flags(parser.group("batching"))
+    _add_validation_flags(parser.group("evaluation"))
+    add_record_flags(parser.group("log and checkpoints"))
     add_device_flags(parser)
-    parser.set_defaults(optimizer="adamw")
     options = parser.parse_with_config(arguments)
-    if options.base_lr is None and options.optimizer in ADAMS:
-        options.base_lr = ADAM_RATE
-    check_optimizer_flags(options, RATE)
+    check_optimizer_flags(options, RATES)
     return _check(options, parser.given)
 
 
 def _add_data_flags(data):
-    data.add_argument("--config", default="",
-                      help="JSON file of flags and values; flags on the command line win over it")
     data.add_argument("--train_dir", default="intent_data/train",
-                      help="directory of clicks.tsv and buys.tsv, as preprocess.py --to_intent writes it; vocab.txt "
-                      "and categories.txt lie beside it")
-    data.add_argument("--model_dir", default="model_intent", help="directory to write")
-    data.add_argument("--init_from", default="",
+                      help=f"directory of the training sessions: {SESSIONS}; vocab.txt and categories.txt lie beside "
+                      "it")
+    data.add_argument("--model_dir", default="model_intent", help="model directory to write")
+    add_run_flags(data)
+    data.add_argument("--init_from", default="", metavar="DIR",
                       help="model directory of train.py or train_sample_neg.py: the items begin with its vectors, "
                       "and --emb_size is theirs; empty: they are drawn")
-    add_run_flags(data)
 
 
 def _add_network_flags(network):
     network.add_argument("--networks", type=number(int, 1, 1000), default=3,
                          help="equal networks, trained side by side from other weights; their answers' mean counts")
     network.add_argument("--hid_size", type=number(int, 1, 100_000), default=32, help="units of the GRU")
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.3, help=HIDDEN_DROPOUT)
     network.add_argument("--emb_size", type=number(int, 1, 100_000), default=16, help="units of an item's vector")
-    network.add_argument("--category_size", type=number(int, 0, 100_000), default=8,
-                         help="units of a category's vector; 0, and without categories: none")
+    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.2, help=ITEM_DROPOUT)
     network.add_argument("--head_size", type=number(int, 1, 100_000), default=16,
                          help="units of the hidden layer of each of the two heads")
+    network.add_argument("--head_dropout", type=number(float, 0, below=1), default=0.3,
+                         help="dropout on the heads' hidden layers")
+    network.add_argument("--category_size", type=number(int, 0, 100_000), default=8,
+                         help="units of a category's vector; 0, and without categories: none")
     network.add_argument("--min_support", type=number(int, 1, COUNT), default=50,
                          help="training sessions that an item needs for a vector of its own; the others share one")
     network.add_argument("--bidirectional", type=number(int, 0, 1), default=0,
                          help="1: a second GRU reads each session backwards; the model then answers for sessions that "
                          "have ended alone; 0: also while they run")
-    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.2,
-                         help="dropout on the item vectors")
-    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.3,
-                         help="dropout on the GRU's outputs")
-    network.add_argument("--head_dropout", type=number(float, 0, below=1), default=0.3,
-                         help="dropout on the heads' hidden layers")
 
 
-def _add_step_flags(training):
-    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step")
-    training.add_argument("--pass_num", type=number(int, 1, COUNT), default=4, help="epochs")
-    training.add_argument("--group_batches", type=number(int, 1, COUNT), default=8,
-                          help="neighbouring batches whose sessions are sorted by length together, which is faster")
-    add_rate_flags(training, RATE)
-    training.add_argument("--buying_weight", type=number(float, 1e-3, FLOAT32), default=1.0,
-                          help="how much a session that buys counts; one that doesn't counts 1; the probabilities stay "
-                          "those of sessions as they are")
-    training.add_argument("--focal", type=number(float, 0, 100), default=0.0,
-                          help="exponent of the focal loss, such as 2; 0: the cross-entropy")
-    training.add_argument("--item_weight", type=number(float, 0, FLOAT32), default=1.0,
-                          help="how much the loss of the bought items counts beside that of the sessions")
-    training.add_argument("--prefix_weight", type=number(float, 0, 1), default=None,
-                          help="share of the sessions' loss that comes from the states after each click, as of running "
-                          "sessions; the rest comes from those after the last click; default: 0.5, with "
-                          "--bidirectional 1 0")
-    training.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
-    training.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
+def _add_loss_flags(loss):
+    loss.add_argument("--buying_weight", type=number(float, 1e-3, FLOAT32), default=1.0,
+                      help="how much a session that buys counts; one that doesn't counts 1; the probabilities stay "
+                      "those of sessions as they are")
+    loss.add_argument("--focal", type=number(float, 0, 100), default=0.0,
+                      help="exponent of the focal loss, such as 2; 0: the cross-entropy")
+    loss.add_argument("--item_weight", type=number(float, 0, FLOAT32), default=1.0,
+                      help="how much the loss of the bought items counts beside that of the sessions")
+    loss.add_argument("--prefix_weight", type=number(float, 0, 1), default=None,
+                      help="share of the sessions' loss that comes from the states after each click, as of running "
+                      "sessions; the rest comes from those after the last click; default: 0.5, with --bidirectional 1 "
+                      "0")
 
 
-def _add_validation_flags(epochs):
-    epochs.add_argument("--valid_dir", default="",
-                        help="directory of validation sessions, in the form of --train_dir; empty: --valid_fraction")
-    epochs.add_argument("--valid_fraction", type=number(float, 1e-6, below=1),
-                        help="share of the training sessions to validate with instead, those that begin last; the "
-                        "thresholds are tuned on them; default: 0.1")
-    epochs.add_argument("--watch", choices=WATCHED, default="valid_loss",
-                        help="validation figure that decides which epoch is the best")
-    add_epoch_flags(epochs)
+def _add_batch_flags(batching):
+    batching.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step")
+    batching.add_argument("--group_batches", type=number(int, 1, COUNT), default=8,
+                          help=f"{GROUPING}, which is faster; 1: no sorting")
+
+
+def _add_validation_flags(validation):
+    validation.add_argument("--valid_dir", default="",
+                            help=f"directory of the validation sessions: {SESSIONS}; empty: --valid_fraction")
+    validation.add_argument("--valid_fraction", type=number(float, 1e-6, below=1),
+                            help="share of the training sessions to validate with instead, those that begin last; the "
+                            "thresholds are tuned on them; default: 0.1")
+    validation.add_argument("--watch", choices=WATCHED, default="valid_loss",
+                            help="validation figure that decides which epoch is the best")
+    add_patience_flag(validation)
 
 
 def _check(options, given):

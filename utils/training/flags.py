@@ -4,155 +4,179 @@ import os
 
 from utils.data.session_files import refuse_sessions
 from utils.files import InputError
-from utils.options import COUNT, FLOAT32, SECONDS, SEED, add_device_flags, add_process_flags, number, sizes
-from utils.training.optimizer_flags import add_optimizer_flags, add_rate_flags, check_optimizer_flags
+from utils.options import (
+    COUNT,
+    FLOAT32,
+    SECONDS,
+    VOCABULARY,
+    add_device_flags,
+    add_overwrite_flag,
+    add_process_flags,
+    add_seed_flag,
+    number,
+    sizes,
+)
+from utils.training.optimizer_flags import add_rate_flags, add_update_flags, check_optimizer_flags
 from utils.training.sequence_flags import add_sequence_flags, check_sequence_flags, train_paths, window_sizes
 
 UPDATE = {"pass_num": 1}  # defaults of a run that goes on from a model, beside those of optimizer_flags.py
 SHAPE = "hid_size", "embedding", "emb_size", "reset_gate", "score_scale", "last_click"  # of a network; a model keeps it
 WATCHED = "recall@20", "mrr@20", "valid_loss", "train_loss", "loss_ratio"
+# What the help says of flags that train_intent.py has, too.
+ITEM_DROPOUT = "dropout on the items' vectors where they enter the network"
+HIDDEN_DROPOUT = "dropout on each GRU layer's output"
+GROUPING = "neighbouring batches whose sessions are sorted by length together"
 
 
-def add_training_flags(parser, rate):
-    """Add the flags of both trainers; `rate` is the default learning rate."""
-    _add_data_flags(parser.add_argument_group("data"))
+def add_training_flags(parser, rates):
+    """Add the flags of both trainers; `rates` are the default learning rates, as of `rates_of`."""
+    _add_data_flags(parser.group("input and output"))
+    add_length_flags(parser.group("training"), 10)
+    parser.group("training").add_argument(
+        "--fit", type=number(int, 0, 1), default=0,
+        help="1: short trainings on the newest sessions find --pass_num and --lr_end, where neither is given, nor "
+        "--init_from or several processes (docs/runs.md); 0: these are as they are")
+    _add_network_flags(parser.group("network"))
+    parser.group("loss and negatives")  # its place: each trainer has its own
+    _add_optimizer_flags(parser.group("optimiser"), rates)
+    _add_batch_flags(parser.group("batching"))
     add_sequence_flags(parser)
-    _add_network_flags(parser.add_argument_group("network"))
-    _add_memory_flags(parser.add_argument_group("memory of neighbours"))
-    _add_step_flags(parser.add_argument_group("training"), rate)
-    add_optimizer_flags(parser.add_argument_group("optimiser"))
-    _add_validation_flags(parser.add_argument_group("validation"))
-    add_record_flags(parser.add_argument_group("records"))
+    _add_validation_flags(parser.group("evaluation"))
+    add_record_flags(parser.group("log and checkpoints"))
     add_device_flags(parser)
     add_process_flags(parser)
-    together = parser.add_argument_group("training by several processes")
-    together.add_argument("--split_items", type=number(int, 0, 1), default=0,
-                          help="1: each holds some rows of the item matrices, for what is too large")
-    together.add_argument("--exchange_steps", type=number(int, 1, COUNT), default=1,
-                          help="steps that each trains by itself before all take the means of their weights")
-    old = parser.add_argument_group("flags of Paddle's old example")
-    old.add_argument("--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
+    _add_machine_flags(parser.group("machine"))
+    parser.group("flags of Paddle's old example").add_argument(
+        "--is_local", type=number(int, 0, 1), default=1, help="for old command lines, without effect")
 
 
 def _add_data_flags(data):
-    data.add_argument("--config", default="",
-                      help="JSON file of flags and values, as in settings/; flags on the command line win over it")
     data.add_argument("--train_dir", default="train_data",
-                      help="directory of session files (or one file); several are separated by commas, the oldest "
-                      "first")
-    data.add_argument("--vocab_path", default="vocab.txt", help="item ids, one per line, in the order of their indices")
-    data.add_argument("--model_dir", default="model_recall20", help="directory to write")
-    data.add_argument("--init_from", default="",
+                      help="directory of training session files (or one file), the newest session last; several are "
+                      "separated by commas, the oldest first")
+    data.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
+    data.add_argument("--model_dir", default="model_recall20", help="model directory to write")
+    add_run_flags(data)
+    data.add_argument("--init_from", default="", metavar="DIR",
                       help="model directory to go on from, with new sessions and a vocabulary that may have grown; "
                       "its network, dropout and --neighbours, --pass_num 1, --base_lr 0.1 and --lr_end 1 are the "
                       "defaults then; empty: begin with drawn weights")
-    add_run_flags(data)
 
 
 def _add_network_flags(network):
     network.add_argument("--hid_size", type=sizes, default=[100],
                          help="units of each GRU layer, such as 100 or 100,100")
-    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0,
-                         help="units of the item embedding; 0: as many as in the last layer")
+    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.45, help=HIDDEN_DROPOUT)
+    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0, help=ITEM_DROPOUT)
+    network.add_argument("--neighbours", type=number(int, 0, 1), default=0,
+                         help="1: a memory of the training sessions, and of how readily sessions come back to items, "
+                         "answers beside the network, as much as does best on the validation, or on 2 %% of the "
+                         "sessions that the network is not trained on (docs/runs.md); 0: the network alone")
     network.add_argument("--embedding", choices=["shared", "separate", "none"], default="shared",
                          help="one matrix for embedding and output, two matrices, or no embedding: the first layer's "
                          "gates then have one weight per item")
-    network.add_argument("--reset_gate", choices=["after", "before"], default="after",
-                         help="whether the GRU's reset gate acts after the recurrent product (nn.GRU, cuDNN) or before "
-                         "it (fluid)")
+    network.add_argument("--emb_size", type=number(int, 0, 100_000), default=0,
+                         help="units of the item embedding; 0: as many as in the last layer")
     network.add_argument("--score_scale", type=number(float, 0, 1000), default=0.0,
                          help="the largest product of a state and an item's vector, such as 30: all vectors are made "
-                         "equally long; 0: they are as long as they become; train_sample_neg.py: 30 by default for ce "
-                         "with shared negatives")
+                         "equally long; 0: they are as long as they become")
     network.add_argument("--last_click", type=number(int, 0, 1), default=0,
                          help="1: the last click's vector, times a learned one, is added to the state that items are "
                          "scored with")
-    network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
-                         help="initial weights are drawn from U(-x, x); 0: x is each matrix's Glorot range")
-    network.add_argument("--emb_dropout", type=number(float, 0, below=1), default=0.0,
-                         help="dropout on the embedding")
-    network.add_argument("--hid_dropout", type=number(float, 0, below=1), default=0.45,
-                         help="dropout on each GRU layer's output")
+    network.add_argument("--reset_gate", choices=["after", "before"], default="after",
+                         help="whether the GRU's reset gate acts after the recurrent product (nn.GRU, cuDNN) or before "
+                         "it (fluid)")
     network.add_argument("--carry_dropped", type=number(int, 0, 1), default=0,
                          help="1: the next click sees the GRU's state with dropout (the official code), 0: without")
     network.add_argument("--through_time", type=number(int, 0, 1), default=1,
                          help="1: gradients go back through a session's clicks, 0: they stop at the previous state, as "
                          "they always do with sessions side by side (the official code)")
+    network.add_argument("--init_range", type=number(float, 0, 10), default=0.0,
+                         help="initial weights are drawn from U(-x, x); 0: x is each matrix's Glorot range")
 
 
-def _add_memory_flags(memory):
-    memory.add_argument("--neighbours", type=number(int, 0, 1), default=0,
-                        help="1: a memory of the training sessions, and of how readily sessions come back to items, "
-                        "answers beside the network, as much as does best on the validation, or on 2 %% of the "
-                        "sessions that the network is not trained on (docs/runs.md); 0: the network alone")
+def add_smoothing_flag(loss, default):
+    """Add the flag of the cross-entropy's targets; each trainer has another default."""
+    loss.add_argument("--label_smoothing", type=number(float, 0, below=1), default=default,
+                      help="share of each target that is spread over all scored items")
 
 
-def _add_step_flags(training, rate):
-    training.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
+def _add_optimizer_flags(optimiser, rates):
+    add_rate_flags(optimiser, rates)
+    add_update_flags(optimiser, "official")
+    for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
+        optimiser.add_argument(f"--{name}_lr_x", type=number(float, 0, FLOAT32), default=1.0,
+                               help=f"learning-rate multiplier of {what}")
+
+
+def _add_batch_flags(batching):
+    batching.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step and process")
+    batching.add_argument("--batching", choices=["sessions", "parallel"], default="sessions",
                           help="whole sessions, or --batch_size sessions side by side, one click a step (the paper's "
                           "way)")
-    training.add_argument("--batch_size", type=number(int, 1, COUNT), default=128, help="sessions per step and process")
-    training.add_argument("--pass_num", type=number(int, 1, COUNT), default=10, help="epochs")
-    training.add_argument("--fit", type=number(int, 0, 1), default=0,
-                          help="1: short trainings on the newest sessions find --pass_num and --lr_end, where neither "
-                          "is given, nor --init_from or several processes (docs/runs.md); 0: these are as they are")
-    add_rate_flags(training, rate)
-    for name, what in (("emb", "the embedding"), ("gru", "FC and GRU"), ("fc", "the output layer")):
-        training.add_argument(f"--{name}_lr_x", type=number(float, 0, FLOAT32), default=1.0,
-                              help=f"learning-rate multiplier of {what}")
-    training.add_argument("--label_smoothing", type=number(float, 0, below=1), default=0.05,
-                          help="share of each target that is spread over all scored items")
-    training.add_argument("--shuffle", type=number(int, 0, 1), default=0,
+    batching.add_argument("--shuffle", type=number(int, 0, 1), default=0,
                           help="1: sessions in random order, 0: in the order of the files, with the newest last")
-    training.add_argument("--group_batches", type=number(int, 1, COUNT), default=1,
-                          help="neighbouring batches whose sessions are sorted by length together; 1: no sorting, the "
-                          "best results; 20: as in the old example, faster")
-    training.add_argument("--amp", choices=["bf16"],
-                          help="bf16: a GPU multiplies matrices in bfloat16; weights and losses stay float32")
-    training.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
-    training.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
+    batching.add_argument("--group_batches", type=number(int, 1, COUNT), default=1,
+                          help=f"{GROUPING}; 1: no sorting, the best results; 20: as in the old example, faster")
 
 
-def _add_validation_flags(epochs):
-    """Add the flags that say how epochs are judged, and which are kept."""
-    epochs.add_argument("--valid_dir", default="",
-                        help="directory of validation session files (or one file); empty: none")
-    epochs.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.0,
-                        help="share of the training sessions to validate with instead, the newest (the last)")
-    epochs.add_argument("--watch", choices=WATCHED,
-                        help="validation figure that decides which epoch is the best; default: recall@20")
-    add_epoch_flags(epochs)
+def _add_validation_flags(validation):
+    validation.add_argument("--valid_dir", default="",
+                            help="directory of validation session files (or one file); empty: --valid_fraction")
+    validation.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.0,
+                            help="share of the training sessions to validate with instead, the newest (the last)")
+    validation.add_argument("--watch", choices=WATCHED,
+                            help="validation figure that decides which epoch is the best; default: recall@20")
+    add_patience_flag(validation)
+
+
+def _add_machine_flags(machine):
+    machine.add_argument("--split_items", type=number(int, 0, 1), default=0,
+                         help="1: each process holds some rows of the item matrices, for what is too large")
+    machine.add_argument("--exchange_steps", type=number(int, 1, COUNT), default=1,
+                         help="steps that each process trains by itself before all take the means of their weights")
+    machine.add_argument("--amp", choices=["bf16"],
+                         help="bf16: a GPU multiplies matrices in bfloat16; weights and losses stay float32")
 
 
 def add_run_flags(data):
-    """Add the flags that say what becomes of a run that is there already."""
-    data.add_argument("--overwrite", type=number(int, 0, 1), default=0, help="1: delete the run in --model_dir first")
+    """Add the flags that say what a run begins with: a file of settings, or the run that is there already."""
+    data.add_argument("--config", default="", metavar="FILE",
+                      help="JSON file of flags and values, as in settings/; flags on the command line win over it")
     data.add_argument("--resume", type=number(int, 0, 1), default=0,
                       help="1: continue the run in --model_dir exactly as if it had never stopped; if there is none, "
                       "start one")
+    add_overwrite_flag(data)
 
 
-def add_epoch_flags(epochs):
-    """Add the flags that say when training stops early, and which epochs are kept."""
-    epochs.add_argument("--patience", type=number(int, 0, COUNT), default=0,
-                        help="stop training after this many epochs without a better one; 0: never")
-    epochs.add_argument("--keep", type=number(int, 0, COUNT), default=0,
-                        help="how many of the newest epochs to keep; the best one stays too; 0: all")
+def add_length_flags(training, epochs):
+    """Add the flags that say how long training goes on, and what it draws; `epochs` is the default of --pass_num."""
+    training.add_argument("--pass_num", type=number(int, 1, COUNT), default=epochs, help="epochs")
+    add_seed_flag(training)
+
+
+def add_patience_flag(validation):
+    """Add the flag that says when training stops early."""
+    validation.add_argument("--patience", type=number(int, 0, COUNT), default=0,
+                            help="stop training after this many epochs without a better one; 0: never")
 
 
 def add_record_flags(records):
-    """Add the flags that say what the trainers write on the way."""
+    """Add the flags that say what the trainers print and write on the way, and what of it stays."""
+    records.add_argument("--print_batch", type=number(int, 1, COUNT), default=100, help="steps between two log lines")
     records.add_argument("--save_seconds", type=number(float, 0, SECONDS), default=600.0,
                          help="seconds between two checkpoints within an epoch, to resume from; 0: only when stopped")
+    records.add_argument("--keep", type=number(int, 0, COUNT), default=0,
+                         help="how many of the newest epochs to keep; the best one stays too; 0: all")
     records.add_argument("--tensorboard", type=number(int, 0, 1), default=0,
                          help="1: write the figures of the epochs for TensorBoard too, to tensorboard/ in --model_dir")
     records.add_argument("--visualdl", type=number(int, 0, 1), default=0, help="1: the same for VisualDL, to visualdl/")
 
 
-def parse_training_flags(parser, rate, arguments=None):
+def parse_training_flags(parser, rates, arguments=None):
     """The checked options of a trainer's command line; with --init_from, those of the network come from that model.
 
-    `rate` is the default learning rate.
+    `rates` are the default learning rates.
     """
     options = parser.parse_with_config(arguments)
     if options.init_from:
@@ -166,7 +190,7 @@ def parse_training_flags(parser, rate, arguments=None):
                 shown = [",".join(map(str, value)) if type(value) is list else value for value in (found, expected)]
                 raise InputError(f"--{name}: found {shown[0]} with --init_from {options.init_from}, expected {shown[1]}"
                                  " as that model has")
-    check_optimizer_flags(options, rate)
+    check_optimizer_flags(options, rates)
     return check_training_flags(options, parser.given)
 
 

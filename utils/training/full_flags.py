@@ -2,21 +2,23 @@
 
 from utils.files import InputError
 from utils.options import COUNT, Parser, number
-from utils.training.flags import add_training_flags, batching, parse_training_flags
-from utils.training.optimizer_flags import make_optimizer
+from utils.training.flags import add_smoothing_flag, add_training_flags, batching, parse_training_flags
+from utils.training.optimizer_flags import make_optimizer, rates_of
 
-RATE = 0.1  # default learning rate
+RATES = rates_of(adagrad=0.1)
 
 
 def parse_arguments(arguments=None, description=""):
     """The checked options of train.py; `arguments` is a list of str, by default the command line's."""
     parser = Parser(description)
-    add_training_flags(parser, RATE)
+    add_training_flags(parser, RATES)
     parser.set_defaults(optimizer="adagrad")
-    parser.add_argument("--step_num", type=number(int, 1, COUNT), default=1000, help="with --enable_ce: steps an epoch")
-    parser.add_argument("--enable_ce", action="store_true",
-                        help="stop every epoch after --step_num steps, for a quick check")
-    options = parse_training_flags(parser, RATE, arguments)
+    add_smoothing_flag(parser.group("loss and negatives"), 0.05)
+    old = parser.group("flags of Paddle's old example")
+    old.add_argument("--enable_ce", action="store_true",
+                     help="stop every epoch after --step_num steps, for a quick check")
+    old.add_argument("--step_num", type=number(int, 1, COUNT), default=1000, help="with --enable_ce: steps an epoch")
+    options = parse_training_flags(parser, RATES, arguments)
     if options.grad_cap and options.split_items:
         raise InputError(f"--grad_cap: found {options.grad_cap:g} with --split_items 1, expected 0; no process has the "
                          "gradient of all items")

@@ -3,7 +3,7 @@
 from utils.files import InputError
 from utils.options import FLOAT32, number
 
-# The learning rates where --base_lr isn't given; with official and adagrad, each trainer has its own.
+# The learning rates where --base_lr isn't given, of all trainers alike.
 RATES = {"rmsprop": 0.03, "adam": 0.01, "adamw": 0.01, "nadam": 0.01, "sgd": 5.0}
 UPDATE_RATE = 0.1  # of official and adagrad, in a run that goes on from a model
 OPTIMIZERS = "official", "adagrad", *RATES
@@ -12,39 +12,44 @@ ADAMW_DECAY = 0.01
 RISE = 0.3  # share of the training that is the warm-up of one-cycle
 
 
-def add_rate_flags(training, rate):
-    """Add the flags of the learning rate; `rate` is the trainer's default with Adagrad."""
-    training.add_argument("--base_lr", type=number(float, 0, FLOAT32),
-                          help=f"largest learning rate; default: {rate:g} with official and adagrad, else "
-                          + ", ".join(f"{value:g} with {name}" for name, value in RATES.items()))
-    training.add_argument("--lr_schedule", choices=["linear", "constant", "cosine", "one-cycle"], default="linear",
-                          help="how the rate falls, linearly, not at all, or by half a cosine; one-cycle: it rises by "
-                          "half a cosine too")
-    training.add_argument("--lr_end", type=number(float, 0, FLOAT32),
-                          help="share of the learning rate that is left at the end; default: 0.1, and 1 with "
-                          "--init_from and linear")
-    training.add_argument("--warmup", type=number(float, 0, below=1),
-                          help="share of the training in which the rate rises, linearly from 0; default: 0, and "
-                          f"{RISE:g} with one-cycle, which begins at a 25th of the rate")
+def rates_of(adagrad, **others):
+    """A trainer's learning rates where --base_lr isn't given: a dict of those of all optimisers, by their names."""
+    return {"official": adagrad, "adagrad": adagrad, **RATES, **others}
 
 
-def add_optimizer_flags(update):
-    """Add the flags of the update."""
-    update.add_argument("--optimizer", choices=OPTIMIZERS, default="official",
-                        help="official: Adagrad with epsilon inside the root; others: Paddle's forms; items that a "
-                        "step doesn't touch rest")
-    update.add_argument("--momentum", type=number(float, 0, below=1), default=0.0,
-                        help="of official, adagrad, rmsprop and sgd")
-    update.add_argument("--weight_decay", type=number(float, 0, 1),
-                        help="what is added to the gradient, times the weight (L2); adamw: times the rate, what the "
-                        "weight loses; in both cases of the items that a step touches; default: "
-                        f"{ADAMW_DECAY:g} with adamw, else 0")
-    update.add_argument("--grad_cap", type=number(float, 0, FLOAT32), default=0.0,
-                        help="largest norm of all gradients together; 0: no limit")
+def add_rate_flags(optimiser, rates):
+    """Add the flags of the learning rate; `rates` are the trainer's, as of `rates_of`."""
+    optimiser.add_argument("--base_lr", type=number(float, 0, FLOAT32),
+                           help="largest learning rate; default: "
+                           + ", ".join(f"{value:g} with {name}" for name, value in rates.items()))
+    optimiser.add_argument("--lr_schedule", choices=["linear", "constant", "cosine", "one-cycle"], default="linear",
+                           help="how the rate falls, linearly, not at all, or by half a cosine; one-cycle: it rises by "
+                           "half a cosine too")
+    optimiser.add_argument("--lr_end", type=number(float, 0, FLOAT32),
+                           help="share of the learning rate that is left at the end; default: 0.1, and 1 with "
+                           "--init_from and linear")
+    optimiser.add_argument("--warmup", type=number(float, 0, below=1),
+                           help="share of the training in which the rate rises, linearly from 0; default: 0, and "
+                           f"{RISE:g} with one-cycle, which begins at a 25th of the rate")
 
 
-def check_optimizer_flags(options, rate):
-    """Refuse what would do nothing, and fill in values that depend on other flags; `rate` as in `add_rate_flags`."""
+def add_update_flags(optimiser, default):
+    """Add the flags of the update; `default` is that of --optimizer."""
+    optimiser.add_argument("--optimizer", choices=OPTIMIZERS, default=default,
+                           help="official: Adagrad with epsilon inside the root; others: Paddle's forms; items that a "
+                           "step doesn't touch rest")
+    optimiser.add_argument("--momentum", type=number(float, 0, below=1), default=0.0,
+                           help="momentum of official, adagrad, rmsprop and sgd; 0: none")
+    optimiser.add_argument("--weight_decay", type=number(float, 0, 1),
+                           help="what is added to the gradient, times the weight (L2); adamw: times the rate, what the "
+                           "weight loses; in both cases of the items that a step touches; default: "
+                           f"{ADAMW_DECAY:g} with adamw, else 0")
+    optimiser.add_argument("--grad_cap", type=number(float, 0, FLOAT32), default=0.0,
+                           help="largest norm of all gradients together; 0: no limit")
+
+
+def check_optimizer_flags(options, rates):
+    """Refuse what would do nothing, and fill in values that depend on other flags; `rates` as in `add_rate_flags`."""
     if options.optimizer in ADAMS and options.momentum:
         raise InputError(f"--momentum: found {options.momentum:g} with --optimizer {options.optimizer}, expected 0; "
                          "it has its own")
@@ -64,7 +69,8 @@ def check_optimizer_flags(options, rate):
         raise InputError("--warmup: found 0 with --lr_schedule one-cycle, expected more, or --lr_schedule cosine; the "
                          "rate would not rise")
     if options.base_lr is None:
-        options.base_lr = RATES.get(options.optimizer, UPDATE_RATE if options.init_from else rate)
+        goes_on = options.init_from and options.optimizer not in RATES
+        options.base_lr = UPDATE_RATE if goes_on else rates[options.optimizer]
     if options.weight_decay is None:
         options.weight_decay = ADAMW_DECAY if options.optimizer == "adamw" else 0.0
 

@@ -2,31 +2,31 @@
 
 from utils.files import InputError
 from utils.options import COUNT, FLOAT32, Parser, number
-from utils.training.flags import add_training_flags, batching, parse_training_flags
-from utils.training.optimizer_flags import make_optimizer
+from utils.training.flags import add_smoothing_flag, add_training_flags, batching, parse_training_flags
+from utils.training.optimizer_flags import make_optimizer, rates_of
 
 LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
-RATE = 0.15  # default learning rate
+RATES = rates_of(adagrad=0.15)
 SCALE = 30.0  # default score scale of ce with shared negatives
 
 
 def parse_arguments(arguments=None, description=""):
     """The checked options of train_sample_neg.py; `arguments` is a list of str, by default the command line's."""
     parser = Parser(description)
-    add_training_flags(parser, RATE)
-    parser.set_defaults(model_dir="model_neg_recall20", label_smoothing=0.0, batching="parallel", hid_dropout=0.4,
-                        pass_num=8, fit=1, neighbours=1, score_scale=None)
-    sampled = parser.add_argument_group("sampled training")
+    add_training_flags(parser, RATES)
+    parser.set_defaults(model_dir="model_neg_recall20", batching="parallel", hid_dropout=0.4, pass_num=8,
+                        fit=1, neighbours=1, score_scale=None)
+    sampled = parser.group("loss and negatives")
     sampled.add_argument("--loss", choices=LOSSES, default="ce",
-                         help="loss of a prediction; --logq follows it where that isn't given")
+                         help="loss of a prediction; --logq and --score_scale follow it where they aren't given")
+    sampled.add_argument("--neg_size", type=number(int, 0, COUNT), default=2048,
+                         help="negatives drawn: a step (shared) or a prediction (tiled)")
     sampled.add_argument("--negatives", choices=["shared", "tiled"], default="shared",
                          help="shared by all predictions, or of each its own")
     sampled.add_argument("--in_batch", type=number(int, 0, 1),
                          help="shared: 1: the targets of a batch are negatives of each other too (the paper), 0: only "
                          "drawn ones; default: 1 with --batching parallel or --neg_size 0, else 0, since a whole "
                          "session would have its own next clicks as negatives")
-    sampled.add_argument("--neg_size", type=number(int, 0, COUNT), default=2048,
-                         help="negatives drawn: a step (shared) or a prediction (tiled)")
     sampled.add_argument("--sample_alpha", type=number(float, 0, 10), default=0.5,
                          help="shared negatives are drawn by support^alpha")
     sampled.add_argument("--logq", type=number(float, 0, FLOAT32),
@@ -38,7 +38,8 @@ def parse_arguments(arguments=None, description=""):
                          help="bpr-max: strength of the score regularisation")
     sampled.add_argument("--candidate_dropout", type=number(float, 0, below=1), default=0.0,
                          help="tiled: dropout on the candidates' rows")
-    given = parse_training_flags(parser, RATE, arguments)
+    add_smoothing_flag(sampled, 0.0)
+    given = parse_training_flags(parser, RATES, arguments)
     if given.in_batch is None:
         given.in_batch = int(given.negatives == "shared" and (given.batching == "parallel" or given.neg_size == 0))
     if given.logq is None:

@@ -8,8 +8,7 @@ from utils.options import COUNT, number
 
 def add_sequence_flags(parser):
     """Add the flags to a trainer's parser."""
-    sequences = parser.add_argument_group("sequences", "These change training alone: a trained model sees whole "
-                                          "sessions, in validation, tests and answers.")
+    sequences = parser.group("sessions to train on")
     sequences.add_argument("--max_length", type=number(int, 1, COUNT), default=1000,
                            help="most predictions in a session; longer sessions are cut into windows")
     sequences.add_argument("--window_overlap", type=number(int, 0, COUNT), default=0,
