@@ -29,7 +29,7 @@ from utils.evaluation import baselines
 from utils.evaluation.flags import add_metric_flags
 from utils.evaluation.metrics import Measures
 from utils.files import InputError
-from utils.options import COUNT, Parser, number
+from utils.options import COUNT, TEST_SESSIONS, VOCABULARY, Parser, number
 from utils.process import run
 from utils.runlog import line_of, log, print_table
 
@@ -38,28 +38,29 @@ TITLES = {"pop": "POP", "spop": "S-POP", "transitions": "transitions", "itemknn"
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--train_dir", default="train_data",
-                        help="directory of training session files (or one file), the newest session last")
-    parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
-    parser.add_argument("--vocab_path", default="vocab.txt", help="vocab.txt of both")
-    add_metric_flags(parser)
-    parser.add_argument("--methods", type=methods, default=",".join(TITLES),
+    data, fitted = parser.group("input and output"), parser.group("methods")
+    data.add_argument("--train_dir", default="train_data",
+                      help="directory of training session files (or one file), the newest session last")
+    data.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
+    data.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
+    fitted.add_argument("--methods", type=methods, default=",".join(TITLES), metavar="NAME,...",
                         help="which of the methods, separated by commas")
-    parser.add_argument("--itemknn_lambda", type=number(float, 0, 1e9), default=20.0,
+    fitted.add_argument("--itemknn_lambda", type=number(float, 0, 1e9), default=20.0,
                         help="regularisation: sessions added to the support of every item, so that rare items "
                         "are not similar by chance")
-    parser.add_argument("--itemknn_alpha", type=number(float, 0, 1), default=0.5,
+    fitted.add_argument("--itemknn_alpha", type=number(float, 0, 1), default=0.5,
                         help="0: each similar item's score is divided by its own support, 1: popular items stay ahead, "
                         ".5: cosine")
-    parser.add_argument("--vsknn_neighbours", type=number(int, 1, COUNT), default=500,
+    fitted.add_argument("--vsknn_neighbours", type=number(int, 1, COUNT), default=500,
                         help="how many of the most similar sessions give scores")
-    parser.add_argument("--vsknn_sample_size", type=number(int, 1, COUNT), default=5000,
+    fitted.add_argument("--vsknn_sample_size", type=number(int, 1, COUNT), default=5000,
                         help="how many of the newest sessions with a common item are candidates for that")
-    parser.add_argument("--vsknn_decay", choices=("harmonic", "linear"), default="harmonic",
+    fitted.add_argument("--vsknn_decay", choices=("harmonic", "linear"), default="harmonic",
                         help="weights of the session's clicks, from the last one back: 1, 1/2, 1/3 and so on, or in "
                         "equal steps down to 0")
-    parser.add_argument("--vsknn_idf_weight", type=number(float, 0, 100), default=1.0,
+    fitted.add_argument("--vsknn_idf_weight", type=number(float, 0, 100), default=1.0,
                         help="how much rare items gain; 0: nothing")
+    add_metric_flags(parser.group("evaluation"))
     return parser.parse_args()
 
 

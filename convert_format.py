@@ -17,7 +17,7 @@ from pathlib import Path
 
 from utils.data.session_files import refuse_conversion
 from utils.files import finish, naming, require_different, require_file, write_atomically
-from utils.options import DAYS, Parser, add_table_flags, number, table_columns
+from utils.options import DAYS, NEWEST_DAYS, Parser, add_table_flags, number, table_columns
 from utils.process import run
 
 
@@ -40,18 +40,18 @@ def main():
 
 
 def parse_flags():
-    parser = Parser("Turn split files into session text: one session a line, item ids in time order, separated by "
-                    "blanks.")
-    parser.add_argument("--train_input", default="rsc15_train_tr.txt",
-                        help="table of the training clicks, in any form that preprocess.py reads")
-    parser.add_argument("--train_output", default="rsc15_train_tr_paddle.txt", help="the training sessions to write")
-    parser.add_argument("--test_input", default="rsc15_test.txt",
-                        help="the same of the test clicks; '': none")
-    parser.add_argument("--test_output", default="rsc15_test_paddle.txt", help="the test sessions to write")
-    parser.add_argument("--newest_days", type=number(float, 0, DAYS), default=0,
-                        help="days before the last training click; training sessions that end earlier are left out; 0: "
-                        "none")
+    parser = Parser(__doc__)
+    data = parser.group("input and output")
+    data.add_argument("--train_input", default="rsc15_train_tr.txt",
+                      help="table of the training clicks, in any form that preprocess.py reads")
+    data.add_argument("--train_output", default="rsc15_train_tr_paddle.txt",
+                      help="session text to write, the training sessions")
+    data.add_argument("--test_input", default="rsc15_test.txt", help="the same of the test clicks; empty: none")
+    data.add_argument("--test_output", default="rsc15_test_paddle.txt",
+                      help="session text to write, the test sessions")
     add_table_flags(parser)
+    parser.group("splits").add_argument(
+        "--newest_days", type=number(float, 0, DAYS), default=0, help=f"{NEWEST_DAYS}, by their end; 0: none")
     return parser.parse_args()
 
 

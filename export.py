@@ -1,8 +1,8 @@
 """Write what a trained model knows for other programs: item vectors, session states, or the network as ONNX.
 
-    python export.py model_output --item_vectors items.npy
-    python export.py model_output --session_states states.parquet --sessions sessions.txt
-    python export.py model_output --onnx model.onnx --topk 20
+    python export.py --model_dir model_output --item_vectors items.npy
+    python export.py --model_dir model_output --session_states states.parquet --sessions sessions.txt
+    python export.py --model_dir model_output --onnx model.onnx --topk 20
 
 The ending of a file's name says its form. An item's score after a session is the product of the session's state and the
 item's vector, plus the item's bias.
@@ -39,7 +39,7 @@ from utils.model.checkpoint import read_config
 from utils.model.directory import require_one_network
 from utils.model.load import load_model, load_scorer
 from utils.model.neighbours_file import MEMORY
-from utils.options import COUNT, Parser, number
+from utils.options import COUNT, Parser, add_model_flags, number
 from utils.process import run, tell
 
 OUTPUTS = {"item_vectors": (".npy", ".parquet"), "session_states": (".npy", ".parquet"), "onnx": (".onnx",)}
@@ -48,15 +48,14 @@ BATCH = 256  # sessions at once
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("model_dir", metavar="MODEL_DIR", help="model directory, as written by train.py")
-    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
-                        help="which epoch to use; 0: the best one by validation, or the last without validation")
-    parser.add_argument("--item_vectors", default="", metavar="FILE", help=".npy or .parquet file to write")
-    parser.add_argument("--session_states", default="", metavar="FILE", help=".npy or .parquet file to write")
-    parser.add_argument("--sessions", default="", metavar="FILE",
-                        help="text file of item ids, one session a line, whose states to write; - for standard input")
-    parser.add_argument("--onnx", default="", metavar="FILE", help=".onnx file to write")
-    parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="best items that the ONNX graph finds")
+    data = parser.group("input and output")
+    add_model_flags(data)
+    data.add_argument("--item_vectors", default="", metavar="FILE", help=".npy or .parquet file to write")
+    data.add_argument("--session_states", default="", metavar="FILE", help=".npy or .parquet file to write")
+    data.add_argument("--sessions", default="", metavar="FILE",
+                      help="text file of item ids, one session a line, whose states to write; - for standard input")
+    data.add_argument("--onnx", default="", metavar="FILE", help=".onnx file to write")
+    data.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="best items that the ONNX graph finds")
     options = parser.parse_args()
     outputs = [(f"--{name}", getattr(options, name)) for name in OUTPUTS if getattr(options, name)]
     if not outputs:

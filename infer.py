@@ -5,7 +5,8 @@
 Every click after the first of every test session is predicted from those before it and ranked among all items of the
 training sessions; items already seen in the session are not removed. The figures are means over these predictions, by
 default recall and MRR (docs/runs.md explains all metrics); they are printed, and appended to metrics.jsonl in the model
-directory.
+directory. On request, --sampled ranks each target among a few random items only, as some papers do; such figures
+mislead, and a warning says so.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on

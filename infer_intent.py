@@ -16,32 +16,34 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 from pathlib import Path
 
 from utils import device
+from utils.evaluation.flags import add_draws_flag
 from utils.files import InputError, require_different
-from utils.intent.flags import require_other_sessions
+from utils.intent.flags import SESSIONS, require_other_sessions
 from utils.intent.preparation_flags import CLICKS, PURCHASES
-from utils.options import COUNT, SEED, Parser, add_device_flags, number
+from utils.options import Parser, add_device_flags, add_epoch_flag, add_seed_flag
 from utils.process import run
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--model_dir", default="model_intent", help="model directory of train_intent.py")
-    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
-                        help="which epoch to use; 0: the best one by validation")
-    parser.add_argument("--test_dir", default="intent_data/test",
-                        help="directory of clicks.tsv and buys.tsv, as preprocess.py --to_intent writes it")
-    parser.add_argument("--train_dir", default="",
-                        help="training sessions, for simple methods in the same table; empty: without these")
-    parser.add_argument("--valid_dir", default="", help="validation sessions, for their thresholds")
-    parser.add_argument("--draws", type=number(int, 10, 1_000_000), default=1000,
-                        help="bootstrap samples of the sessions, for the intervals")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of these draws")
-    parser.add_argument("--submission", default="",
-                        help="file to write in the challenge's form, SessionId;item,item for each session that is said "
-                        "to buy; empty: none")
-    parser.add_argument("--per_session", default="",
-                        help="TSV file to write with each session's probability and those of its items; empty: none")
-    parser.add_argument("--picture", default="", help="PNG file to write of the reliability curve; empty: none")
+    data, evaluation = parser.group("input and output"), parser.group("evaluation")
+    data.add_argument("--test_dir", default="intent_data/test", help=f"directory of the test sessions: {SESSIONS}")
+    data.add_argument("--model_dir", default="model_intent", help="model directory, as train_intent.py writes it")
+    add_epoch_flag(data)
+    data.add_argument("--train_dir", default="",
+                      help=f"directory of the training sessions: {SESSIONS}; with it, simple methods are fitted and "
+                      "evaluated too")
+    data.add_argument("--valid_dir", default="",
+                      help="directory of the validation sessions, in the same form, for the thresholds of the simple "
+                      "methods")
+    data.add_argument("--submission", default="", metavar="FILE",
+                      help="file to write in the challenge's form, SessionId;item,item for each session that is said "
+                      "to buy")
+    data.add_argument("--per_session", default="", metavar="FILE",
+                      help="TSV file to write with each session's probability and those of its items")
+    data.add_argument("--picture", default="", metavar="FILE", help="PNG file to write of the reliability curve")
+    add_draws_flag(evaluation, 1000)  # each draw counts all sessions anew
+    add_seed_flag(evaluation)
     add_device_flags(parser)
     options = parser.parse_args()
     if bool(options.train_dir) != bool(options.valid_dir):

@@ -2,8 +2,7 @@
 
     python infer_sample_neg.py --test_dir test_data/ --model_dir model_neg_recall20 --start_index 1 --last_index 10
 
-The same evaluation as infer.py's: all items are ranked, whatever the training sampled. On request, --sampled ranks each
-target among a few random items only, as some papers do; such figures mislead, and a warning says so.
+The same evaluation as infer.py's, whose flags it has too: all items are ranked, whatever the training sampled.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
@@ -14,6 +13,7 @@ from utils import device
 from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
 from utils.files import InputError
 from utils.options import COUNT, Parser, number, sizes
+from utils.launch import processes_to_start, watch
 from utils.process import run
 
 
@@ -21,19 +21,10 @@ def main():
     parser = Parser(__doc__)
     add_inference_flags(parser)
     parser.set_defaults(model_dir="model_neg_recall20")
-    parser.add_argument("--sampled", type=number(int, 0, COUNT), default=0,
-                        help="rank each target among so many items drawn uniformly; 0: among all items")
-    parser.add_argument("--hid_size", type=sizes,
-                        help="accepted for old command lines, without effect: the model directory knows it")
+    parser.group("flags of Paddle's old example").add_argument(
+        "--hid_size", type=sizes, help="for old command lines, without effect: the model directory knows it")
     options = parser.parse_args()
-    check_inference_flags(options, options.sampled)
-    if options.sampled and options.train_dir:
-        raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
-                         "all items")
-    prepared = device.start(options)
-    from utils.evaluation.inference import run_inference  # it loads Paddle, which device.start must come before
-
-    run_inference(evaluation(options, options.sampled), prepared.kernels, prepared.processes)
+from utils.options import Parser, sizes
 
 
 if __name__ == "__main__":

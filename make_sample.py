@@ -1,7 +1,7 @@
 """Make the sample: clicks in an invented shop, for the demo and for trying things out.
 
     python make_sample.py --output sample_clicks.tsv
-    python make_sample.py --intent sample_intent --sessions 30000    # what sessions buy, too
+    python make_sample.py --intent sample_intent --session_count 30000    # what sessions buy, too
 
 The popularity of the items follows Zipf's law, and each item belongs to a category. From click to click, a session
 mostly moves to one of the item's usual successors. Which one depends on the taste that the session's first click
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import InputError, write_atomically
-from utils.options import COUNT, SEED, Parser, number
+from utils.options import COUNT, Parser, add_seed_flag, number
 from utils.process import run
 
 CATEGORIES, TASTES, SUCCESSORS = 12, 3, 3
@@ -35,14 +35,15 @@ LONG = 45  # seconds on an item
 
 def parse_arguments():
     parser = Parser(__doc__)
-    written = parser.add_mutually_exclusive_group()
+    written = parser.group("input and output").add_mutually_exclusive_group()
+    shop = parser.group("the shop")
     written.add_argument("--output", default="sample_clicks.tsv", help="click file to write: SessionId, ItemId, Time")
     written.add_argument("--intent", default="", metavar="DIR",
                          help="directory to write clicks and purchases to, in place of --output")
-    parser.add_argument("--sessions", type=number(int, 1, COUNT), default=12000, help="sessions")
-    parser.add_argument("--items", type=number(int, CATEGORIES, 10**8), default=600, help="items")
-    parser.add_argument("--days", type=number(float, 0.1, 36500), default=8.0, help="days that the sessions cover")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
+    shop.add_argument("--session_count", type=number(int, 1, COUNT), default=12000, help="how many sessions")
+    shop.add_argument("--item_count", type=number(int, CATEGORIES, 10**8), default=600, help="how many items")
+    shop.add_argument("--days", type=number(float, 0.1, 36500), default=8.0, help="days that the sessions cover")
+    add_seed_flag(shop)
     options = parser.parse_args()
     if "intent" in parser.given and not options.intent:
         raise InputError("--intent: found an empty name, expected a directory to write to")
@@ -52,14 +53,14 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     random = np.random.default_rng(options.seed)
-    popularity = 1 / np.arange(2, options.items + 2) ** 0.9
+    popularity = 1 / np.arange(2, options.item_count + 2) ** 0.9
     popularity /= popularity.sum()
-    category = random.integers(CATEGORIES, size=options.items)
+    category = random.integers(CATEGORIES, size=options.item_count)
     members = [np.flatnonzero(category == name) for name in range(CATEGORIES)]
-    members = [items if len(items) else np.arange(options.items) for items in members]
+    members = [items if len(items) else np.arange(options.item_count) for items in members]
     successors = np.stack([random.choice(near, (TASTES, SUCCESSORS), p=share(popularity, near))
                            for near in (members[number] for number in category)])
-    starts = np.sort(random.uniform(0, options.days * DAY, options.sessions))
+    starts = np.sort(random.uniform(0, options.days * DAY, options.session_count))
     sessions = draw_sessions(random, popularity, category, members, successors, starts)
     if options.intent:
         write_intent(sessions, category, options)
@@ -69,7 +70,7 @@ def main():
         for session, (items, seconds) in enumerate(sessions, start=1):
             for item, second in zip(items, seconds):
                 file.write(f"{session}\tp{item:04d}\t{second:.0f}\n")
-    print(f"{options.output}: sessions:{options.sessions}")
+    print(f"{options.output}: sessions:{options.session_count}")
 
 
 def draw_sessions(random, popularity, category, members, successors, starts):
@@ -129,7 +130,7 @@ def write_intent(sessions, category, options):
                     items, seconds = items + [items[0]], seconds + [bought_at + 20]
             for item, second in zip(items, seconds):
                 clicks.write(f"{session}\tp{item:04d}\tc{category[item]:02d}\t{second}\n")
-    print(f"{options.intent}: sessions:{options.sessions} buying:{np.mean(probabilities):.4f} "
+    print(f"{options.intent}: sessions:{options.session_count} buying:{np.mean(probabilities):.4f} "
           f"best_auc:{best_auc(np.array(probabilities)):.4f}")
 
 

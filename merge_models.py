@@ -35,7 +35,7 @@ from utils.model.load import load_model
 from utils.model.neighbours import remember
 from utils.model.neighbours_file import MEMORY, read_remembered, read_returns, read_weight, write_neighbours
 from utils.model.popular import read_popular_record
-from utils.options import COUNT, Parser, number
+from utils.options import Parser, add_epoch_flag, add_overwrite_flag, number
 from utils.process import run
 
 WEIGHT = 0.3  # of the memory
@@ -46,19 +46,18 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL_DIR",
                         help="model directories with the same vocab.txt, at least two, or one with --neighbours_from")
-    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
-                        help="which epoch of each to use; 0: its best one by validation, or its last")
-    parser.add_argument("--weights", type=weights_of, default=None, metavar="W,W,...",
+    data, shares = parser.group("input and output"), parser.group("weights and memory")
+    data.add_argument("--model_dir", required=True, help="model directory to write")
+    add_epoch_flag(data)
+    add_overwrite_flag(data)
+    shares.add_argument("--weights", type=weights_of, default=None, metavar="X,...",
                         help="how much each model counts, in their order; they are scaled to a sum of 1; default: all "
                         "the same")
-    parser.add_argument("--neighbours_from", default="", metavar="DIR",
-                        help="training sessions (a directory or a file, the newest last) for a memory of neighbours, "
-                        "in place of those that the models have")
-    parser.add_argument("--neighbours_weight", type=number(float, 0.001, 0.999), default=None,
+    shares.add_argument("--neighbours_from", default="", metavar="DIR",
+                        help="directory of training session files (or one file), the newest session last, for a memory "
+                        "of neighbours, in place of those that the models have")
+    shares.add_argument("--neighbours_weight", type=number(float, 0.001, 0.999), default=None,
                         help=f"how much the memory counts, the models the rest; default: {WEIGHT}")
-    parser.add_argument("--model_dir", required=True, help="directory to write")
-    parser.add_argument("--overwrite", type=number(int, 0, 1), default=0,
-                        help="1: delete the run in --model_dir first")
     options = parser.parse_args()
     if len(options.models) < 2 and not options.neighbours_from:
         raise InputError("MODEL_DIR: found one model, expected at least two, or --neighbours_from")

@@ -1,7 +1,7 @@
 """Show and compare one or several runs, as pictures and as one page of HTML.
 
     python plot.py model_output
-    python plot.py model_a model_b --test_dir test_data --output plots
+    python plot.py model_a model_b --test_dir test_data --out_dir plots
 
 Reads config.json and metrics.jsonl of model directories, and writes
 
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, write_atomically
-from utils.options import COUNT, Parser, number
+from utils.options import COUNT, OUT_DIR, TEST_SESSIONS, Parser, number
 from utils.plotting.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.plotting.runs import read_runs, setting_differences
 from utils.process import run
@@ -33,19 +33,21 @@ from utils.process import run
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR", help="model directories, as written by train.py")
-    parser.add_argument("--output", default="plots", help="directory to write to, created if missing")
-    parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="cut-off k of recall@k and MRR@k")
-    parser.add_argument("--test_dir", default="",
-                        help="test sessions for the breakdown of the recall, with each run's best or last epoch; "
-                        "empty: none")
-    parser.add_argument("--projector_items", type=number(int, 0, COUNT), default=0,
-                        help="how many items' vectors to export for TensorBoard's projector, the most frequent first; "
-                        "0: none")
+    parser.add_argument("model_dirs", nargs="+", metavar="MODEL_DIR",
+                        help="model directories, as a trainer writes them")
+    data, evaluation = parser.group("input and output"), parser.group("evaluation")
+    data.add_argument("--out_dir", default="plots", help=OUT_DIR)
+    data.add_argument("--projector_items", type=number(int, 0, COUNT), default=0,
+                      help="how many items' vectors to export for TensorBoard's projector, the most frequent first; "
+                      "0: none")
+    data.add_argument("--test_dir", default="",
+                      help=f"{TEST_SESSIONS}, for the breakdown of the recall of each run's best or last epoch; empty: "
+                      "none")
+    evaluation.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="cut-off k of recall@k and MRR@k")
     options = parser.parse_args()
     if len(set(map(os.path.realpath, options.model_dirs))) < len(options.model_dirs):
         raise InputError("MODEL_DIR: found the same directory twice, expected different ones")
-    refuse_conversion(options.output, "--output")
+    refuse_conversion(options.out_dir, "--out_dir")
     return options
 
 
@@ -71,10 +73,10 @@ def main():
         from utils.plotting.projector import exported_items
         vectors = exported_items(runs, options.projector_items)
     for name, data in (files | vectors).items():
-        with write_atomically(Path(options.output, name), "wb") as file:
+        with write_atomically(Path(options.out_dir, name), "wb") as file:
             file.write(data)
     for name in [*files, "projector"] if vectors else files:
-        print(f"written: {Path(options.output, name)}")
+        print(f"written: {Path(options.out_dir, name)}")
 
 
 if __name__ == "__main__":

@@ -28,23 +28,22 @@ from tempfile import TemporaryDirectory
 
 from utils.data.archives import CLICKS_FILE, PURCHASES_FILE, fetch, unpacked
 from utils.data.conversion import open_targets, text_paths
+from utils.data.preprocess_flags import parse_flags
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, finish, naming, require_different, require_file, write_atomically
-from utils.intent.preparation_flags import add_intent_flags, check_intent_flags, intent_paths
+from utils.intent.preparation_flags import intent_paths
 from utils.memory import available
-from utils.options import COUNT, DAYS, Parser, add_table_flags, encoding, number, table_columns
+from utils.options import table_columns
 from utils.process import run
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
 GIGABYTE = 1e9
 SHARE = 0.75  # of the memory that there is
-SECONDS = 1e10  # more than there are from 1970 to the last time that can be read
-URL = "https://s3-eu-west-1.amazonaws.com/yc-rdata/yoochoose-data.7z"
 
 
 def main():
-    flags = parse_flags()
+    flags = parse_flags(__doc__)
     check_paths(flags)
     if flags.fetch:
         fetch(flags.url, Path(flags.input[0]), flags.sha256, say)
@@ -141,93 +140,6 @@ def write_purchases(flags, outputs):
                 columns, left_out, flags, files, say)
     report_left_out(flags, left_out, bad_rows)
     say("done")
-
-
-def parse_flags():
-    parser = Parser("Turn clicks into training, test and validation sessions; by default the official RSC15 splits.")
-    parser.add_argument("--input", nargs="+", action="extend", metavar="FILE",
-                        help=f"yoochoose-data.7z, its {CLICKS_FILE}, or any tables of clicks: Parquet, or TSV or CSV "
-                        "with a header, plain or in gz, bz2, xz, zst or zip; of a directory all files (default: "
-                        "yoochoose-data.7z)")
-    parser.add_argument("--out_dir", default=".", help="the folder to write to, created if missing")
-    parser.add_argument("--prefix", default="rsc15_", help="what the names of the written files start with")
-    parser.add_argument("--to_text", metavar="DIR", default="",
-                        help="write what the trainers read, in place of the splits: DIR/train_data, DIR/test_data and "
-                        "DIR/vocab.txt; --out_dir and --prefix name none of these")
-    add_table_flags(parser)
-    parser.add_argument("--encoding", type=encoding, default="utf-8",
-                        help="of tables that are text, as Python names it: latin-1, cp1252, utf-16, ...")
-    parser.add_argument("--event_column", default="",
-                        help="name of a column that says what happened; empty: every row is a click")
-    parser.add_argument("--events", type=lambda text: tuple(filter(None, text.split(","))), default="",
-                        help="what in --event_column is a click, separated by commas, such as view,addtocart")
-    parser.add_argument("--skip_bad", type=number(int, 0, COUNT), default=0,
-                        help="leave out up to so many rows in which something is wrong or missing, and list them in "
-                        "bad_rows.csv beside what is written")
-    add_intent_flags(parser)
-    add_rule_flags(parser.add_argument_group("filters and splits"))
-    parser.add_argument("--memory", type=number(float, 0, 1e6), default=0,
-                        help="GB; clicks that take more are prepared through temporary files beside the output, as "
-                        "many as there is room for on the disk; 0: three quarters of what the system has left")
-    parser.add_argument("--fetch", type=number(int, 0, 1), default=0,
-                        help="1: download --url to --input if there is no such file")
-    parser.add_argument("--url", default=URL, help="what --fetch 1 downloads")
-    parser.add_argument("--sha256", default="",
-                        help="SHA-256 that the file of --fetch 1 must have, 64 hexadecimal digits; empty: any")
-    flags = parser.parse_args()
-    flags.input = flags.input or ["yoochoose-data.7z"]
-    if "" in flags.input:
-        raise InputError("--input: found an empty name, expected a table of clicks")
-    if flags.fetch and len(flags.input) > 1:
-        raise InputError(f"--fetch 1: found {len(flags.input)} files in --input, expected one to download to")
-    check_intent_flags(flags, parser.given)
-    if bool(flags.event_column) != bool(flags.events):
-        raise InputError("--event_column, --events: found one without the other, expected both")
-    if "to_text" in parser.given and not flags.to_text:
-        raise InputError("--to_text: found an empty name, expected a directory to write to")
-    if flags.newest_days and flags.newest_fraction < 1:
-        raise InputError(f"--newest_days: found {flags.newest_days:g} with --newest_fraction, expected one of them")
-    unused = parser.given & {"out_dir", "prefix"}
-    if flags.to_text and unused:
-        raise InputError(f"--to_text: found it with --{min(unused)}, expected one of them")
-    return flags
-
-
-def add_rule_flags(rules):
-    """Add the flags that say what is dropped, and what is the test set."""
-    switch = number(int, 0, 1)
-    rules.add_argument("--session_gap", type=number(float, 0, SECONDS), default=0,
-                       help="seconds; above 0, --session_column names users, and their clicks are cut into "
-                       "sessions at longer gaps, numbered from 1; 0: sessions as given")
-    rules.add_argument("--session_span", type=number(float, 0, SECONDS), default=0,
-                       help="seconds; above 0, a session is cut before a click that comes longer than that after its "
-                       "first one, so that nothing is predicted from older clicks; the pieces are numbered from 1; 0: "
-                       "no such cut")
-    rules.add_argument("--drop_repeats", type=switch, default=0,
-                       help="1: of several clicks in a row on the same item, keep only the first")
-    rules.add_argument("--drop_one_item", type=switch, default=0,
-                       help="1: drop sessions whose clicks are all on the same item")
-    rules.add_argument("--min_session_length", type=number(int, 1, COUNT), default=2,
-                       help="clicks; shorter sessions are dropped")
-    rules.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
-                       help="clicks; items with fewer are dropped")
-    rules.add_argument("--until_stable", type=switch, default=0,
-                       help="1: drop short sessions and rare items again and again until there are none; 0: drop "
-                       "short sessions, rare items, and short sessions again, once each")
-    rules.add_argument("--test_days", type=number(float, 0, DAYS), default=1.0,
-                       help="days before the last click, may be a fraction; the sessions of that time are the "
-                       "test set")
-    rules.add_argument("--split_by", choices=("end", "start", "hash"), default="end",
-                       help="end: a session's last click decides whether it is in the test set, and items unknown in "
-                       "training are dropped from it; start: its first click decides, the clicks of training sessions "
-                       "within the test time are cut off, and unknown items stay; hash: with --to_intent, a hash of "
-                       "its id decides")
-    rules.add_argument("--newest_fraction", type=number(float, 1e-9, 1), default=1.0,
-                       help="share of the training sessions to keep, the newest ones, such as 0.015625 for 1/64; "
-                       "train_tr and train_valid are split from these")
-    rules.add_argument("--newest_days", type=number(float, 0, DAYS), default=0,
-                       help="days before the last training click; older training sessions are dropped, by their end or "
-                       "start as --split_by says; train_tr and train_valid are split from what is left; 0: keep all")
 
 
 def say(text, *values, **named):

@@ -38,7 +38,7 @@ from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model.load import load_scorer
 from utils.model.popular import read_popular
-from utils.options import COUNT, Parser, number
+from utils.options import COUNT, ITEM_FIELDS, Parser, add_model_flags, number
 from utils.process import run, tell
 
 BATCH = 64  # sessions at once; more are hardly faster and need more memory
@@ -48,32 +48,24 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("clicks", nargs="*", metavar="ITEM", default="",
                         help="item ids of one session, in time order, each an argument")
-    parser.add_argument("--sessions", metavar="FILE", default="",
-                        help="text file of item ids, one session a line, instead of the arguments; "
-                        "- for standard input")
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
-                        help="which epoch to use; 0: the best one by validation, or the last without validation")
-    parser.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="items to recommend")
-    parser.add_argument("--exclude", choices=("last", "seen", "none"), default="none",
-                        help="which items of the session itself to leave out: the last one, all, or none, as in "
-                        "infer.py")
-    parser.add_argument("--exclude_seen", type=number(int, 0, 1), default=0, help="1: the same as --exclude seen")
-    parser.add_argument("--items", metavar="FILE", default="",
-                        help="CSV or TSV file of the items' fields: a column id, or the ids first")
-    parser.add_argument("--filter", default="",
-                        help="choose from the items with these fields: COLUMN:VALUE, several separated by commas")
-    parser.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
+    data, answers = parser.group("input and output"), parser.group("answers")
+    add_model_flags(data)
+    data.add_argument("--sessions", metavar="FILE", default="",
+                      help="text file of item ids, one session a line, instead of the arguments; - for standard input")
+    data.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
+    answers.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="items to recommend")
+    answers.add_argument("--exclude", choices=("last", "seen", "none"), default="none",
+                         help="which items of the session itself to leave out: the last one, all, or none, as in "
+                         "infer.py")
+    answers.add_argument("--items", metavar="FILE", default="", help=ITEM_FIELDS)
+    answers.add_argument("--filter", metavar="COLUMN:VALUE", default="",
+                         help="choose from the items with these fields, several separated by commas; needs --items")
     options = parser.parse_args()
     if bool(options.clicks) == bool(options.sessions):
         found = "item ids and --sessions" if options.clicks else "neither item ids nor --sessions"
         raise InputError(f"ITEM, --sessions: found {found}, expected one of them (recommend.py -h has examples)")
     if options.clicks and not " ".join(options.clicks).split():
         raise InputError("ITEM: found only blanks, expected item ids")
-    if options.exclude_seen:
-        if options.exclude == "last":
-            raise InputError("--exclude: found last with --exclude_seen 1, expected one of them")
-        options.exclude = "seen"
     if bool(options.items) != bool(options.filter):
         raise InputError(f"--items, --filter: found {'--filter' if options.filter else '--items'} alone, expected both")
     return options

@@ -32,7 +32,7 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers alone keep all cores busy
 
 from utils.files import InputError
-from utils.options import COUNT, SECONDS, Parser, number
+from utils.options import COUNT, ITEM_FIELDS, SECONDS, Parser, add_model_flags, number
 from utils.process import run
 
 PACKAGES = "httptools", "msgspec", "prometheus_client", "redis", "starlette", "uvicorn", "uvloop"
@@ -43,30 +43,47 @@ FLAGS, STORE = "SERVE_FLAGS", "SERVE_STORE"
 def parse_arguments(arguments=None):
     parser = Parser(__doc__)
     parser.prog = "serve.py"  # whatever started it
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--epoch", type=number(int, 0, COUNT), default=0,
-                        help="which epoch to use; 0: the best one by validation, or the last; a new one may take "
-                        "its place")
-    parser.add_argument("--model_name", type=plain_name, default="gru4rec",
-                        help="what the model is called in /v2/models/NAME, the open inference protocol")
-    parser.add_argument("--intent_model_dir", default="",
-                        help="model directory of train_intent.py, to answer /v1/intent as well, or alone without "
-                        "--model_dir; empty: none")
-    parser.add_argument("--items", default="",
-                        help="CSV or TSV file of the items' fields, for filters and replies: a column id, or the ids "
-                        "first; a changed file takes its place; empty: none")
-    parser.add_argument("--exclude", choices=("last", "seen", "none"),
-                        help="which items of a session are left out of its answers where a request doesn't say: the "
-                        "last one clicked, all, or none; default: last in live sessions, none in whole ones")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
-    parser.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on")
-    parser.add_argument("--workers", type=number(int, 0, 256), default=0,
-                        help="processes; 0: one per core")
-    parser.add_argument("--reload_seconds", type=number(float, 0.1, SECONDS), default=5.0,
-                        help="seconds between two checks for a new model")
-    parser.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
+    add_file_flags(parser.group("input and output"))
+    parser.group("answers").add_argument(
+        "--exclude", choices=("last", "seen", "none"),
+        help="which items of a session are left out of its answers where a request doesn't say: the last one clicked, "
+        "all, or none; default: last in live sessions, none in whole ones")
+    add_server_flags(parser.group("server"))
+    add_session_flags(parser.group("live sessions"))
+    add_limit_flags(parser.group("limits of each worker"))
+    options = parser.parse_args(arguments)
+    if options.intent_model_dir and "model_dir" not in parser.given:
+        options.model_dir = ""  # no recommender
+        for name in ("epoch", "items", "exclude"):
+            if name in parser.given:
+                raise InputError(f"--{name}: found it without --model_dir, expected --model_dir too, or none of them")
+    return options
+
+
+def add_file_flags(data):
+    add_model_flags(data)
+    data.add_argument("--intent_model_dir", default="",
+                      help="model directory, as train_intent.py writes it, to answer /v1/intent as well, or alone "
+                      "without --model_dir; empty: none")
+    data.add_argument("--items", default="", metavar="FILE",
+                      help=f"{ITEM_FIELDS}; for filters and replies; empty: none")
+    data.add_argument("--reload_seconds", type=number(float, 0.1, SECONDS), default=5.0,
+                      help="seconds between two looks for a new epoch, model or file of fields")
+
+
+def add_server_flags(server):
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
+    server.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on")
+    server.add_argument("--workers", type=number(int, 0, 256), default=0, help="processes; 0: one per core")
+    server.add_argument("--log", choices=("all", "errors"), default="all",
+                        help="which requests get a line of JSON on stderr")
+    server.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
                         help="seconds to keep serving after SIGTERM while /readyz says 503")
-    sessions = parser.add_argument_group("live sessions")
+    server.add_argument("--model_name", type=plain_name, default="gru4rec",
+                        help="what the model is called in /v2/models/NAME, the open inference protocol")
+
+
+def add_session_flags(sessions):
     sessions.add_argument("--session_store", type=store_address, default="",
                           help="redis://HOST:PORT/0 or rediss://HOST:PORT/0 to remember them in Redis, or a file that "
                           "ends in .sqlite; empty: in memory on this machine")
@@ -77,7 +94,9 @@ def parse_arguments(arguments=None):
     sessions.add_argument("--session_memory", type=number(int, 1, 1 << 20), default=1024,
                           help="MiB that they may take on this machine; the oldest go first; Redis has a "
                           "limit of its own, maxmemory")
-    limits = parser.add_argument_group("limits of each worker")
+
+
+def add_limit_flags(limits):
     limits.add_argument("--max_batch", type=number(int, 1, 1024), default=64,
                         help="sessions answered together")
     limits.add_argument("--max_queue", type=number(int, 64, COUNT), default=512,
@@ -87,15 +106,6 @@ def parse_arguments(arguments=None):
                         "open files leaves (ulimit -n), which is raised where that is allowed")
     limits.add_argument("--client_rate", type=number(float, 0, 1e9), default=0.0,
                         help="requests a second allowed to one client address; above it status 429; 0: no limit")
-    parser.add_argument("--log", choices=("all", "errors"), default="all",
-                        help="which requests get a line of JSON on stderr")
-    options = parser.parse_args(arguments)
-    if options.intent_model_dir and "model_dir" not in parser.given:
-        options.model_dir = ""  # no recommender
-        for name in ("epoch", "items", "exclude"):
-            if name in parser.given:
-                raise InputError(f"--{name}: found it without --model_dir, expected --model_dir too, or none of them")
-    return options
 
 
 def plain_name(text):

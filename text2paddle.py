@@ -38,12 +38,13 @@ def parse_arguments():
     parser.add_argument("train_dir", help="directory to write the training sessions to, as indices")
     parser.add_argument("test_dir", help="directory to write the test sessions to, as indices")
     parser.add_argument("vocab_path", help="vocab.txt to write")
-    parser.add_argument("--extend", metavar="VOCAB", default="",
-                        help="vocab.txt of the model to go on from (--init_from of the trainers): its items keep their "
-                        "indices, and new ones follow, the most frequent first")
-    parser.add_argument("--drop_gone", type=number(int, 0, 1), default=0,
-                        help="with --extend: 1: items without a click in the training files lose their lines, and the "
-                        "others close up, 0: they keep them")
+    items = parser.group("vocabulary")
+    items.add_argument("--extend", metavar="FILE", default="",
+                       help="vocab.txt of the model to go on from (--init_from of the trainers): its items keep their "
+                       "indices, and new ones follow, the most frequent first")
+    items.add_argument("--drop_gone", type=number(int, 0, 1), default=0,
+                       help="with --extend: 1: items without a click in the training files lose their lines, and the "
+                       "others close up, 0: they keep them")
     options = parser.parse_args()
     if options.drop_gone and not options.extend:
         raise InputError("--drop_gone: found 1 without --extend, expected both")

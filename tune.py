@@ -32,7 +32,7 @@ from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
 from utils.model.upkeep import hold_directory
-from utils.options import COUNT, SEED, Parser, add_device_flags, number
+from utils.options import COUNT, SEED, VOCABULARY, Parser, add_device_flags, number
 from utils.process import run
 from utils.runlog import log
 from utils.tuning.folds import write_folds
@@ -54,41 +54,45 @@ PRUNERS = "median", "hyperband", "none"
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--script", choices=TRAINERS, default="train_sample_neg.py",
+    data, search = parser.group("input and output"), parser.group("search")
+    data.add_argument("--train_dir", default="train_data",
+                      help="directory of training session files (or one file), the newest session last; that of "
+                      "train_intent.py with it")
+    data.add_argument("--vocab_path", default="vocab.txt",
+                      help=f"{VOCABULARY}; train_intent.py: the one beside --train_dir")
+    data.add_argument("--study_dir", default="tune_output",
+                      help="directory to write to, created if missing; with a search in it, that goes on")
+    search.add_argument("--script", choices=TRAINERS, default="train_sample_neg.py",
                         help="trainer whose settings are searched")
-    parser.add_argument("--space", default="settings/search.json", help="JSON file of the flags to search, as NNI's")
-    parser.add_argument("--base", default="",
+    search.add_argument("--space", metavar="FILE", default="settings/search.json",
+                        help="JSON file of the flags to search, as NNI's")
+    search.add_argument("--base", metavar="FILE", default="",
                         help="settings file of the flags that the space leaves out; empty: the trainer's defaults")
-    parser.add_argument("--first", nargs="*", metavar="SETTINGS",
+    search.add_argument("--first", nargs="*", metavar="FILE",
                         help="settings files to try as they are, after --base and before anything is drawn; without a "
                         "file: none; default: all in settings/ that the trainer takes")
-    parser.add_argument("--study_dir", default="tune_output", help="directory to write, or of the search to go on with")
-    parser.add_argument("--trials", type=number(int, 1, COUNT), default=30,
+    search.add_argument("--trials", type=number(int, 1, COUNT), default=30,
                         help="trials in all, with those of --first; a larger number goes on with a finished search")
-    parser.add_argument("--workers", type=number(int, 1, 1024), default=1,
+    search.add_argument("--workers", type=number(int, 1, 1024), default=1,
                         help="trainings at once, each with its share of --threads")
-    parser.add_argument("--pruner", choices=PRUNERS, default="median",
+    search.add_argument("--pruner", choices=PRUNERS, default="median",
                         help="what stops trials early, after each epoch: the median of the trials before, Hyperband, "
                         "or nothing")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1,
+    search.add_argument("--seed", type=number(int, 0, SEED), default=1,
                         help="seed of what is drawn, and of every training; with one worker, it makes the same trials")
-    parser.add_argument("--keep_models", type=number(int, 0, 1), default=0,
+    search.add_argument("--keep_models", type=number(int, 0, 1), default=0,
                         help="1: keep the weights of all trials, 0: only those of the best one")
-    data = parser.add_argument_group("data")
-    data.add_argument("--train_dir", default="train_data", help="directory of session files (or one file)")
-    data.add_argument("--vocab_path", default="vocab.txt",
-                      help="item ids, one per line, in the order of their indices; train_intent.py: the one beside "
-                      "--train_dir")
-    data.add_argument("--valid_dir", default="",
-                      help="directory of validation session files (or one file); empty: the newest training sessions")
-    data.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.1,
-                      help="share of the training sessions that validates, the newest; with --folds, of each slice")
-    data.add_argument("--folds", type=number(int, 1, 100), default=1,
-                      help="slices of the newest training sessions that validate in turn; each model is trained on "
-                      "what is older than its slice, and their mean counts")
-    data.add_argument("--watch", choices=list(DIRECTIONS),
-                      help="validation figure to search for; each model counts with its best epoch; default: "
-                      "recall@20, with train_intent.py auc")
+    chosen = parser.group("evaluation")
+    chosen.add_argument("--valid_dir", default="",
+                        help="directory of validation session files (or one file); empty: the newest training sessions")
+    chosen.add_argument("--valid_fraction", type=number(float, 0, below=1), default=0.1,
+                        help="share of the training sessions that validates, the newest; with --folds, of each slice")
+    chosen.add_argument("--folds", type=number(int, 1, 100), default=1,
+                        help="slices of the newest training sessions that validate in turn; each model is trained on "
+                        "what is older than its slice, and their mean counts")
+    chosen.add_argument("--watch", choices=list(DIRECTIONS),
+                        help="validation figure to search for; each model counts with its best epoch; default: "
+                        "recall@20, with train_intent.py auc")
     add_device_flags(parser)
     return check(parser.parse_args(), parser.given)
 

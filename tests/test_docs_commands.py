@@ -78,7 +78,7 @@ def make_sample(directory, raw):
     """A small sample in place of the bundled one."""
     for name in "train_data", "test_data":
         shutil.rmtree(directory / name)
-    assert_worked(run_script("make_sample.py", "--output", raw / "clicks.tsv", "--sessions", 1500))
+    assert_worked(run_script("make_sample.py", "--output", raw / "clicks.tsv", "--session_count", 1500))
     assert_worked(run_script("preprocess.py", "--input", raw / "clicks.tsv", "--out_dir", raw, "--prefix", ""))
     assert_worked(run_script("convert_format.py", "--train_input", raw / "train_full.txt", "--test_input",
                              raw / "test.txt", "--train_output", raw / "train/sample_train.txt", "--test_output",

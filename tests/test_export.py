@@ -44,7 +44,8 @@ def scores_after(model, clicks):
 def test_as_a_user_runs_it_without_paddle(model, sessions, tmp_path):
     (tmp_path / "path" / "paddle").mkdir(parents=True)
     (tmp_path / "path" / "paddle" / "__init__.py").write_text("raise ImportError('Paddle is imported')\n")
-    process = run_script("export.py", model, "--item_vectors", "items.npy", "--session_states", "out/states.npy",
+    process = run_script("export.py", "--model_dir", model, "--item_vectors", "items.npy",
+                         "--session_states", "out/states.npy",
                          "--sessions", sessions, "--onnx", "model.onnx", "--topk", 3, cwd=tmp_path,
                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "path"), *sys.path])})
     assert process.returncode == 0 and process.stdout == "", process
@@ -65,8 +66,8 @@ def test_scaled_scores_are_products_of_what_is_written_too(run_here, model, sess
     config["network"]["score_scale"] = 16
     write_json(model / "config.json", config)
     files = {name: tmp_path / f"{name}.npy" for name in ("item_vectors", "session_states")}
-    assert run_here("export.py", model, *[word for name, path in files.items() for word in (f"--{name}", path)],
-                    "--sessions", sessions).returncode == 0
+    outputs = [word for name, path in files.items() for word in (f"--{name}", path)]
+    assert run_here("export.py", "--model_dir", model, *outputs, "--sessions", sessions).returncode == 0
     items, states = map(np.load, files.values())
     np.testing.assert_allclose(np.linalg.norm(items[:, :-1], axis=1), 16 / np.sqrt(8), rtol=1e-5)
     for state, clicks in zip(states, SESSIONS):
@@ -75,8 +76,8 @@ def test_scaled_scores_are_products_of_what_is_written_too(run_here, model, sess
 
 def test_parquet_has_the_same_and_the_ids(run_here, model, sessions, tmp_path):
     for ending in "npy", "parquet":
-        assert run_here("export.py", model, "--item_vectors", tmp_path / f"items.{ending}", "--session_states",
-                        tmp_path / f"states.{ending}", "--sessions", sessions).returncode == 0
+        assert run_here("export.py", "--model_dir", model, "--item_vectors", tmp_path / f"items.{ending}",
+                        "--session_states", tmp_path / f"states.{ending}", "--sessions", sessions).returncode == 0
     items, states = (pq.read_table(tmp_path / f"{name}.parquet").to_pydict() for name in ("items", "states"))
     assert list(items) == ["item_id", "bias", "vector"] and items["item_id"] == [f"item_{item}" for item in range(50)]
     both = np.column_stack([np.array(items["vector"], np.float32), np.array(items["bias"], np.float32)])
@@ -88,7 +89,7 @@ def test_parquet_has_the_same_and_the_ids(run_here, model, sessions, tmp_path):
 def test_a_session_file_larger_than_a_batch(run_here, model, tmp_path):
     clicks = np.random.default_rng(1).integers(50, size=(600, 3))
     (tmp_path / "sessions.txt").write_text("".join(" ".join(f"item_{item}" for item in row) + "\n" for row in clicks))
-    assert_worked(run_here("export.py", model, "--session_states", tmp_path / "states.npy", "--sessions",
+    assert_worked(run_here("export.py", "--model_dir", model, "--session_states", tmp_path / "states.npy", "--sessions",
                            tmp_path / "sessions.txt"))
     states = np.load(tmp_path / "states.npy")
     assert len(states) == 600
@@ -100,21 +101,22 @@ def test_a_session_file_larger_than_a_batch(run_here, model, tmp_path):
 def test_an_edited_network_has_vectors_and_states_but_no_onnx(run_here, tiny_model, sessions, tmp_path):
     model = shutil.copytree(tiny_model, tmp_path / "model")
     for name in "known", "edited":
-        process = run_here("export.py", model, "--item_vectors", tmp_path / f"{name}.npy", "--session_states",
-                           tmp_path / f"{name}_states.npy", "--sessions", sessions)
+        process = run_here("export.py", "--model_dir", model, "--item_vectors", tmp_path / f"{name}.npy",
+                           "--session_states", tmp_path / f"{name}_states.npy", "--sessions", sessions)
         assert process.returncode == 0 and ("through net.py by Paddle" in process.stderr) == (name == "edited")
         write_json(model / "config.json", read_config(model) | {"network_is_known": False})
     assert np.array_equal(np.load(tmp_path / "known.npy"), np.load(tmp_path / "edited.npy"))
     np.testing.assert_allclose(np.load(tmp_path / "known_states.npy"), np.load(tmp_path / "edited_states.npy"),
                                rtol=0, atol=1e-5)
-    assert_one_line_error(run_here("export.py", model, "--onnx", tmp_path / "m.onnx"), model, "edited in net.py")
+    assert_one_line_error(run_here("export.py", "--model_dir", model, "--onnx", tmp_path / "m.onnx"), model,
+                          "edited in net.py")
     assert not (tmp_path / "m.onnx").exists()
 
 
 def test_a_merged_model_is_exported_like_any_other(run_here, model, tmp_path):
     other = write_random_model(tmp_path / "other", items=50, seed=1)
     assert run_here("merge_models.py", model, other, "--model_dir", tmp_path / "merged").returncode == 0
-    assert_worked(run_here("export.py", tmp_path / "merged", "--onnx", tmp_path / "m.onnx"))
+    assert_worked(run_here("export.py", "--model_dir", tmp_path / "merged", "--onnx", tmp_path / "m.onnx"))
     runtime = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     scores, = runtime.run(["scores"], {"items": np.array([[3, 1]]), "states": np.zeros((1, 16), np.float32)})
     expected = (scores_after(model, [3, 1]) + scores_after(other, [3, 1])) / 2
@@ -145,19 +147,19 @@ def test_wrong_flags_and_files_end_in_one_line(run_here, model, sessions, tmp_pa
     (tmp_path / "test_data" / "text2paddle.json").write_text("{}")
     before = files_below(tmp_path)
     arguments = [argument.format(sessions=sessions) for argument in arguments]
-    assert_one_line_error(run_here("export.py", model, *arguments), "export.py: ", *fragments)
+    assert_one_line_error(run_here("export.py", "--model_dir", model, *arguments), "export.py: ", *fragments)
     assert files_below(tmp_path) == before
 
 
 def test_without_onnx_one_line_says_what_to_install(run_here, model, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert_one_line_error(run_here("export.py", model, "--onnx", tmp_path / "m.onnx"), "found no Python package onnx",
-                          "requirements-export.txt")
+    process = run_here("export.py", "--model_dir", model, "--onnx", tmp_path / "m.onnx")
+    assert_one_line_error(process, "found no Python package onnx", "requirements-export.txt")
 
 
 def test_what_is_no_model_directory_is_one_line(run_here, tmp_path):
     for flags in ["--item_vectors", tmp_path / "i.npy"], ["--onnx", tmp_path / "m.onnx"]:
-        assert_one_line_error(run_here("export.py", tmp_path / "none", *flags), "config.json")
+        assert_one_line_error(run_here("export.py", "--model_dir", tmp_path / "none", *flags), "config.json")
 
 
 def test_a_full_disk_leaves_no_file(run_here, model, tmp_path, monkeypatch):
@@ -167,7 +169,7 @@ def test_a_full_disk_leaves_no_file(run_here, model, tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(pyarrow.parquet, "write_table", write_table)
-    process = run_here("export.py", model, "--item_vectors", tmp_path / "items.parquet")
+    process = run_here("export.py", "--model_dir", model, "--item_vectors", tmp_path / "items.parquet")
     assert_one_line_error(process, "items.parquet", "No space left on device")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

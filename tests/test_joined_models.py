@@ -136,16 +136,18 @@ def test_wrong_arguments_end_in_one_line(models, training, tiny_data, merge, tmp
 def test_what_needs_one_network_says_so(models, training, merge, run_here, tmp_path):
     model = merge(*models)[1]
     for flag in "--item_vectors", "--onnx":
-        process = run_here("export.py", model, flag, tmp_path / f"items.{'npy' if flag[2] == 'i' else 'onnx'}")
+        process = run_here("export.py", "--model_dir", model, flag,
+                           tmp_path / f"items.{'npy' if flag[2] == 'i' else 'onnx'}")
         assert_one_line_error(process, "joined models", model, "epoch_1")
     assert_one_line_error(run_here("merge_models.py", model, models[0], "--model_dir", tmp_path / "more"), model,
                           "joined models")
     with pytest.raises(InputError, match="joined models"):
         network_of(model)
     with_memory(model, training)
-    assert_one_line_error(run_here("export.py", model, "--onnx", tmp_path / "model.onnx"), "joined models")
+    assert_one_line_error(run_here("export.py", "--model_dir", model, "--onnx", tmp_path / "model.onnx"),
+                          "joined models")
     with_memory(models[0], training)
-    process = run_here("export.py", models[0], "--item_vectors", tmp_path / "items.npy", "--onnx",
+    process = run_here("export.py", "--model_dir", models[0], "--item_vectors", tmp_path / "items.npy", "--onnx",
                        tmp_path / "model.onnx")
     assert process.returncode == 0 and process.stderr.count("\n") == 1 and "memory of neighbours" in process.stderr
     assert np.load(tmp_path / "items.npy").shape == (ITEMS, 9)

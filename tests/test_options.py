@@ -215,7 +215,7 @@ def test_help_lists_the_flags_and_their_defaults(name):
     (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]),
     (["--intent", ""], ["--intent: found an empty name"]),
     (["--intent", "a", "--output", "b"], ["--intent", "--output"]),
-    (["--items", "x"], ["--items", "'x'", "an integer >= "]),
+    (["--item_count", "x"], ["--item_count", "'x'", "an integer >= "]),
     (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
 ])
 def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments):

@@ -51,7 +51,7 @@ def cells_of(page):
 
 
 def test_pictures_and_page(models, tiny_data, tmp_path):
-    process = assert_worked(run_script("plot.py", *models, "--test_dir", tiny_data / "test_data", "--output", "plots",
+    process = assert_worked(run_script("plot.py", *models, "--test_dir", tiny_data / "test_data", "--out_dir", "plots",
                                        "--projector_items", 10, cwd=tmp_path))
     output = tmp_path / "plots"
     assert re.findall(r"written: (\S+)", process.stdout) == [
@@ -75,14 +75,14 @@ def test_pictures_and_page(models, tiny_data, tmp_path):
 
 
 def test_one_run_without_any_figures_but_the_loss(models, tmp_path, run_here):
-    assert_worked(run_here("plot.py", models[1], "--output", tmp_path / "plots"))
+    assert_worked(run_here("plot.py", models[1], "--out_dir", tmp_path / "plots"))
     page = (tmp_path / "plots/report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "plots/breakdown.png").exists() and "Settings that differ" not in page
 
 
 def test_the_same_runs_give_the_same_files(models, tmp_path, run_here):
     for name in ("first", "again"):
-        assert_worked(run_here("plot.py", *models, "--output", tmp_path / name))
+        assert_worked(run_here("plot.py", *models, "--out_dir", tmp_path / name))
     for name in ("curves.png", "report.html"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
@@ -92,7 +92,7 @@ def test_names_and_settings_can_not_break_the_page(models, tmp_path, run_here):
     config = checkpoint.read_config(model_dir)
     config["options"]["train_dir"] = "<b>&\"'"
     write_json(model_dir / "config.json", config)
-    assert_worked(run_here("plot.py", model_dir, "--output", tmp_path / "plots"))
+    assert_worked(run_here("plot.py", model_dir, "--out_dir", tmp_path / "plots"))
     page = (tmp_path / "plots/report.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<b>" not in page and "&lt;b&gt;&amp;" in page
 
@@ -155,7 +155,7 @@ def test_wrong_input_ends_in_one_line(models, tmp_path, run_here, name):
                            "no_sessions": ([models[0], "--test_dir", "nowhere"], "--test_dir")}[name]
     if name == "no_records":
         (models[1] / "metrics.jsonl").unlink()
-    assert_one_line_error(run_here("plot.py", *arguments, "--output", tmp_path / "plots"), fragment)
+    assert_one_line_error(run_here("plot.py", *arguments, "--out_dir", tmp_path / "plots"), fragment)
     assert not (tmp_path / "plots/report.html").exists()
 
 
@@ -169,7 +169,7 @@ def test_all_is_read_before_the_first_file_is_written(models, tiny_data, tmp_pat
     else:
         for path in models[1].glob("epoch_*/model.safetensors"):
             path.write_bytes(b"no weights")
-    process = run_here("plot.py", *models, *flags, "--output", tmp_path / "plots")
+    process = run_here("plot.py", *models, *flags, "--out_dir", tmp_path / "plots")
     assert_one_line_error(process, "what" if wrong == "sessions" else "model.safetensors")
     assert process.stdout == "" and not (tmp_path / "plots").exists()
 
@@ -178,7 +178,7 @@ def test_nothing_is_written_among_sessions(models, tiny_data, tmp_path, run_here
     shutil.copytree(tiny_data / "test_data", tmp_path / "test_data")
     (tmp_path / "test_data" / "text2paddle.json").write_text('{"vocab_sha256": "abc"}')
     before = files_below(tmp_path / "test_data")
-    process = run_here("plot.py", models[0], "--output", tmp_path / "test_data")
+    process = run_here("plot.py", models[0], "--out_dir", tmp_path / "test_data")
     assert_one_line_error(process, "--output: found sessions")
     assert files_below(tmp_path / "test_data") == before
 
@@ -189,7 +189,7 @@ def test_the_same_directory_twice_is_refused(models, run_here):
 
 def test_a_link_that_leads_to_itself_is_one_line(models, tmp_path, run_here):
     (tmp_path / "loop").symlink_to("loop")
-    assert_one_line_error(run_here("plot.py", models[0], tmp_path / "loop", "--output", tmp_path / "plots"), "loop")
+    assert_one_line_error(run_here("plot.py", models[0], tmp_path / "loop", "--out_dir", tmp_path / "plots"), "loop")
 
 
 def a_run(script, loss=None, validated=False):

@@ -374,7 +374,7 @@ def test_help_starts_fast():
     start = time.perf_counter()
     process = assert_worked(run_script("preprocess.py", "-h"))
     assert time.perf_counter() - start < 2 and "--session_gap" in process.stdout
-    code = ("import sys; sys.argv = ['x']; import preprocess; preprocess.parse_flags(); "
+    code = ("import sys; sys.argv = ['x']; from utils.data.preprocess_flags import parse_flags; parse_flags(''); "
             "assert not {'numpy', 'pyarrow', 'py7zr'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -152,10 +152,10 @@ def test_flags_of_purchases_need_to_intent(yoochoose, run_here):
 
 
 def test_the_sample_with_a_known_rule(tmp_path, prepare):
-    assert_worked(run_script("make_sample.py", "--intent", tmp_path / "raw", "--sessions", 600))
+    assert_worked(run_script("make_sample.py", "--intent", tmp_path / "raw", "--session_count", 600))
     process = assert_worked(prepare(tmp_path / "out", "--input", tmp_path / "raw/clicks.tsv", "--buys",
                                     tmp_path / "raw/buys.tsv", "--category_column", "Category", "--split_by", "hash"))
     late = int(process.stdout.split("left out ")[1].split()[0])
     assert late > 0 and sum(len(part) for part in parts_of(tmp_path / "out")) == 600
-    assert_worked(run_script("make_sample.py", "--intent", tmp_path / "again", "--sessions", 600))
+    assert_worked(run_script("make_sample.py", "--intent", tmp_path / "again", "--session_count", 600))
     assert files_below(tmp_path / "raw") == files_below(tmp_path / "again")

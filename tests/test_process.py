@@ -49,9 +49,9 @@ def command_lines(tmp_path_factory, tiny_data, tiny_model):
         "infer.py": [*test, *model, "--last_index", 2],
         "infer_sample_neg.py": [*test, *model, "--last_index", 2], "baselines.py": [*data, *test],
         "merge_models.py": [*models, "--model_dir", directory / "merged", "--overwrite", 1],
-        "plot.py": [directory / "model", "--output", directory / "plots"], "recommend.py": [*model, "item_1"],
+        "plot.py": [directory / "model", "--out_dir", directory / "plots"], "recommend.py": [*model, "item_1"],
         "serve.py": [*model, "--port", free_port()],
-        "export.py": [directory / "model", "--session_states", directory / "states.npy", "--sessions", raw[0] /
+        "export.py": [*model, "--session_states", directory / "states.npy", "--sessions", raw[0] /
                       "sessions.txt"],
         "tune.py": [*data, "--study_dir", directory / "study", "--trials", 100],
         # These are stopped before they look for their files.

@@ -117,7 +117,7 @@ def test_flags_change_the_answer(model, recommend):
     everything = answers(recommend("--topk", 1000, "item_3", "item_3", "item_5"))[1]
     assert len(everything) == 36 and everything == sorted(everything, key=lambda answer: -answer[1])
     assert len(answers(recommend("item_3"))[1]) == 20
-    unseen = answers(recommend("--topk", 1000, "--exclude_seen", 1, "item_3", "item_3", "item_5"))[1]
+    unseen = answers(recommend("--topk", 1000, "--exclude", "seen", "item_3", "item_3", "item_5"))[1]
     assert unseen == [(item_id, score) for item_id, score in everything if item_id not in ("item_3", "item_5")]
     assert_same_answer(answers(recommend("--epoch", 1, "item_3"))[1], expected_answer(model, [3], epoch=1))
     of_epoch = lambda epoch: recommend("--epoch", epoch, "item_3").stdout
@@ -126,14 +126,14 @@ def test_flags_change_the_answer(model, recommend):
 
 def test_nothing_is_left_when_every_item_was_seen(recommend):
     everything = [f"item_{number}" for number in range(36)]
-    assert assert_worked(recommend("--exclude_seen", 1, *everything)).stdout == ""
-    process = assert_worked(recommend("--exclude_seen", 1, "--format", "json", *everything))
+    assert assert_worked(recommend("--exclude", "seen", *everything)).stdout == ""
+    process = assert_worked(recommend("--exclude", "seen", "--format", "json", *everything))
     assert json.loads(process.stdout) == {"session": 1, "items": [], "scores": []}
 
 
 def test_help_explains_itself(run_here):
     process = assert_worked(run_here("recommend.py", "-h"))
-    assert "--exclude_seen" in process.stdout and "default: 20" in process.stdout and "None" not in process.stdout
+    assert "--exclude" in process.stdout and "default: 20" in process.stdout and "None" not in process.stdout
 
 
 # How files are read
@@ -268,9 +268,8 @@ def test_a_model_without_item_ids_answers_with_indices(model, recommend):
     (["--sessions", "nowhere"], ["--sessions", "nowhere"]), (["--sessions", ROOT], ["--sessions", "directory"]),
     (["a", "--topk", "0"], ["--topk", "'0'", ">= 1"]), (["a", "--topk", "x"], ["--topk"]),
     (["a", "--epoch", "-1"], ["--epoch"]),
-    (["a", "--epoch", "3"], ["--epoch", "3", "1, 2"]), (["a", "--exclude_seen", "2"], ["--exclude_seen"]),
+    (["a", "--epoch", "3"], ["--epoch", "3", "1, 2"]),
     (["a", "--exclude", "all"], ["--exclude", "all"]),
-    (["a", "--exclude", "last", "--exclude_seen", "1"], ["--exclude", "last"]),
     (["a", "--filter", "b:c"], ["--items, --filter"]), (["a", "--items", "b"], ["--items, --filter"]),
     (["a", "--items", "nowhere", "--filter", "b:c"], ["--items", "nowhere"]),
     (["a", "--items", ROOT / "requirements.in", "--filter", "b"], ["--filter", "COLUMN:VALUE"]),

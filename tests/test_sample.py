@@ -87,12 +87,12 @@ def test_a_model_with_memory_can_predict_more(made):
 
 def test_the_same_seed_gives_the_same_clicks_and_another_seed_others(tmp_path, run_here):
     for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
-        assert_worked(run_here("make_sample.py", "--output", tmp_path / name, "--sessions", 50, "--seed", seed))
+        assert_worked(run_here("make_sample.py", "--output", tmp_path / name, "--session_count", 50, "--seed", seed))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
 
 
 def test_flags_say_how_many_sessions_items_and_days(tmp_path, run_here):
-    flags = ["--sessions", 300, "--items", 40, "--days", 2.0]
+    flags = ["--session_count", 300, "--item_count", 40, "--days", 2.0]
     process = assert_worked(run_here("make_sample.py", "--output", tmp_path / "clicks.tsv", *flags))
     assert "sessions:300" in process.stdout
     header, *lines = (tmp_path / "clicks.tsv").read_text().splitlines()
@@ -102,15 +102,16 @@ def test_flags_say_how_many_sessions_items_and_days(tmp_path, run_here):
     assert 1.9 * 86400 < int(times[-1]) - int(times[0]) < 2.1 * 86400
 
 
-@pytest.mark.parametrize("flags, fragment", [(["--items", 1], "--items"), (["--days", "0"], "--days"),
+@pytest.mark.parametrize("flags, fragment", [(["--item_count", 1], "--item_count"), (["--days", "0"], "--days"),
                                              (["--seed", "-1"], "--seed"),
-                                             (["--sessions", "1e3"], "'1e3'"), (["--output", "/"], "/: found a dir")])
+                                             (["--session_count", "1e3"], "'1e3'"),
+                                             (["--output", "/"], "/: found a dir")])
 def test_wrong_flags_are_one_line(run_here, flags, fragment):
     assert_one_line_error(run_here("make_sample.py", *flags), fragment)
 
 
 def test_too_many_sessions_for_the_memory_is_one_line(tmp_path):
-    flags = ["--output", tmp_path / "clicks.tsv", "--sessions", 10**9]
+    flags = ["--output", tmp_path / "clicks.tsv", "--session_count", 10**9]
     little_memory = lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
     assert_one_line_error(run_script("make_sample.py", *flags, preexec_fn=little_memory), "too little memory")
     assert list(tmp_path.iterdir()) == []

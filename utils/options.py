@@ -15,6 +15,11 @@ SECONDS = 1e9  # 32 years
 DAYS = 1e5  # more than there are from 1970 to the last time that can be read
 # What the help says of flags whose defaults differ.
 MODEL = "model directory, as a trainer writes it"
+TEST_SESSIONS = "directory of test session files (or one file)"
+ITEM_FIELDS = "CSV or TSV file of the items' fields: a column id, or the ids first"
+OUT_DIR = "directory to write to, created if missing"
+NEWEST_DAYS = "days before the last training click; older training sessions are left out"
+ONE_ITEM = "1: leave out sessions whose clicks are all on the same item"
 VOCABULARY = "vocab.txt: item ids, one a line, in the order of their indices"
 UNLIMITED = 1e9  # an upper limit from here on is so large that the help leaves it out
 PLACES = {"dir": "DIR", "path": "FILE", "input": "FILE", "output": "FILE"}  # what -h shows for the value of --some_dir
@@ -187,7 +192,6 @@ def cutoffs(text):
     return sorted(set(sizes(text)))
 
 
-sizes.metavar = cutoffs.metavar = "N,..."
 
 
 def separator(text):
@@ -196,6 +200,15 @@ def separator(text):
     if len(text) > 1 or text and text in '"\r\n' or not text.isascii():
         raise argparse.ArgumentTypeError(f"found {text!r}, expected one ASCII character or tab")
     return text
+
+
+def names(text):
+    """A type for argparse: what stands between commas, as a tuple."""
+    return tuple(filter(None, text.split(",")))
+
+
+names.metavar = "NAME,..."
+sizes.metavar = cutoffs.metavar = "N,..."
 
 
 def encoding(name):

@@ -21,7 +21,7 @@ from utils.intent.sessions import choose_sessions, sessions_of
 def sample(tmp_path_factory):
     """The directory that make_sample.py --intent writes, with 1,500 sessions."""
     directory = tmp_path_factory.mktemp("intent")
-    assert_worked(run_script("make_sample.py", "--intent", directory, "--sessions", 1500))
+    assert_worked(run_script("make_sample.py", "--intent", directory, "--session_count", 1500))
     return directory
 
 

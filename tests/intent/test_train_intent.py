@@ -21,7 +21,7 @@ def data(tmp_path_factory):
 def flags(data, model_dir, *more):
     """A quick run of two epochs."""
     usual = ["--train_dir", data / "train", "--valid_dir", data / "valid", "--model_dir", model_dir, "--threads", 1,
-             "--hid_size", 4, "--emb_size", 3, "--category_size", 2, "--head_size", 3, "--min_support", 2,
+             "--hid_size", 4, "--emb_size", 3, "--category_size", 2, "--head_size", 3, "--min_item_sessions", 2,
              "--pass_num", 2, "--networks", 2, "--batch_size", 16, "--print_batch", 3]
     return with_flags(usual, more)
 
@@ -43,7 +43,7 @@ def test_a_model_is_trained_and_measured(data, model, tmp_path, run_here):
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     outputs = {name: tmp_path / name for name in ("submission", "per_session", "picture")}
-    process = assert_worked(run_here("infer_intent.py", "--model_dir", copy, "--test_dir", data / "test", "--draws", 20,
+    process = assert_worked(run_here("infer_intent.py", "--model_dir", copy, "--test_dir", data / "test", "--draws", 1000,
                                      *(word for name, path in outputs.items() for word in (f"--{name}", path))))
     record = json.loads((copy / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert record["event"] == "test" and record["intervals"]["auc"][0] <= record["auc"] <= record["intervals"]["auc"][1]
@@ -135,7 +135,7 @@ def test_ids_that_could_not_be_read_back_are_not_written(data, model, tmp_path, 
     shutil.copytree(data, copy)
     clicks = copy / "test/clicks.tsv"
     clicks.write_text(clicks.read_text(encoding="utf-8").replace("item_1\t", "item,1\t"), encoding="utf-8")
-    process = run_here("infer_intent.py", "--model_dir", model, "--test_dir", copy / "test", "--draws", 10,
+    process = run_here("infer_intent.py", "--model_dir", model, "--test_dir", copy / "test", "--draws", 100,
                        "--per_session", tmp_path / "scores.tsv")
     assert_one_line_error(process, "--per_session: found the id 'item,1'")
     assert not (tmp_path / "scores.tsv").exists()

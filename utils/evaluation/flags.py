@@ -7,17 +7,27 @@ from pathlib import Path
 from utils.data.session_files import refuse_conversion
 from utils.evaluation.metrics import METRICS, OF_CLICKS, OF_LISTS, TIES
 from utils.files import InputError
-from utils.options import COUNT, SEED, add_device_flags, add_process_flags, cutoffs, number
+from utils.options import (
+    COUNT,
+    MODEL,
+    TEST_SESSIONS,
+    add_device_flags,
+    add_process_flags,
+    add_seed_flag,
+    cutoffs,
+    number,
+)
 
 
-def add_metric_flags(parser):
+def add_metric_flags(evaluation):
     """Add the flags of both infer scripts and of baselines.py."""
-    parser.add_argument("--topk", type=cutoffs, default=[20], help="cut-offs k of the metrics, such as 20 or 1,5,20")
-    parser.add_argument("--metrics", type=metric_names, default="recall,mrr",
-                        help=f"which metrics, separated by commas, of {','.join(METRICS)} (docs/runs.md)")
-    parser.add_argument("--ties", choices=TIES, default="standard",
-                        help="rank of a target that has the same score as other items: the best, worst or middle of "
-                        "their ranks")
+    evaluation.add_argument("--topk", type=cutoffs, default=[20],
+                            help="cut-offs k of the metrics, such as 20 or 1,5,20")
+    evaluation.add_argument("--metrics", type=metric_names, default="recall,mrr", metavar="NAME,...",
+                            help=f"which metrics, separated by commas, of {','.join(METRICS)} (docs/runs.md)")
+    evaluation.add_argument("--ties", choices=TIES, default="standard",
+                            help="rank of a target that has the same score as other items: the best, worst or middle "
+                            "of their ranks")
 
 
 def metric_names(text):
@@ -31,40 +41,61 @@ def metric_names(text):
 
 def add_inference_flags(parser):
     """Add the flags of both infer scripts."""
-    parser.add_argument("--test_dir", default="test_data", help="directory of test session files (or one file)")
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as written by train.py")
-    parser.add_argument("--start_index", type=number(int, 1, COUNT),
-                        help="first epoch; default: 1; without this flag and --last_index, only the best epoch "
-                        "if training had a validation")
-    parser.add_argument("--last_index", type=number(int, 1, COUNT), help="last epoch; default: 10")
-    add_metric_flags(parser)
-    parser.add_argument("--intervals", type=number(int, 0, 1), default=0,
-                        help="1: add 95 %% intervals, by drawing sessions with replacement")
-    parser.add_argument("--against", default="", metavar="MODEL_DIR",
-                        help="another model of the same vocab.txt, by its best or last epoch: add the differences "
-                        "from it, with intervals and p-values")
-    parser.add_argument("--draws", type=number(int, 100, 10_000_000), default=2000,
-                        help="random draws for the intervals, and for the p-values")
-    parser.add_argument("--per_prediction", default="", metavar="FILE.parquet",
-                        help="file to write with the rank and the best items of each prediction, for one epoch")
-    parser.add_argument("--train_dir", default="",
-                        help="training sessions; with these, POP and item transitions are fitted and evaluated too; "
-                        "popularity and novelty need them")
-    parser.add_argument("--vocab_path", default="",
-                        help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
-    parser.add_argument("--batch_size", type=number(int, 1, COUNT), default=1024, help="sessions at once; any will do")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="seed of all random draws")
+    _add_data_flags(parser.group("input and output"))
+    _add_evaluation_flags(parser.group("evaluation"))
+    parser.group("batching").add_argument("--batch_size", type=number(int, 1, COUNT), default=1024,
+                                          help="sessions at once; any will do")
     add_device_flags(parser)
     add_process_flags(parser)
 
 
-def check_inference_flags(options, sampled=0):
+def _add_data_flags(data):
+    data.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
+    data.add_argument("--model_dir", default="model_recall20", help=MODEL)
+    data.add_argument("--start_index", type=number(int, 1, COUNT),
+                      help="first epoch; default: 1; without this flag and --last_index, only the best epoch if "
+                      "training had a validation")
+    data.add_argument("--last_index", type=number(int, 1, COUNT), help="last epoch; default: 10")
+    data.add_argument("--vocab_path", default="",
+                      help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
+    data.add_argument("--train_dir", default="",
+                      help="directory of training session files (or one file); with it, POP and item transitions are "
+                      "fitted and evaluated too; popularity and novelty need it")
+    data.add_argument("--per_prediction", default="", metavar="FILE",
+                      help=".parquet file to write with the rank and the best items of each prediction, for one epoch")
+
+
+def _add_evaluation_flags(evaluation):
+    add_metric_flags(evaluation)
+    evaluation.add_argument("--intervals", type=number(int, 0, 1), default=0,
+                            help="1: add 95 %% intervals, by drawing sessions with replacement")
+    evaluation.add_argument("--against", default="", metavar="DIR",
+                            help="another model directory with the same vocab.txt, by its best or last epoch: add the "
+                            "differences from it, with intervals and p-values")
+    add_draws_flag(evaluation, 2000)
+    evaluation.add_argument("--sampled", type=number(int, 0, COUNT), default=0,
+                            help="rank each target among so many items drawn uniformly, which misleads; 0: among all "
+                            "items")
+    add_seed_flag(evaluation)
+
+
+def add_draws_flag(evaluation, default):
+    """Add the flag of the scripts that have intervals."""
+    evaluation.add_argument("--draws", type=number(int, 100, 10_000_000), default=default,
+                            help="random draws for the intervals, and for p-values where there are some")
+
+
+def check_inference_flags(options):
     """Refuse combinations of flags that can't work, before Paddle loads."""
     epochs(options)
     lists = [metric for metric in options.metrics if metric in OF_LISTS]
-    if sampled and (lists or options.per_prediction):
-        raise InputError(f"--sampled: found {sampled} with {'--metrics ' + lists[0] if lists else '--per_prediction'}, "
-                         "expected 0, since these need the best of all items")
+    if options.sampled and (lists or options.per_prediction):
+        found = f"--metrics {lists[0]}" if lists else "--per_prediction"
+        raise InputError(f"--sampled: found {options.sampled} with {found}, expected 0, since these need the best of "
+                         "all items")
+    if options.sampled and options.train_dir:
+        raise InputError("--train_dir: found it beside --sampled, expected one of them; the baselines are ranked among "
+                         "all items")
     clicks = [metric for metric in options.metrics if metric in OF_CLICKS]
     if clicks and not options.train_dir:
         raise InputError(f"--metrics: found {clicks[0]} without --train_dir, expected the training sessions there, to "
@@ -89,14 +120,14 @@ def _check_file(options):
                              "expected another one")
 
 
-def evaluation(options, sampled=0):
+def evaluation(options):
     """The inference.Evaluation that the infer scripts' flags ask for; after `device.prepare`, since it loads Paddle."""
     from utils.evaluation.inference import Evaluation
     first, last = epochs(options)
     same_names = ["model_dir", "test_dir", "train_dir", "vocab_path", "metrics", "ties", "batch_size", "seed",
-                  "intervals", "against", "draws", "per_prediction"]
+                  "intervals", "against", "draws", "per_prediction", "sampled"]
     return Evaluation(first_epoch=first, last_epoch=last, best_alone=not (options.start_index or options.last_index),
-                      cutoffs=options.topk, sampled=sampled, **{name: getattr(options, name) for name in same_names})
+                      cutoffs=options.topk, **{name: getattr(options, name) for name in same_names})
 
 
 def epochs(options):

@@ -62,7 +62,7 @@ def _add_network_flags(network):
                          help="dropout on the heads' hidden layers")
     network.add_argument("--category_size", type=number(int, 0, 100_000), default=8,
                          help="units of a category's vector; 0, and without categories: none")
-    network.add_argument("--min_support", type=number(int, 1, COUNT), default=50,
+    network.add_argument("--min_item_sessions", type=number(int, 1, COUNT), default=50,
                          help="training sessions that an item needs for a vector of its own; the others share one")
     network.add_argument("--bidirectional", type=number(int, 0, 1), default=0,
                          help="1: a second GRU reads each session backwards; the model then answers for sessions that "

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from utils.files import InputError, require_file
-from utils.options import number
+from utils.options import names, number
 
 PARTS = "train", "valid", "test"
 CLICKS, PURCHASES, ITEMS, CATEGORIES = "clicks.tsv", "buys.tsv", "vocab.txt", "categories.txt"
@@ -14,9 +14,8 @@ UNUSED = ("to_text", "out_dir", "prefix", "session_span", "drop_repeats", "drop_
 INTENT = "buys", "buy_events", "category_column", "test_fraction"
 
 
-def add_intent_flags(parser):
-    """Add them to the parser."""
-    group = parser.add_argument_group("purchases")
+def add_intent_flags(group):
+    """Add them to a group of the parser's."""
     group.add_argument("--to_intent", metavar="DIR", default="",
                        help="write what train_intent.py reads, in place of the splits: DIR/train, DIR/valid, DIR/test, "
                        "DIR/vocab.txt and DIR/categories.txt; rare items stay, as unknown ones, and so do short "
@@ -24,7 +23,7 @@ def add_intent_flags(parser):
     group.add_argument("--buys", metavar="FILE", default="",
                        help="yoochoose-buys.dat, or a table of purchases with the columns of the clicks; empty: that "
                        "of the archive --input, or --buy_events")
-    group.add_argument("--buy_events", type=lambda text: tuple(filter(None, text.split(","))), default="",
+    group.add_argument("--buy_events", type=names, default="",
                        help="what in --event_column is a purchase, separated by commas, such as transaction")
     group.add_argument("--category_column", default="",
                        help="name of a column with categories of the items or clicks, such as --event_column's; empty: "

@@ -100,10 +100,10 @@ def _read_sessions(options, vocabularies):
 
 def _settings(options, vocabularies, known_vectors):
     """The IntentSettings that the flags ask for."""
-    names = "networks", "hid_size", "head_size", "min_support", "emb_dropout", "hid_dropout", "head_dropout"
+    names = "networks", "hid_size", "head_size", "emb_dropout", "hid_dropout", "head_dropout"
     return IntentSettings(emb_size=options.emb_size if known_vectors is None else known_vectors[1].shape[1],
                           category_size=options.category_size * bool(vocabularies[1]),
-                          bidirectional=bool(options.bidirectional),
+                          bidirectional=bool(options.bidirectional), min_support=options.min_item_sessions,
                           **{name: getattr(options, name) for name in names})
 
 

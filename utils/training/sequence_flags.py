@@ -3,7 +3,7 @@
 import os
 
 from utils.files import InputError
-from utils.options import COUNT, number
+from utils.options import COUNT, ONE_ITEM, number
 
 
 def add_sequence_flags(parser):
@@ -17,8 +17,7 @@ def add_sequence_flags(parser):
     sequences.add_argument("--look_back", type=number(int, 0, COUNT), default=0,
                            help="clicks that a prediction sees at most, the last ones before it; a session that has "
                            "more takes up to so many times as long; 0: as many as --max_length allows")
-    sequences.add_argument("--drop_one_item", type=number(int, 0, 1), default=0,
-                           help="1: leave out sessions whose clicks are all on the same item")
+    sequences.add_argument("--drop_one_item", type=number(int, 0, 1), default=0, help=ONE_ITEM)
     sequences.add_argument("--newest_sessions", type=number(int, 0, COUNT), default=0,
                            help="train on so many sessions, the newest (the last); 0: on all")
     sequences.add_argument("--recency_half_life", type=number(float, 0, COUNT), default=0.0,
