@@ -11,9 +11,7 @@ if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends t
 
 from utils import device
 from utils.evaluation.flags import add_inference_flags, check_inference_flags, evaluation
-from utils.files import InputError
-from utils.options import COUNT, Parser, number, sizes
-from utils.launch import processes_to_start, watch
+from utils.options import Parser, sizes
 from utils.process import run
 
 
@@ -24,7 +22,11 @@ def main():
     parser.group("flags of Paddle's old example").add_argument(
         "--hid_size", type=sizes, help="for old command lines, without effect: the model directory knows it")
     options = parser.parse_args()
-from utils.options import Parser, sizes
+    check_inference_flags(options)
+    prepared = device.start(options)
+    from utils.evaluation.inference import run_inference  # it loads Paddle, which device.start must come before
+
+    run_inference(evaluation(options), prepared.kernels, prepared.processes)
 
 
 if __name__ == "__main__":

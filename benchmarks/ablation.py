@@ -1,9 +1,9 @@
 """What brings train_sample_neg.py's defaults their figures: a markdown table of named variations on a validation split.
 
-    python benchmarks/ablation.py --train_dir train_data --vocab_path vocab.txt --output benchmark_output/ablation
+    python benchmarks/ablation.py --train_dir train_data --vocab_path vocab.txt --out_dir benchmark_output/ablation
     ... --losses bpr,bpr-max,top1 --extra 'half the rate: --base_lr 0.075' --extra '64 slots: --batch_size 64'
-    ... --networks all                                # other networks: benchmarks/networks/NAME.py
-    ... --networks attention --extra 'half the rate: --base_lr 0.075'
+    ... --edited_networks all                                # other networks: benchmarks/networks/NAME.py
+    ... --edited_networks attention --extra 'half the rate: --base_lr 0.075'
 
 The newest tenth of the training sessions is split off. train_sample_neg.py trains each variation on the rest, or with
 --every on a part of them, one process a seed. The table has recall@20 and MRR@20 of the last epoch: the mean over the
@@ -85,16 +85,17 @@ def parse_arguments():
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
     parser.add_argument("--every", type=number(int, 1, COUNT), default=1,
                         help="train on one of so many of the sessions that are left: items are rarer then")
-    parser.add_argument("--output", default="benchmark_output/ablation",
+    parser.add_argument("--out_dir", default="benchmark_output/ablation",
                         help="directory of the split, the models and their logs")
     parser.add_argument("--seeds", type=number(int, 1, COUNT), default=3,
                         help="runs of each variation, with the seeds 1, 2 ...")
-    parser.add_argument("--epochs", type=number(int, 1, COUNT), default=8, help="of each run")
+    parser.add_argument("--pass_num", type=number(int, 1, COUNT), default=8, help="epochs of each run")
     parser.add_argument("--sets", type=number(int, 0, COUNT),
                         help=f"sets of {JOINED} models of the defaults that are joined, each set with seeds of its "
-                        "own; 0: none; default: 1, with --networks 0")
-    parser.add_argument("--jobs", type=number(int, 1, 1024), default=1, help="processes at once; each has one thread")
-    parser.add_argument("--networks", type=networks, default=[],
+                        "own; 0: none; default: 1, with --edited_networks 0")
+    parser.add_argument("--workers", type=number(int, 1, 1024), default=1,
+                        help="processes at once; each has one thread")
+    parser.add_argument("--edited_networks", type=networks, default=[],
                         help="the defaults with each of these networks, such as attention,bilinear, or all: of "
                         + ", ".join(network_names()))
     parser.add_argument("--losses", type=losses, default=[],
@@ -104,8 +105,8 @@ def parse_arguments():
                         help="one more variation: its name, a colon, and flags of train_sample_neg.py; may be repeated")
     options = parser.parse_args()
     if options.sets is None:
-        options.sets = 0 if options.networks else 1
-    options.output = Path(options.output)
+        options.sets = 0 if options.edited_networks else 1
+    options.out_dir = Path(options.out_dir)
     return options
 
 
@@ -157,7 +158,8 @@ def extra(text):
 
 def main():
     options = parse_arguments()
-    variations = [*([DEFAULTS] if options.networks else STEPS), *options.networks, *options.losses, *options.extra]
+    own = [DEFAULTS, *options.edited_networks] if options.edited_networks else STEPS
+    variations = [*own, *options.losses, *options.extra]
     keys = [variation.key for variation in options.extra]
     if len(set(keys)) < len(keys):
         raise InputError(f"--extra: found two names for one directory, {max(keys, key=keys.count)}_seed_1, expected "
@@ -167,16 +169,16 @@ def main():
     nets = {variation.network: net_with(variation.network) for variation in variations}
     for model_dir, (variation, flags) in runs.items():
         require_same(model_dir, flags, data, nets[variation.network])
-    write_sessions(options.output / "train" / "train.txt", training)
-    write_sessions(options.output / "valid" / "valid.txt", validation)
+    write_sessions(options.out_dir / "train" / "train.txt", training)
+    write_sessions(options.out_dir / "valid" / "valid.txt", validation)
     for name in filter(None, nets):
         copy_scripts(scripts(options, name), nets[name])
-    log(f"train:{training.predictions} validation:{validation.predictions} predictions, epochs:{options.epochs} "
+    log(f"train:{training.predictions} validation:{validation.predictions} predictions, epochs:{options.pass_num} "
         f"seeds:{options.seeds} sets:{options.sets} runs:{len(runs)}")
     waiting = [(model_dir, [sys.executable, scripts(options, variation.network) / "train_sample_neg.py", *flags])
                for model_dir, (variation, flags) in runs.items()
                if not last_record(model_dir, "neighbours")]
-    run_processes(waiting, options.jobs, len(runs))
+    run_processes(waiting, options.workers, len(runs))
     rows = table(options, variations)
     log("\n| | recall@20 | MRR@20 | both with a memory | CPU time |\n|-|-|-|-|-|")
     for name, alone, mixed, seconds in rows:
@@ -215,7 +217,7 @@ def net_with(network):
 
 def scripts(options, network):
     """The directory of the scripts that train a network: the repository's, or a copy with another net.py."""
-    return options.output / "networks" / network if network else ROOT
+    return options.out_dir / "networks" / network if network else ROOT
 
 
 def copy_scripts(copy, net):
@@ -229,7 +231,7 @@ def copy_scripts(copy, net):
 
 def directory(options, key, seed):
     """The model directory of a run."""
-    return options.output / f"{key}_seed_{seed}"
+    return options.out_dir / f"{key}_seed_{seed}"
 
 
 def plan(options, variations):
@@ -239,8 +241,8 @@ def plan(options, variations):
         last = max(options.seeds, JOINED * options.sets if variation.key == "defaults" else 0)
         for seed in range(1, last + 1):
             model_dir = directory(options, variation.key, seed)
-            own = {"train_dir": options.output / "train", "valid_dir": options.output / "valid",
-                   "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.epochs,
+            own = {"train_dir": options.out_dir / "train", "valid_dir": options.out_dir / "valid",
+                   "vocab_path": options.vocab_path, "model_dir": model_dir, "seed": seed, "pass_num": options.pass_num,
                    "keep": 1, "threads": 1, "resume": 1}
             flags = [*variation.flags, *(f"--{flag}={value}" for flag, value in own.items())]
             runs[model_dir] = variation, flags
@@ -286,7 +288,7 @@ def require_same(model_dir, flags, data, net):
     except (KeyError, TypeError, AttributeError):
         found = ["config.json"]
     if found:
-        raise InputError(f"--output: found other data or settings than the run in {model_dir}: {', '.join(found)}; "
+        raise InputError(f"--out_dir: found other data or settings than the run in {model_dir}: {', '.join(found)}; "
                          "expected the same, or another directory")
 
 
@@ -371,12 +373,12 @@ def joined_record(options, number_of):
     """The figures of a set of joined models, a dict; the set is joined and evaluated where that hasn't been done."""
     first = JOINED * (number_of - 1) + 1
     models = [directory(options, "defaults", seed) for seed in range(first, first + JOINED)]
-    model_dir = options.output / f"joined_{number_of}"
+    model_dir = options.out_dir / f"joined_{number_of}"
     trained = max(last_record(model, "epoch")["time"] for model in models)
     if last_record(model_dir, "test").get("time", 0) < trained:
-        merge = [sys.executable, ROOT / "merge_models.py", *models, "--epoch", options.epochs, "--model_dir", model_dir,
-                 "--overwrite", 1]
-        infer = [sys.executable, ROOT / "infer_sample_neg.py", "--test_dir", options.output / "valid", "--model_dir",
+        merge = [sys.executable, ROOT / "merge_models.py", *models, "--epoch", options.pass_num, "--model_dir",
+                 model_dir, "--overwrite", 1]
+        infer = [sys.executable, ROOT / "infer_sample_neg.py", "--test_dir", options.out_dir / "valid", "--model_dir",
                  model_dir, "--last_index", 1, "--threads", 1]
         for command in (merge, infer):
             process = start(model_dir, command)

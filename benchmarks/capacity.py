@@ -49,8 +49,8 @@ def parse_arguments():
                         help="ITEMSxUNITS, several separated by commas")
     parser.add_argument("--workers", type=sizes, default=[1, 2], help="processes of the server, such as 1,2")
     parser.add_argument("--seconds", type=number(float, 1, SECONDS), default=5.0, help="length of each load")
-    parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend")
+    parser.add_argument("--session_length", type=number(int, 1, 200), default=5, help="clicks of a session")
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items to recommend")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
     return parser.parse_args()
 
@@ -130,8 +130,8 @@ def answers_for_a_core(server, generator, arrivals):
 def main():
     options = parse_arguments()
     random = np.random.default_rng(options.seed)
-    print(f"{processor_name()}, {len(os.sched_getaffinity(0))} cores; sessions of {options.clicks} clicks, {options.k} "
-          "items asked for")
+    print(f"{processor_name()}, {len(os.sched_getaffinity(0))} cores; sessions of {options.session_length} clicks, "
+          f"{options.topk} items asked for")
     print(f"{'items':>9}{'units':>6}{'workers':>8}{'start s':>9}{'MiB':>8}{'at load':>9}{'reload':>8}"
           f"{'answers/s of a core':>21}{'at ' + str(FEW) + '/s':>9}")
     for items, units in options.catalogues:
@@ -149,7 +149,7 @@ def main():
 def measure(options, server, items, units, other_model, random):
     """Print a line of the table."""
     at_rest = server.memory()
-    sessions = SimpleNamespace(form="post", clicks=options.clicks, k=options.k, sessions="")
+    sessions = SimpleNamespace(form="post", session_length=options.session_length, topk=options.topk, test_dir="")
     request = requests_of(sessions, list(map(str, range(items))), random)
     generator = Generator(server.port, 16 * server.workers, request)
     generator.run(np.arange(100) * 0.01)  # warm

@@ -1,7 +1,7 @@
 """What a model is worth from day to day: updated every day (--init_from), trained anew every day, and left alone.
 
-    python benchmarks/daily.py --clicks train.tsv.gz --days 21 --out_dir daily
-    python benchmarks/daily.py --clicks train.tsv.gz test.tsv.gz --parts 26 --days 7 --out_dir daily_parts
+    python benchmarks/daily.py --input train.tsv.gz --report_days 21 --out_dir daily
+    python benchmarks/daily.py --input train.tsv.gz test.tsv.gz --parts 26 --report_days 7 --out_dir daily_parts
 
 A session belongs to the day (UTC) of its last click; with --parts, to one of so many parts of all sessions in the order
 of their ends, which take the place of days where times are not real. Before a day, each model has learnt from the
@@ -42,11 +42,12 @@ WEEK = 7
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--clicks", nargs="+", required=True,
+    parser.add_argument("--input", nargs="+", required=True,
                         help="TSV or CSV files of SessionId, ItemId, Time; sessions of a later one are later")
     parser.add_argument("--parts", type=number(int, 0, COUNT), default=0,
                         help="parts to cut all sessions into, in place of days; 0: days")
-    parser.add_argument("--days", type=number(int, 2, COUNT), default=21, help="days (or parts) to report, the last")
+    parser.add_argument("--report_days", type=number(int, 2, COUNT), default=21,
+                        help="days (or parts) to report, the last")
     parser.add_argument("--skip_last", type=number(int, 0, COUNT), default=0, help="days to leave out at the end")
     parser.add_argument("--models", default=",".join(MODELS), help="which to evaluate, separated by commas")
     parser.add_argument("--window", type=number(int, 1, COUNT), default=7,
@@ -54,8 +55,8 @@ def parse_arguments():
     parser.add_argument("--copies", type=number(int, 1, COUNT), default=2, help="of their sessions in an update")
     parser.add_argument("--older", type=number(int, 0, COUNT), default=10,
                         help="one of so many older sessions is in an update, too; 0: none")
-    parser.add_argument("--update", default="", help="flags of the trainer for an update")
-    parser.add_argument("--train", default="", help="flags of the trainer for a training on all sessions")
+    parser.add_argument("--update_flags", default="", help="flags of the trainer for an update")
+    parser.add_argument("--train_flags", default="", help="flags of the trainer for a training on all sessions")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the trainings")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the trainings and evaluations")
     parser.add_argument("--out_dir", required=True, help="directory for models and figures")
@@ -68,7 +69,7 @@ def parse_arguments():
 
 def read_sessions(path):
     """The sessions of a table in the order of their ends: a list of (seconds of the last and first click, line)."""
-    table = csv.read_csv(require_file(path, "--clicks"), parse_options=csv.ParseOptions(delimiter="\t"))
+    table = csv.read_csv(require_file(path, "--input"), parse_options=csv.ParseOptions(delimiter="\t"))
     clicks = {}
     for session, item, second in zip(*(table[name].to_pylist() for name in ("SessionId", "ItemId", "Time"))):
         clicks.setdefault(session, []).append((second, item))
@@ -81,7 +82,7 @@ def read_sessions(path):
 
 def write_days(options, directory):
     """Write the session text of each day to a file of its name in `directory`; the names, ascending."""
-    sessions, days = [session for path in options.clicks for session in read_sessions(path)], {}
+    sessions, days = [session for path in options.input for session in read_sessions(path)], {}
     for place, (end, start, line) in enumerate(sessions):
         if options.parts:
             name = f"part_{place * options.parts // len(sessions) + 1:0{len(str(options.parts))}}"
@@ -107,8 +108,9 @@ class Shop:
         self.options, self.directory = options, Path(options.out_dir)
         self.days = write_days(options, self.directory / "days")
         self.days = self.days[:len(self.days) - options.skip_last]
-        if len(self.days) <= options.days:
-            raise InputError(f"--days: found {options.days}, expected fewer than there are, {len(self.days)}")
+        if len(self.days) <= options.report_days:
+            raise InputError(f"--report_days: found {options.report_days}, expected fewer than there are, "
+                             f"{len(self.days)}")
         self.record_path = self.directory / "figures.jsonl"
 
     def file(self, day):
@@ -164,25 +166,25 @@ class Shop:
 
     def measure(self, model, place_in_days):
         """Prepare a model for a day and ask it; what goes to figures.jsonl, a dict."""
-        day, first = self.days[place_in_days], len(self.days) - self.options.days
+        day, first = self.days[place_in_days], len(self.days) - self.options.report_days
         place, before = self.work_directory(model, day), self.days[:place_in_days]
         model_dir = place / "model"
         if model == "alone" or place_in_days == first and model == "updated":
             model_dir = self.work_directory("retrained", self.days[first]) / "model"
             seconds = self.convert(place, self.lines(self.days[:first]), day)
         elif model == "retrained":
-            seconds = self.convert(place, self.lines(before), day) + self.train(place, self.options.train)
+            seconds = self.convert(place, self.lines(before), day) + self.train(place, self.options.train_flags)
         else:
             last = self.last_updated(place_in_days - 1)
             seconds = self.convert(place, self.update_lines(before), day, "--extend", last / "vocab.txt")
-            seconds += self.train(place, self.options.update, "--init_from", last)
+            seconds += self.train(place, self.options.update_flags, "--init_from", last)
         found = self.ask(place, model_dir)
         return {"model": model, "day": day, "hits": found["recall@20"] * found["predictions"],
                 "reciprocal_ranks": found["mrr@20"] * found["predictions"], "processor_seconds": seconds}
 
     def last_updated(self, place_in_days):
         """The model directory of `updated` for a day."""
-        first = len(self.days) - self.options.days
+        first = len(self.days) - self.options.report_days
         model = "retrained" if place_in_days == first else "updated"
         return self.work_directory(model, self.days[place_in_days]) / "model"
 
@@ -192,7 +194,7 @@ class Shop:
         if self.record_path.exists():
             found = {(record["model"], record["day"]): record
                      for record in map(json.loads, self.record_path.read_text(encoding="utf-8").splitlines())}
-        first = len(self.days) - self.options.days
+        first = len(self.days) - self.options.report_days
         todo = [(model, place) for place in range(first, len(self.days)) for model in MODELS
                 if model in self.options.models or (model, place) == ("retrained", first)]
         for model, place in todo:
@@ -206,7 +208,7 @@ class Shop:
 
     def clean_up(self, model, place_in_days):
         """Remove what no later day needs."""
-        place, first = self.work_directory(model, self.days[place_in_days]), len(self.days) - self.options.days
+        place, first = self.work_directory(model, self.days[place_in_days]), len(self.days) - self.options.report_days
         for name in ("raw_train", "raw_test", "train", "test"):
             shutil.rmtree(place / name)
         if model == "retrained" and place_in_days > first:
@@ -216,7 +218,7 @@ class Shop:
 
     def targets(self, place_in_days):
         """Of a day: the targets, how many are items of no day before, and of no day before the first reported one."""
-        first = len(self.days) - self.options.days
+        first = len(self.days) - self.options.report_days
         ids = lambda days: {item for line in self.lines(days) for item in line.split()}
         before = ids(self.days[:first])
         yesterday = before | ids(self.days[first:place_in_days])
@@ -234,7 +236,7 @@ def row(name, targets, records, options):
 
 def print_tables(shop, targets, records, options):
     """By day and by week: the targets, the shares of them that are new items, and what each model reaches."""
-    days = shop.days[-options.days:]
+    days = shop.days[-options.report_days:]
     log(f"| recall@20 | targets | new that day | new since the first | {' | '.join(options.models)} |")
     log("|-" * (4 + len(options.models)) + "|")
     for day, counts, record in zip(days, targets, records):
@@ -258,12 +260,12 @@ def draw(shop, targets, records, options):
     from matplotlib.ticker import MaxNLocator
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "daily", "font.size": 9})
     figure = Figure(figsize=(7, 3), layout="constrained")
-    axis, days = figure.subplots(), np.arange(1, options.days + 1)
+    axis, days = figure.subplots(), np.arange(1, options.report_days + 1)
     counts = np.array([count[0] for count in targets])
     for model in options.models:
         hits = np.array([record[model]["hits"] for record in records])
         axis.plot(days, hits / counts, ".-", color=COLOURS[model], linewidth=1, label=model)
-    axis.set(xlabel="part" if options.parts else "day", ylabel="recall@20", xlim=(0.5, options.days + 0.5))
+    axis.set(xlabel="part" if options.parts else "day", ylabel="recall@20", xlim=(0.5, options.report_days + 0.5))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
@@ -275,7 +277,7 @@ def main():
     options = parse_arguments()
     shop = Shop(options)
     found = shop.figures()
-    places = range(len(shop.days) - options.days, len(shop.days))
+    places = range(len(shop.days) - options.report_days, len(shop.days))
     targets = [shop.targets(place) for place in places]
     records = [{model: found[model, shop.days[place]] for model in options.models} for place in places]
     print_tables(shop, targets, records, options)

@@ -1,7 +1,7 @@
 """Make a model of many items from a trained one: its items many times over, each time a little different.
 
-    python benchmarks/enlarge_model.py --model_dir model_output --test_dir test_data --items 1000000 --output large
-    python benchmarks/serve_load.py --model_dir large/model --sessions large/sessions.txt --rates 1,10
+    python benchmarks/enlarge_model.py --model_dir model_output --test_dir test_data --out_dir large
+    python benchmarks/serve_load.py --model_dir large/model --test_dir large/sessions.txt --rates 1,10
 
 Random weights don't show how fast a trained model answers: their scores lie close together. Here each vector is one of
 the trained model, plus a random one whose length is a share (--spread) of its own. The biases stay as they are, and so
@@ -35,34 +35,35 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_output", help="trained model of one network")
     parser.add_argument("--test_dir", default="test_data", help="its test sessions")
-    parser.add_argument("--items", type=number(int, 2, COUNT), default=1_000_000,
+    parser.add_argument("--item_count", type=number(int, 2, COUNT), default=1_000_000,
                         help="items of the new model, more than the trained one has")
     parser.add_argument("--spread", type=number(float, 0, 10), default=0.5,
                         help="how long what is added to a vector is, as a share of its length")
-    parser.add_argument("--sessions", type=number(int, 1, COUNT), default=2000, help="sessions to write")
+    parser.add_argument("--session_count", type=number(int, 1, COUNT), default=2000, help="sessions to write")
     parser.add_argument("--neighbours", type=number(int, 0, 1), default=1, help="1: keep the memory of neighbours")
-    parser.add_argument("--output", default="large", help="new directory for the model and sessions.txt")
+    parser.add_argument("--out_dir", default="large", help="new directory for the model and sessions.txt")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of all that is drawn")
     return parser.parse_args()
 
 
 def main():
     options = parse_arguments()
-    random, output = np.random.default_rng(options.seed), Path(options.output)
+    random, output = np.random.default_rng(options.seed), Path(options.out_dir)
     settings, weights, _ = load_model(options.model_dir)
     trained = len(weights[ITEM_MATRIX])
-    if options.items < trained:
-        raise InputError(f"--items: found {options.items}, expected at least the {trained} of {options.model_dir}")
+    if options.item_count < trained:
+        raise InputError(f"--item_count: found {options.item_count}, expected at least the {trained} of "
+                         f"{options.model_dir}")
     if output.exists():
-        raise InputError(f"--output: found {output}, expected a directory that isn't there yet")
+        raise InputError(f"--out_dir: found {output}, expected a directory that isn't there yet")
     sessions = read_sessions(options.test_dir, trained, "--test_dir")
-    firsts = -(-np.arange(trained + 1) * options.items // trained)  # the new items of each trained one
+    firsts = -(-np.arange(trained + 1) * options.item_count // trained)  # the new items of each trained one
     for name in {ITEM_MATRIX, input_matrix(settings)}:
         units = weights[name].shape[1] - (name == ITEM_MATRIX)  # its last column has the biases
         weights[name] = enlarged(weights[name], units, firsts, options.spread, random)
     output.mkdir(parents=True)
     vocabulary = output / "vocab.txt"
-    vocabulary.write_text("".join(f"{item}\n" for item in range(options.items)), encoding="utf-8")
+    vocabulary.write_text("".join(f"{item}\n" for item in range(options.item_count)), encoding="utf-8")
     config = {"network": settings.as_dict(), "data": {"vocab_sha256": checksum(vocabulary)}}
     upkeep.start_run(output / "model", config, vocabulary, overwrite=False)
     checkpoint.save_epoch(output / "model", 1, weights, {"none": np.zeros(1, np.float32)}, {})
@@ -74,10 +75,10 @@ def main():
                          read_weight(options.model_dir, config))
     items, offsets = spread_out(sessions, firsts, random)
     with open(output / "sessions.txt", "w", encoding="utf-8") as file:
-        for start, end in list(zip(offsets, offsets[1:]))[:options.sessions]:
+        for start, end in list(zip(offsets, offsets[1:]))[:options.session_count]:
             file.write(" ".join(map(str, items[start:end])) + "\n")
-    print(f"{output / 'model'}: {options.items} items from {trained}; {output / 'sessions.txt'}: "
-          f"{min(options.sessions, len(sessions.lengths))} sessions")
+    print(f"{output / 'model'}: {options.item_count} items from {trained}; {output / 'sessions.txt'}: "
+          f"{min(options.session_count, len(sessions.lengths))} sessions")
 
 
 def enlarged(matrix, units, firsts, spread, random):

@@ -1,7 +1,7 @@
 """Time of answers with a filter that leaves 1 %, 10 % and 90 % of the items, beside the time without one.
 
     python benchmarks/filtering.py                                 # 1,000,000 items, 100 units
-    python benchmarks/filtering.py --items 37483 --hid_size 512
+    python benchmarks/filtering.py --item_count 37483 --hid_size 512
 
 The weights are random, and so are the items that a filter leaves. Answers with and without a filter are timed in turn,
 with one session at a time and with eight; the time is that of the processor, and each ratio is the median of all turns.
@@ -36,10 +36,10 @@ TOGETHER = 1, 8  # sessions
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--items", type=number(int, 100, COUNT), default=1_000_000, help="items of the model")
+    parser.add_argument("--item_count", type=number(int, 100, COUNT), default=1_000_000, help="items of the model")
     parser.add_argument("--hid_size", type=number(int, 1, 100_000), default=100, help="units of the model")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended")
-    parser.add_argument("--turns", type=number(int, 1, COUNT), default=40, help="answers of each kind, >= 1")
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items recommended")
+    parser.add_argument("--rounds", type=number(int, 1, COUNT), default=40, help="answers of each kind, >= 1")
     parser.add_argument("--seed", type=number(int, 0), default=1, help="of weights, states and filters, >= 0")
     return parser.parse_args()
 
@@ -50,24 +50,24 @@ def main():
     if library is None:
         raise InputError(f"found no compiled utils/native/scoring.cc ({reason}), expected a C++ compiler")
     random = np.random.default_rng(options.seed)
-    print(f"{processor_name()}, {options.items} items, {options.hid_size} units, the best {options.k}, seed "
+    print(f"{processor_name()}, {options.item_count} items, {options.hid_size} units, the best {options.topk}, seed "
           f"{options.seed}")
-    fields = timed_fields(options.items, random)
+    fields = timed_fields(options.item_count, random)
     selections = {share: fields.select(parse_filter(f"share_{share}:1")) for share in SHARES}
     settings = NetworkSettings([options.hid_size], options.hid_size)
     scale = np.float32(2 / np.sqrt(options.hid_size))
     scorer = NativeScorer(settings, {name: random.standard_normal(shape, np.float32) * scale
-                                     for name, shape in weight_shapes(settings, options.items).items()})
+                                     for name, shape in weight_shapes(settings, options.item_count).items()})
     for rows in TOGETHER:
         seconds = {share: [] for share in (None, *SHARES)}
-        for _ in range(options.turns):
+        for _ in range(options.rounds):
             states = random.uniform(-1, 1, (rows, options.hid_size)).astype(np.float32)
             for share, taken in seconds.items():
                 began = time.process_time()
-                found = scorer.best(states, [options.k] * rows, [()] * rows, [selections.get(share)] * rows)
+                found = scorer.best(states, [options.topk] * rows, [()] * rows, [selections.get(share)] * rows)
                 taken.append(time.process_time() - began)
                 if share:
-                    require_plain(scorer, states, selections[share], options.k, found)
+                    require_plain(scorer, states, selections[share], options.topk, found)
         without = np.array(seconds[None])
         ratios = ", ".join(f"{share:.0%} {np.median(np.array(seconds[share]) / without):.2f}" for share in SHARES)
         print(f"{rows} at a time: without a filter {1000 * np.median(without) / rows:.2f} ms a session; with one that "

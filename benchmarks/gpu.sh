@@ -81,7 +81,7 @@ measure() {  # everything, as text
   echo '```'; echo; echo "## Speed beside the device's own products"; echo
   echo "How a step's time is divided is the processor's, which doesn't wait for a GPU."; echo; echo '```text'
   "$python" benchmarks/speed.py --use_cuda "$use_cuda" --train_dir "$train_dir" --test_dir "${TEST_DIR:-test_data}" \
-    --vocab_path "$vocab_path" --clicks 0 ${SPEED:---seconds 2 --items 1000000 --units 512}
+    --vocab_path "$vocab_path" --click_count 0 ${SPEED:---seconds 2 --item_counts 1000000 --hid_sizes 512}
   echo '```'; echo; echo "## Whole epochs"; echo; echo '```text'
   for script in train.py train_sample_neg.py; do
     epoch "$script" "epoch-$script"

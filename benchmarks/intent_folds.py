@@ -49,7 +49,8 @@ def parse_arguments():
                         help="share of the training sessions that is used, for a learning curve")
     parser.add_argument("--draws", type=number(int, 100, 1_000_000), default=1000, help="for the intervals")
     parser.add_argument("--network", type=number(int, 0, 1), default=1, help="0: simple methods alone")
-    parser.add_argument("--flags", type=shlex.split, default="", help="further flags of train_intent.py, in one text")
+    parser.add_argument("--train_flags", type=shlex.split, default="",
+                        help="further flags of train_intent.py, in one text")
     options = parser.parse_args()
     for flag in ("input", "buys"):
         require_file(getattr(options, flag), f"--{flag}")
@@ -118,7 +119,7 @@ def network_scores(folder, options, seed, validation, test):
     """What train_intent.py's model says of validation and test sessions, as baselines.baseline_scores returns it."""
     model, scores = folder / "model", folder / "scores.tsv"
     start("train_intent.py", "--train_dir", folder / "train", "--valid_dir", folder / "valid", "--model_dir", model,
-          "--seed", seed, *options.flags)
+          "--seed", seed, *options.train_flags)
     found = []
     for part, sessions in (("valid", validation), ("test", test)):
         start("infer_intent.py", "--test_dir", folder / part, "--model_dir", model, "--per_session", scores, "--draws",

@@ -1,6 +1,6 @@
 """Does the network for purchase intent find a rule that is known? Its AUC beside the best that there can be.
 
-    python benchmarks/intent_rule.py --work_dir rule
+    python benchmarks/intent_rule.py --out_dir rule
 
 make_sample.py --intent makes clicks and purchases, and says with which probability each session buys. A tenth of the
 sessions is the test, another one the validation. Nobody can order the test sessions better than by these
@@ -27,10 +27,11 @@ FLAGS = ("--networks 1 --prefix_weight 0 --hid_dropout 0 --head_dropout 0 --head
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--work_dir", required=True, help="directory to make, for all that is written")
-    parser.add_argument("--sessions", type=number(int, 100, COUNT), default=240_000, help="to make")
+    parser.add_argument("--out_dir", required=True, help="directory to make, for all that is written")
+    parser.add_argument("--session_count", type=number(int, 100, COUNT), default=240_000,
+                        help="how many sessions to make")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the sessions and of the training")
-    parser.add_argument("--flags", type=shlex.split, default=FLAGS, help="of train_intent.py")
+    parser.add_argument("--train_flags", type=shlex.split, default=FLAGS, help="flags of train_intent.py, in one text")
     parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the training")
     return parser.parse_args()
 
@@ -38,15 +39,15 @@ def parse_arguments():
 def main():
     options = parse_arguments()
     metrics = scikit_learn("metrics")
-    work_dir = Path(options.work_dir)
+    work_dir = Path(options.out_dir)
     if work_dir.exists():
-        raise InputError(f"--work_dir: found {work_dir}, expected a directory that isn't there yet")
+        raise InputError(f"--out_dir: found {work_dir}, expected a directory that isn't there yet")
     sample, data, model, scores = (work_dir / name for name in ("sample", "data", "model", "scores.tsv"))
-    start("make_sample.py", "--intent", sample, "--sessions", options.sessions, "--seed", options.seed)
+    start("make_sample.py", "--intent", sample, "--session_count", options.session_count, "--seed", options.seed)
     start("preprocess.py", "--input", sample / "clicks.tsv", "--buys", sample / "buys.tsv", "--category_column",
           "Category", "--split_by", "hash", "--to_intent", data)
     start("train_intent.py", "--train_dir", data / "train", "--valid_dir", data / "valid", "--model_dir", model,
-          "--seed", options.seed, "--threads", options.threads, *options.flags)
+          "--seed", options.seed, "--threads", options.threads, *options.train_flags)
     start("infer_intent.py", "--test_dir", data / "test", "--model_dir", model, "--threads", options.threads,
           "--per_session", scores)
     best, found = column(sample / "probabilities.tsv"), column(scores)

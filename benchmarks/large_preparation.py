@@ -1,7 +1,7 @@
 """Time and memory of preparing clicks by the hundred million, from Parquet to what the trainers read.
 
-    python benchmarks/large_preparation.py --work_dir /tmp/clicks   # 33 and 330 million clicks, 35 GB of disk, an hour
-    python benchmarks/large_preparation.py --work_dir /tmp/clicks --purchases 1 --clicks 33000000   # with purchases
+    python benchmarks/large_preparation.py --out_dir /tmp/clicks   # 33 and 330 million clicks, 35 GB of disk, an hour
+    python benchmarks/large_preparation.py --out_dir /tmp/clicks --purchases 1 --click_counts 33000000  # with purchases
 
 The clicks are those of make_clicks.py. `preprocess.py --to_text` prepares them with --memory; the fewest of them with
 all the memory, and again with half of what they take, to see that it writes the same. Then `train.py` starts on them
@@ -37,24 +37,24 @@ FOR_MILLIONS = "--batch_size 1024 --group_batches 32 --networks 1 --hid_size 64 
 
 def main():
     parser = Parser("Measure the preparation of many made-up clicks, and the start of training on them.")
-    parser.add_argument("--work_dir", default="benchmark_output", help="directory for the clicks, which stay there")
-    parser.add_argument("--clicks", default="33000000,330000000", help="how many clicks, one number or several")
+    parser.add_argument("--out_dir", default="benchmark_output", help="directory for the clicks, which stay there")
+    parser.add_argument("--click_counts", default="33000000,330000000", help="how many clicks, one number or several")
     parser.add_argument("--memory", type=number(float, 0, 1e6), default=4, help="GB, for preprocess.py")
     parser.add_argument("--training", type=number(int, 0, 1), default=1, help="0: don't begin to train on them")
     parser.add_argument("--purchases", type=number(int, 0, 1), default=0,
                         help="1: sessions with what they bought, as text, in memory")
     flags = parser.parse_args()
-    if not all(word.isdecimal() and int(word) for word in flags.clicks.split(",")):
-        raise InputError(f"--clicks: found {flags.clicks!r}, expected numbers such as 33000000,330000000")
+    if not all(word.isdecimal() and int(word) for word in flags.click_counts.split(",")):
+        raise InputError(f"--click_counts: found {flags.click_counts!r}, expected numbers such as 33000000,330000000")
     print(f"{datetime.date.today()}, {os.cpu_count()} processors, --memory {flags.memory:g}", flush=True)
     print("| clicks | step | seconds | processor time, s | own memory, GB | with files, GB | temporary files, GB |")
     print("|-|-|-|-|-|-|-|")
-    sizes = sorted(map(int, flags.clicks.split(",")))
+    sizes = sorted(map(int, flags.click_counts.split(",")))
     for clicks in sizes:
         if flags.purchases:
-            measure_purchases(Path(flags.work_dir), clicks, flags)
+            measure_purchases(Path(flags.out_dir), clicks, flags)
             continue
-        measure_size(Path(flags.work_dir), clicks, flags, is_compared=clicks == sizes[0])
+        measure_size(Path(flags.out_dir), clicks, flags, is_compared=clicks == sizes[0])
 
 
 def measure_size(folder, clicks, flags, is_compared):
@@ -62,7 +62,7 @@ def measure_size(folder, clicks, flags, is_compared):
     table, text, model = (folder / f"{name}-{clicks}" for name in ("clicks", "text", "model"))
     table = table.with_suffix(".parquet")
     if not table.exists():
-        measure(clicks, "make_clicks.py", ["benchmarks/make_clicks.py", "--clicks", clicks, "--output", table])
+        measure(clicks, "make_clicks.py", ["benchmarks/make_clicks.py", "--click_count", clicks, "--output", table])
     prepare = ["preprocess.py", "--input", table, "--to_text"]
     if is_compared:
         in_memory = folder / f"in_memory-{clicks}"
@@ -87,8 +87,8 @@ def measure_purchases(folder, clicks, flags):
     """Make and prepare this many clicks with purchases, train on them, and print rows of the table."""
     table, buys, out, model = (folder / f"{name}-{clicks}" for name in ("clicks.dat", "buys.dat", "intent", "model"))
     if not buys.exists():
-        measure(clicks, "make_clicks.py --buys", ["benchmarks/make_clicks.py", "--clicks", clicks, "--output", table,
-                                                  "--buys", buys])
+        measure(clicks, "make_clicks.py --buys_output", ["benchmarks/make_clicks.py", "--click_count", clicks,
+                                                         "--output", table, "--buys_output", buys])
     measure(clicks, "preprocess.py --to_intent", ["preprocess.py", "--input", table, "--buys", buys, "--to_intent", out,
                                                   "--split_by", "hash"])
     if flags.training:

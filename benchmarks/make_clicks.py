@@ -5,9 +5,9 @@ items, half a year), so that the speed of preparing data can be measured anywher
 clicks of a session stand together. Sessions are in the order neither of their times nor of their ids, and in one of 64
 a click stands before an earlier one.
 
-    python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat
-    python benchmarks/make_clicks.py --clicks 33000000 --output yoochoose-clicks.dat --buys yoochoose-buys.dat
-    python benchmarks/make_clicks.py --clicks 330000000 --output clicks.parquet
+    python benchmarks/make_clicks.py --click_count 33000000 --output yoochoose-clicks.dat
+    python benchmarks/make_clicks.py --click_count 33000000 --output clicks.dat --buys_output buys.dat
+    python benchmarks/make_clicks.py --click_count 330000000 --output clicks.parquet
 """
 
 import sys
@@ -33,32 +33,32 @@ def main():
     parser.add_argument("--output", default="yoochoose-clicks.dat",
                         help="the file to write; Parquet with the columns SessionId, Time, ItemId, Category if its "
                         "name ends with .parquet")
-    parser.add_argument("--clicks", type=number(int, 1, COUNT), default=33_000_000, help="how many clicks")
-    parser.add_argument("--items", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
-    parser.add_argument("--buys", default="",
+    parser.add_argument("--click_count", type=number(int, 1, COUNT), default=33_000_000, help="how many clicks")
+    parser.add_argument("--item_count", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
+    parser.add_argument("--buys_output", default="",
                         help="a yoochoose-buys.dat to write as well, beside clicks as text; empty: none")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="the same seed gives the same file")
     flags = parser.parse_args()
-    if flags.buys and flags.output.endswith(".parquet"):
-        raise InputError("--buys: found it with Parquet, expected clicks as text")
-    require_different([], [("--output", flags.output), ("--buys", flags.buys)])
+    if flags.buys_output and flags.output.endswith(".parquet"):
+        raise InputError("--buys_output: found it with Parquet, expected clicks as text")
+    require_different([], [("--output", flags.output), ("--buys_output", flags.buys_output)])
     import numpy as np
 
     random = np.random.default_rng(flags.seed)
-    lengths = session_lengths(random, flags.clicks)
+    lengths = session_lengths(random, flags.click_count)
     blocks = np.arange(0, len(lengths), SESSIONS_A_BLOCK)
     random.shuffle(blocks)
-    draw_item = item_sampler(random, flags.items)
+    draw_item = item_sampler(random, flags.item_count)
     write = write_parquet if flags.output.endswith(".parquet") else write_text
     drawn = (draw_clicks(random, first + 1, lengths[first:first + SESSIONS_A_BLOCK].astype(int), draw_item)
              for first in blocks)
     with ExitStack() as outputs:
         file = outputs.enter_context(write_atomically(flags.output, "wb"))
-        if flags.buys:
-            buys = outputs.enter_context(write_atomically(flags.buys, "wb"))
+        if flags.buys_output:
+            buys = outputs.enter_context(write_atomically(flags.buys_output, "wb"))
             drawn = with_purchases(drawn, buys, np.random.default_rng((flags.seed, 1)))
         write(file, drawn)
-    print(f"{flags.output}: {flags.clicks:,} clicks, {len(lengths):,} sessions, seed {flags.seed}")
+    print(f"{flags.output}: {flags.click_count:,} clicks, {len(lengths):,} sessions, seed {flags.seed}")
 
 
 def session_lengths(random, clicks):

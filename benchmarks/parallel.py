@@ -1,7 +1,7 @@
 """Several processes against one: speed, what an exchange costs, what a slower link would cost, and kills at random.
 
     python benchmarks/parallel.py --train_dir train_data --vocab_path vocab.txt
-    python benchmarks/parallel.py --parts speed --script train_sample_neg.py --two "--batch_size 256 --base_lr 0.2"
+    python benchmarks/parallel.py --tasks speed --scripts train_sample_neg.py --parallel_flags "--batch_size 256"
 
 speed: one epoch by one process with one thread, and by --num_devices processes with one thread each, in turns; the
 ratio of the predictions per second. exchange: all-reduces of several sizes between processes of this machine. link: the
@@ -45,17 +45,17 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions")
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
-    parser.add_argument("--parts", default=",".join(PARTS), help="what to do, separated by commas")
-    parser.add_argument("--script", default="train.py,train_sample_neg.py", help="trainers, separated by commas")
-    parser.add_argument("--both", default="", help="more flags of the trainers")
-    parser.add_argument("--two", default="", help="more flags where several processes train")
+    parser.add_argument("--tasks", default=",".join(PARTS), help="what to do, separated by commas")
+    parser.add_argument("--scripts", default="train.py,train_sample_neg.py", help="trainers, separated by commas")
+    parser.add_argument("--train_flags", default="", help="more flags of the trainers")
+    parser.add_argument("--parallel_flags", default="", help="more flags where several processes train")
     parser.add_argument("--num_devices", type=number(int, 2, 1024), default=2, help="processes")
     parser.add_argument("--rounds", type=number(int, 1, COUNT), default=3, help="measurements of each kind, in turns")
     parser.add_argument("--kills", type=number(int, 1, COUNT), default=20, help="how often the run is killed")
     parser.add_argument("--measure_exchange", action="store_true", help="what a process of `exchange` itself does")
     options = parser.parse_args()
-    if unknown := set(options.parts.split(",")) - set(PARTS):
-        raise InputError(f"--parts: found {', '.join(sorted(unknown))}, expected some of {', '.join(PARTS)}")
+    if unknown := set(options.tasks.split(",")) - set(PARTS):
+        raise InputError(f"--tasks: found {', '.join(sorted(unknown))}, expected some of {', '.join(PARTS)}")
     return options
 
 
@@ -63,12 +63,12 @@ def trainer(options, script, model_dir, *more):
     """The command line of a training in a fresh model directory, a list of str."""
     return list(map(str, [sys.executable, ROOT / script, "--train_dir", options.train_dir, "--vocab_path",
                           options.vocab_path, "--model_dir", model_dir, "--threads", 1, "--pass_num", 1,
-                          *shlex.split(options.both), *more]))
+                          *shlex.split(options.train_flags), *more]))
 
 
 def measure_speed(options, script, directory):
     """Print the speed of one process and of several; the seconds of a step of one, and the bytes that several sum."""
-    several = ["--parallel", 1, "--num_devices", options.num_devices, *shlex.split(options.two)]
+    several = ["--parallel", 1, "--num_devices", options.num_devices, *shlex.split(options.parallel_flags)]
     rates, steps, summed = {"one": [], "several": []}, {}, 0
     for turn in range(options.rounds):
         for kind, more in (("one", []), ("several", several)):
@@ -172,10 +172,10 @@ def main():
         if place().count == 1:
             watch(options.num_devices, 0)
         return exchange()
-    parts, found = options.parts.split(","), {}
+    parts, found = options.tasks.split(","), {}
     with tempfile.TemporaryDirectory() as directory:
         if {"speed", "model"} & set(parts):
-            found = {script: measure_speed(options, script, directory) for script in options.script.split(",")}
+            found = {script: measure_speed(options, script, directory) for script in options.scripts.split(",")}
         if "exchange" in parts:
             log(f"all-reduce between {options.num_devices} processes of this machine:")
             subprocess.run([sys.executable, __file__, "--measure_exchange", f"--num_devices={options.num_devices}"],

@@ -35,8 +35,8 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
     parser.add_argument("--test_dir", default="test_data", help="test sessions, as for infer.py")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items recommended")
-    parser.add_argument("--batch", type=number(int, 1, 1024), default=8, help="sessions answered together")
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items recommended")
+    parser.add_argument("--batch_size", type=number(int, 1, 1024), default=8, help="sessions answered together")
     parser.add_argument("--predictions", type=number(int, 1, COUNT), default=100_000,
                         help="the first so many of the test sessions, >= 1")
     parser.add_argument("--others", default="", help="model directories to ask besides, separated by commas")
@@ -53,17 +53,17 @@ def main():
     items, units = weights[ITEM_MATRIX].shape[0], settings.hid_size[-1]
     prefixes, targets = predictions(read_sessions(options.test_dir, items, "--test_dir"), options.predictions)
     limit = 2 * items * units / gemm_rate()
-    print(f"{processor_name()}, {items} items, {units} units, {len(targets)} predictions, batches of {options.batch}; "
-          f"the product alone at the rate of this core: {1e6 * limit:.0f} us a session")
+    print(f"{processor_name()}, {items} items, {units} units, {len(targets)} predictions, batches of "
+          f"{options.batch_size}; the product alone at the rate of this core: {1e6 * limit:.0f} us a session")
     scorers |= {Path(path).name: load_scorer(path)[0] for path in filter(None, options.others.split(","))}
     found, seconds, medians = best_items(scorers, prefixes, options)
     for name, lists in found.items():
         places = [np.flatnonzero(best == target) for best, target in zip(lists, targets)]
         recall = np.mean([len(place) for place in places])
         mrr = np.mean([1 / (place[0] + 1) if len(place) else 0 for place in places])
-        print(f"{name:7} recall@{options.k}:{recall:.4f} mrr@{options.k}:{mrr:.4f} {1e6 * seconds[name]:.0f} us of the "
-              f"processor a session, {seconds[name] / limit:.2f} of the product alone, median "
-              f"{1e6 * medians[name]:.0f} us on the clock")
+        print(f"{name:7} recall@{options.topk}:{recall:.4f} mrr@{options.topk}:{mrr:.4f} "
+              f"{1e6 * seconds[name]:.0f} us of the processor a session, "
+              f"{seconds[name] / limit:.2f} of the product alone, median {1e6 * medians[name]:.0f} us on the clock")
     same = [np.array_equal(one, other) for one, other in zip(found["NumPy"], found["native"])]
     print(f"the same items in the same order: {np.mean(same):.4%}")
 
@@ -81,16 +81,16 @@ def predictions(sessions, most):
 def best_items(scorers, prefixes, options):
     """Three dicts by name: each prefix's best items, the processor's seconds a prefix, the median by the clock."""
     found, spent = {name: [] for name in scorers}, {name: [] for name in scorers}
-    for start in range(0, len(prefixes), options.batch):
-        batch = prefixes[start:start + options.batch]
+    for start in range(0, len(prefixes), options.batch_size):
+        batch = prefixes[start:start + options.batch_size]
         sessions, rows = Sessions(np.concatenate(batch), np.cumsum([0] + [len(prefix) for prefix in batch])), len(batch)
         for name, scorer in scorers.items():
             began = np.array([time.process_time(), time.perf_counter()])
-            best = scorer.best(scorer.after_sessions(sessions), [options.k] * rows, [()] * rows, [None] * rows)
+            best = scorer.best(scorer.after_sessions(sessions), [options.topk] * rows, [()] * rows, [None] * rows)
             spent[name].append(np.array([time.process_time(), time.perf_counter()]) - began)
             found[name] += [items for items, _ in best]
     seconds = {name: np.sum(times, axis=0)[0] / len(prefixes) for name, times in spent.items()}
-    return found, seconds, {name: np.median(times, axis=0)[1] / options.batch for name, times in spent.items()}
+    return found, seconds, {name: np.median(times, axis=0)[1] / options.batch_size for name, times in spent.items()}
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/serve_load.py                                      # 37,483 items, 100 units, POST of 5 clicks
     python benchmarks/serve_load.py --form get --serve_flags '--session_store redis://localhost:6379/0'
-    python benchmarks/serve_load.py --items 1000000 --hid_size 512 --rates 5,10,20
+    python benchmarks/serve_load.py --item_count 1000000 --hid_size 512 --rates 5,10,20
     python benchmarks/serve_load.py --model_dir model_output              # any model, such as joined ones
-    python benchmarks/serve_load.py --model_dir large/model --sessions large/sessions.txt  # enlarge_model.py makes it
+    python benchmarks/serve_load.py --model_dir large/model --test_dir large/sessions.txt  # enlarge_model.py makes it
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
@@ -62,19 +62,19 @@ def parse_arguments():
     parser.add_argument("--form", choices=("post", "get"), default="post",
                         help="whole sessions, or clicks of live sessions")
     parser.add_argument("--model_dir", default="",
-                        help="model directory to serve; empty: one that is made, with --items and --hid_size")
-    parser.add_argument("--items", type=number(int, 100, COUNT), default=37483, help="items of the model")
+                        help="model directory to serve; empty: one that is made, with --item_count and --hid_size")
+    parser.add_argument("--item_count", type=number(int, 100, COUNT), default=37483, help="items of the model")
     parser.add_argument("--hid_size", type=number(int, 1, 100_000), default=100, help="units of the model")
     parser.add_argument("--rates", type=sizes, default=[1, 500, 1000, 1500, 2000, 2500],
                         help="requests a second, such as 500,1000")
     parser.add_argument("--seconds", type=number(float, 1, SECONDS), default=10.0, help="length of each rate")
     parser.add_argument("--connections", type=number(int, 1, 900), default=32,
                         help="kept open; further requests wait for one")
-    parser.add_argument("--clicks", type=number(int, 1, 200), default=5, help="clicks of a session")
-    parser.add_argument("--k", type=number(int, 1, 1000), default=20, help="items to recommend")
-    parser.add_argument("--sessions", default="",
-                        help="session text of the model's items, a file or a directory: the first --clicks clicks of "
-                        "each session that has as many; empty: drawn clicks")
+    parser.add_argument("--session_length", type=number(int, 1, 200), default=5, help="clicks of a session")
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items to recommend")
+    parser.add_argument("--test_dir", default="",
+                        help="session text of the model's items, a file or a directory: the first --session_length "
+                        "clicks of each session that has as many; empty: drawn clicks")
     parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
     return parser.parse_args()
 
@@ -85,7 +85,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="gru4rec_load_") as directory:
         model_dir = Path(options.model_dir or Path(directory) / "model")
         if not options.model_dir:
-            make_model(model_dir, options.items, options.hid_size, random)
+            make_model(model_dir, options.item_count, options.hid_size, random)
         item_ids = read_items(model_dir, checkpoint.read_config(model_dir)).item_ids
         port = free_port()
         log = open(Path(directory) / "server.log", "w+")
@@ -97,7 +97,7 @@ def main():
                   f"{gemm_rate() / 1e9:.0f} GFLOP/s on one")
             model = options.model_dir or f"{options.hid_size} units"
             print(f"{options.server} with {options.workers} workers, {len(item_ids)} items, {model}, "
-                  f"{options.form}, sessions of {options.clicks} clicks, {options.k} items asked for "
+                  f"{options.form}, sessions of {options.session_length} clicks, {options.topk} items asked for "
                   f"{options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
                   f"{'server':>9}{'generator':>11}{'others':>8}")
@@ -169,7 +169,7 @@ def requests_of(options, item_ids, random):
     """A function from a number to the bytes of that request."""
     clicks = clicks_of(options, len(item_ids), random)
     if options.form == "post":
-        bodies = [json.dumps({"sessions": [[item_ids[item] for item in row]], "k": options.k}) for row in clicks]
+        bodies = [json.dumps({"sessions": [[item_ids[item] for item in row]], "k": options.topk}) for row in clicks]
         prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                     f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
         return lambda place: prepared[place % PREPARED]
@@ -177,21 +177,22 @@ def requests_of(options, item_ids, random):
 
     def click(place):
         """LIVE sessions side by side, a click of each in turn, then the next LIVE ones."""
-        session = place // (LIVE * options.clicks) * LIVE + place % LIVE
+        session = place // (LIVE * options.session_length) * LIVE + place % LIVE
         return (f"GET /v1/recommend?session_id=load-{session}&item_id={items[place % len(items)]}&user_consent=true"
-                f"&k={options.k} HTTP/1.1\r\nhost: localhost\r\n\r\n").encode()
+                f"&k={options.topk} HTTP/1.1\r\nhost: localhost\r\n\r\n").encode()
     return click
 
 
 def clicks_of(options, items, random):
-    """The items clicked in PREPARED sessions, int array [PREPARED, --clicks]."""
-    if not options.sessions:  # the first items are the most popular ones
-        return (items * random.random((PREPARED, options.clicks)) ** 3).astype(int)
-    found, offsets = read_sessions(options.sessions, items, "--sessions")
-    starts = offsets[:-1][np.diff(offsets) >= options.clicks]
+    """The items clicked in PREPARED sessions, int array [PREPARED, --session_length]."""
+    if not options.test_dir:  # the first items are the most popular ones
+        return (items * random.random((PREPARED, options.session_length)) ** 3).astype(int)
+    found, offsets = read_sessions(options.test_dir, items, "--test_dir")
+    starts = offsets[:-1][np.diff(offsets) >= options.session_length]
     if not len(starts):
-        raise InputError(f"--sessions: found no session of {options.clicks} clicks in {options.sessions}, expected one")
-    return found[np.resize(starts, PREPARED)[:, None] + np.arange(options.clicks)]
+        raise InputError(f"--test_dir: found no session of {options.session_length} clicks in {options.test_dir}, "
+                         "expected one")
+    return found[np.resize(starts, PREPARED)[:, None] + np.arange(options.session_length)]
 
 
 class Generator:

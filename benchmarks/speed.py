@@ -1,7 +1,7 @@
 """Speed of training, evaluation and reading, beside what the machine can do at most, and where the time goes.
 
     python benchmarks/speed.py --train_dir train_data --test_dir test_data --vocab_path vocab.txt --threads 1,2
-    ... --items 10000,100000,1000000 --units 100,512 --sessions 10000,100000    # also how it grows with those
+    ... --item_counts 10000,100000,1000000 --hid_sizes 100,512 --session_counts 10000    # also how it grows with those
 
 A trainer is measured with the settings that its script has by default, or that a file in settings/ has. The limit is
 the rate of a float32 product of 2048 x 2048 matrices, by NumPy or by Paddle, whichever is faster. It is measured right
@@ -27,10 +27,10 @@ def parse_arguments():
     parser.add_argument("--train_dir", default="train_data", help="training sessions")
     parser.add_argument("--test_dir", default="test_data", help="test sessions")
     parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
-    for name in ("items", "units", "sessions"):
+    for name, what in (("item_counts", "items"), ("hid_sizes", "units"), ("session_counts", "sessions")):
         parser.add_argument(f"--{name}", type=counts, default=[],
-                            help=f"also measure with these numbers of {name}, such as 100,512")
-    parser.add_argument("--clicks", type=number(int, 0, COUNT), default=31_637_239,
+                            help=f"also measure with these numbers of {what}, such as 100,512")
+    parser.add_argument("--click_count", type=number(int, 0, COUNT), default=31_637_239,
                         help="clicks of session text whose reading is timed (6 bytes each on the disk), by default as "
                         "many as RSC15 has; 0: none")
     parser.add_argument("--seconds", type=number(float, 0.1, SECONDS), default=5.0, help="length of each measurement")

@@ -62,16 +62,16 @@ def measure_all(options, kernels):
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     for name, part in [("train.py", full), *((name.strip(), sampled[name]) for name in PROFILED)]:
         print_step(name, part, options)
-    if options.clicks:
+    if options.click_count:
         measure_reading(options)
 
 
 def measure_growth(options, kernels):
     """Rates with the numbers of items, units and sessions that the flags name."""
-    cases = [(f"{items} items", items, [], 20_000) for items in options.items]
+    cases = [(f"{items} items", items, [], 20_000) for items in options.item_counts]
     cases += [(f"{units} units, {RSC15_ITEMS} items", RSC15_ITEMS, ["--hid_size", str(units)], 50_000)
-              for units in options.units]
-    cases += [(f"{count} sessions, {RSC15_ITEMS} items", RSC15_ITEMS, [], count) for count in options.sessions]
+              for units in options.hid_sizes]
+    cases += [(f"{count} sessions, {RSC15_ITEMS} items", RSC15_ITEMS, [], count) for count in options.session_counts]
     for name, items, flags, count in cases:
         sessions = random_sessions(items, count)
         for script, its_flags in (("train.py", full_flags), ("train_sample_neg.py", sampled_flags)):
@@ -112,7 +112,7 @@ def measure_reading(options):
                "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')] or ['? ?']\n"
                "print(f'peak {peak[0].split()[1]} kB')")
     with tempfile.TemporaryDirectory() as directory:
-        write_sessions(Path(directory) / "train.txt", random_sessions(RSC15_ITEMS, options.clicks // 4 + 1))
+        write_sessions(Path(directory) / "train.txt", random_sessions(RSC15_ITEMS, options.click_count // 4 + 1))
         for when in ("first time", "again"):
             process = subprocess.run([sys.executable, "-c", program, str(ROOT), directory], check=True,
                                      stdout=subprocess.PIPE, text=True)

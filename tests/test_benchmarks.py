@@ -32,8 +32,8 @@ def without_thread_variables():
 
 
 def test_speed_measures_every_part_on_one_thread_unless_told_otherwise(tiny_data):
-    process = assert_worked(run_script("benchmarks/speed.py", *data_flags(tiny_data), "--seconds", 0.1, "--clicks", 0,
-                                       env=without_thread_variables()))
+    process = assert_worked(run_script("benchmarks/speed.py", *data_flags(tiny_data), "--seconds", 0.1,
+                                       "--click_count", 0, env=without_thread_variables()))
     device_line, header, titles, *lines = process.stdout.splitlines()
     assert " threads:1 " in device_line
     assert "threads:1 NumPy's threads:1, 36 items" in header
@@ -88,8 +88,8 @@ def test_speed_refuses_in_one_line(arguments, fragments, tiny_data):
 def run_ablation(tiny_data, tmp_path):
     """A function of further flags that runs ablation.py on tiny data: its CompletedProcess."""
     def run(*flags):
-        usual = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--epochs", 1,
-                 "--seeds", 1, "--sets", 0, "--jobs", 2, "--output", tmp_path / "output"]
+        usual = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--pass_num", 1,
+                 "--seeds", 1, "--sets", 0, "--workers", 2, "--out_dir", tmp_path / "output"]
         return run_script("benchmarks/ablation.py", *with_flags(usual, flags))
     return run
 
@@ -113,7 +113,7 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     again = assert_worked(run_ablation())
     assert again.stdout.partition("\n\n")[2].splitlines() == [titles, ruler, *lines[:5]]
     assert again.stdout.partition("\n\n")[0].count("\n") == 0 and files_below(tmp_path) == before
-    assert_one_line_error(run_ablation("--epochs", 2), "--output: found other data or settings",
+    assert_one_line_error(run_ablation("--pass_num", 2), "--out_dir: found other data or settings",
                           "--pass_num 2 (the run: 1)")
 
 
@@ -123,7 +123,7 @@ def test_ablation_prints_a_table_and_trains_nothing_twice(run_ablation, tmp_path
     (["--extra", "a: --optimiser adam"], ["--extra, a:", "--optimiser", "train_sample_neg.py -h"]),
     (["--extra", "a b:", "--extra", "a  b:"], ["--extra", "extra_a_b_seed_1"]),
     (["--every", 10**6], ["--every: found 1000000", "nothing to predict"]),
-    (["--networks", "bilinear,../net"], ["--networks", "'../net'", "attention"]),
+    (["--edited_networks", "bilinear,../net"], ["--edited_networks", "'../net'", "attention"]),
 ])
 def test_ablation_refuses_before_it_trains(run_ablation, tmp_path, flags, fragments):
     assert_one_line_error(run_ablation(*flags), *fragments)
@@ -139,19 +139,19 @@ def ablation(monkeypatch):
 
 
 def test_another_network_is_trained_in_a_copy(run_ablation, ablation, monkeypatch, tmp_path):
-    process = assert_worked(run_ablation("--networks", "bilinear"))
+    process = assert_worked(run_ablation("--edited_networks", "bilinear"))
     rows = process.stdout.partition("\n\n")[2].splitlines()[2:]
     assert [row.split(":")[0] for row in rows] == ["| item vectors of one length", "| `bilinear`"]
-    again = assert_worked(run_ablation("--networks", "bilinear"))  # which trains nothing
+    again = assert_worked(run_ablation("--edited_networks", "bilinear"))  # which trains nothing
     assert again.stdout.partition("\n\n")[2].splitlines()[2:] == rows and "(1 of" not in again.stdout
     output = tmp_path / "output"
     assert "engine:paddle (not what utils/native computes: weight bilinear)" in (
         output / "network_bilinear_seed_1.log").read_text()
     assert (output / "networks/bilinear/net.py").read_bytes() == ablation.net_with("bilinear")
     model_dir = output / "defaults_seed_1"
-    flags = ablation.plan(Namespace(output=output, seeds=1, sets=0, vocab_path="vocab.txt", epochs=1),
+    flags = ablation.plan(Namespace(out_dir=output, seeds=1, sets=0, vocab_path="vocab.txt", pass_num=1),
                           [ablation.DEFAULTS])[model_dir][1]
-    with pytest.raises(InputError, match=r"--output: found other data .*net\.py; expected the same"):
+    with pytest.raises(InputError, match=r"--out_dir: found other data .*net\.py; expected the same"):
         ablation.require_same(model_dir, flags, {}, ablation.net_with("bilinear"))
 
 
@@ -207,7 +207,8 @@ def test_parallel_compares_processes_and_kills_them(tiny_data):
     """All but the links, which test_machines.py cuts."""
     process = assert_worked(run_script(
         "benchmarks/parallel.py", "--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt",
-        "--parts", "speed,exchange,model,kills", "--rounds", 1, "--kills", 2, "--both", "--hid_size 8 --batch_size 4"))
+        "--tasks", "speed,exchange,model,kills", "--rounds", 1, "--kills", 2,
+        "--train_flags", "--hid_size 8 --batch_size 4"))
     lines = process.stdout.splitlines()
     for script in ("train.py", "train_sample_neg.py"):
         assert sum(line.startswith(f"{script}: one process ") and "; ratio " in line for line in lines) == 1

@@ -54,8 +54,8 @@ def daily(monkeypatch, run_here):
 
 def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, clicks, tmp_path, capsys):
     out_dir = tmp_path / "out"
-    flags = ["--clicks", clicks, "--days", 2, "--window", 2, "--copies", 3, "--older", 4, "--train", QUICK, "--update",
-             "--neg_size 8", "--out_dir", out_dir]
+    flags = ["--input", clicks, "--report_days", 2, "--window", 2, "--copies", 3, "--older", 4,
+             "--train_flags", QUICK, "--update_flags", "--neg_size 8", "--out_dir", out_dir]
     daily(*flags)
     lines = capsys.readouterr().out.splitlines()
     days = ["2013-10-26", "2013-10-27"]
@@ -91,7 +91,7 @@ def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, c
 
 
 def test_parts_in_the_place_of_days(daily, clicks, tmp_path, capsys):
-    daily("--clicks", clicks, "--parts", 5, "--days", 2, "--models", "alone", "--train", QUICK, "--out_dir",
+    daily("--input", clicks, "--parts", 5, "--report_days", 2, "--models", "alone", "--train_flags", QUICK, "--out_dir",
           tmp_path / "out")
     assert "| part_5 | " in capsys.readouterr().out
     texts = [path.read_text().splitlines() for path in sorted((tmp_path / "out/days").iterdir())]
@@ -100,10 +100,10 @@ def test_parts_in_the_place_of_days(daily, clicks, tmp_path, capsys):
 
 @pytest.mark.parametrize("flags, fragments", [
     (["--models", "updated,guessed"], ["--models: found guessed"]),
-    (["--days", 6], ["--days: found 6", "expected fewer than there are, "]),
-    (["--clicks", "nowhere.tsv"], ["--clicks: ", "nowhere.tsv"]),
+    (["--report_days", 6], ["--report_days: found 6", "expected fewer than there are, "]),
+    (["--input", "nowhere.tsv"], ["--input: ", "nowhere.tsv"]),
 ])
 def test_what_can_not_be_measured_ends_in_one_line(clicks, tmp_path, flags, fragments):
-    usual = {"--clicks": clicks, "--days": 2, "--out_dir": tmp_path / "out"} | dict([flags])
+    usual = {"--input": clicks, "--report_days": 2, "--out_dir": tmp_path / "out"} | dict([flags])
     given = [word for pair in usual.items() for word in pair]
     assert_one_line_error(run_script("benchmarks/daily.py", *given), *fragments)

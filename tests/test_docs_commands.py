@@ -91,7 +91,8 @@ def make_yoochoose(directory):
     """An archive in the form of the real one, to be found where it would be downloaded to."""
     import py7zr
     names = "yoochoose-clicks.dat", "yoochoose-buys.dat"
-    flags = ["--clicks", 30_000, "--items", 1000, "--output", directory / names[0], "--buys", directory / names[1]]
+    flags = ["--click_count", 30_000, "--item_count", 1000, "--output", directory / names[0],
+             "--buys_output", directory / names[1]]
     assert_worked(run_script("benchmarks/make_clicks.py", *flags))
     with py7zr.SevenZipFile(directory / "yoochoose-data.7z", "w") as archive:
         for name in names:

@@ -381,7 +381,7 @@ def test_help_starts_fast():
 
 def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path):
     for name in ("one", "two"):
-        assert_worked(run_script("benchmarks/make_clicks.py", "--clicks", 5000, "--items", 300,
+        assert_worked(run_script("benchmarks/make_clicks.py", "--click_count", 5000, "--item_count", 300,
                                  "--output", tmp_path / name))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert "5,000 clicks" in assert_worked(preprocess(tmp_path, "--input", tmp_path / "one")).stdout

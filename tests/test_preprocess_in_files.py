@@ -80,8 +80,8 @@ def test_stopping_leaves_nothing(clicks, number, status, line):
 
 
 def test_the_benchmark_compares_both_ways_and_measures_them(tmp_path):
-    process = assert_worked(run_script("benchmarks/large_preparation.py", "--work_dir", tmp_path, "--clicks", "9000",
-                                       "--training", 0, *FEW))
+    process = assert_worked(run_script("benchmarks/large_preparation.py", "--out_dir", tmp_path,
+                                       "--click_counts", "9000", "--training", 0, *FEW))
     rows = [line.split("|")[1:-1] for line in process.stdout.splitlines() if line.startswith("| 9,000")]
     assert [row[1].strip() for row in rows] == ["make_clicks.py", "preprocess.py, all memory",
                                                "preprocess.py --memory 1e-06"]

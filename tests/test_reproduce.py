@@ -25,7 +25,7 @@ def clicks(tmp_path_factory):
     if "RSC15_CLICKS" in os.environ:
         return Path(os.environ["RSC15_CLICKS"])
     path = tmp_path_factory.mktemp("clicks") / "yoochoose-clicks.dat"
-    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output", path]
+    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--click_count", "60000", "--output", path]
     subprocess.run(command, check=True, capture_output=True)
     return path
 
@@ -36,8 +36,8 @@ def test_full_rsc15_from_the_raw_file(clicks, tmp_path):
 
 
 def test_purchase_intent_from_the_raw_files(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--clicks", "60000", "--output",
-               tmp_path / "yoochoose-clicks.dat", "--buys", tmp_path / "yoochoose-buys.dat"]
+    command = [sys.executable, ROOT / "benchmarks/make_clicks.py", "--click_count", "60000", "--output",
+               tmp_path / "yoochoose-clicks.dat", "--buys_output", tmp_path / "yoochoose-buys.dat"]
     subprocess.run(command, check=True, capture_output=True)
     output = run_pipeline("intent.sh", tmp_path, tmp_path / "out")
     assert f"model:{tmp_path}/out/model/epoch_1 auc:" in output
@@ -85,8 +85,8 @@ def test_setup_deletes_nothing_but_a_virtual_environment(tmp_path, arguments, fr
 
 
 def test_speed_measures_every_part(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/speed.py", "--seconds", "0.1", "--threads", "1,1", "--items", "2000",
-               "--units", "8", "--sessions", "500", "--clicks", "20000"]
+    command = [sys.executable, ROOT / "benchmarks/speed.py", "--seconds", "0.1", "--threads", "1,1",
+               "--item_counts", "2000", "--hid_sizes", "8", "--session_counts", "500", "--click_count", "20000"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()

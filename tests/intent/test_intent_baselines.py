@@ -73,13 +73,14 @@ def test_cross_validation_prints_the_figures_of_all_sessions(sample, few_trees, 
 
 
 def test_the_network_is_measured_beside_the_rule(run_here, tmp_path):
-    given = "--work_dir", tmp_path / "rule", "--sessions", 3000, "--flags", "--networks 1 --pass_num 1 --batch_size 64"
+    given = ("--out_dir", tmp_path / "rule", "--session_count", 3000,
+             "--train_flags", "--networks 1 --pass_num 1 --batch_size 64")
     said = assert_worked(run_here("benchmarks/intent_rule.py", *given)).stdout.splitlines()[-1]
     figures = dict(word.split(":") for word in said.split() if ":" in word)
     assert 250 < int(figures["sessions"]) < 350 and 5 < int(figures["buying"]) < 60
     assert 0.7 < float(figures["best_auc"]) < 0.95 and 0.4 < float(figures["auc"]) < 0.95
     assert float(figures["less"]) == pytest.approx(float(figures["best_auc"]) - float(figures["auc"]), abs=2e-4)
-    assert_one_line_error(run_here("benchmarks/intent_rule.py", *given), "--work_dir", "isn't there yet")
+    assert_one_line_error(run_here("benchmarks/intent_rule.py", *given), "--out_dir", "isn't there yet")
 
 
 def test_the_best_auc_is_that_of_the_probabilities():

@@ -43,8 +43,8 @@ def test_a_model_is_trained_and_measured(data, model, tmp_path, run_here):
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
     outputs = {name: tmp_path / name for name in ("submission", "per_session", "picture")}
-    process = assert_worked(run_here("infer_intent.py", "--model_dir", copy, "--test_dir", data / "test", "--draws", 1000,
-                                     *(word for name, path in outputs.items() for word in (f"--{name}", path))))
+    process = assert_worked(run_here("infer_intent.py", "--model_dir", copy, "--test_dir", data / "test", "--draws",
+                                     100, *(word for name, path in outputs.items() for word in (f"--{name}", path))))
     record = json.loads((copy / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert record["event"] == "test" and record["intervals"]["auc"][0] <= record["auc"] <= record["intervals"]["auc"][1]
     assert f"auc:{record['auc']:.4f}" in process.stdout
@@ -168,7 +168,7 @@ def test_an_edited_network_is_measured_by_paddle_and_not_served(data, model, tmp
     process = run_here("train_intent.py", *flags(data, tmp_path / "model"))
     assert process.returncode == 0 and "serve.py refuses it" in process.stderr
     assert_worked(run_here("infer_intent.py", "--model_dir", tmp_path / "model", "--test_dir", data / "test", "--draws",
-                           10))
+                           100))
     from utils.files import InputError
     from utils.serving.intent_model import ServedIntent
     with pytest.raises(InputError, match="edited in net.py"):

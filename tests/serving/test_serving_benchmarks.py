@@ -21,7 +21,7 @@ def large(tmp_path, run_here):
     remembered = remember(read_sessions(tmp_path / "test.txt", 30, ""), 30)
     write_neighbours(directory, remembered, 0.25)
     assert_worked(run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir", tmp_path / "test.txt",
-                           "--items", 200, "--spread", 0, "--output", tmp_path / "large"))
+                           "--item_count", 200, "--spread", 0, "--out_dir", tmp_path / "large"))
     model, text = tmp_path / "large" / "model", tmp_path / "large" / "sessions.txt"
     source = np.arange(200) * 30 // 200  # the item that each new one was made from
     written = [list(map(int, line.split())) for line in text.read_text().splitlines()]
@@ -31,14 +31,15 @@ def large(tmp_path, run_here):
     np.testing.assert_array_equal(scorer.item_matrix, small.item_matrix[source])
     assert len(item_ids) == 200 and scorer.memory.weight == 0.25
     assert len(scorer.memory.neighbours.offsets) == len(sessions) + 1
-    assert_one_line_error(run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir",
-                                   tmp_path / "test.txt", "--items", 200, "--output", tmp_path / "large"), "--output")
-    return ["--model_dir", model, "--sessions", text, "--clicks", 4]
+    process = run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir", tmp_path / "test.txt",
+                       "--item_count", 200, "--out_dir", tmp_path / "large")
+    assert_one_line_error(process, "--out_dir")
+    return ["--model_dir", model, "--test_dir", text, "--session_length", 4]
 
 
 @pytest.mark.parametrize("form", ["post", "get"])
 def test_load(form, large):
-    model_flags = large if form == "post" else ["--items", 200, "--hid_size", 8]
+    model_flags = large if form == "post" else ["--item_count", 200, "--hid_size", 8]
     process = assert_worked(run_script("benchmarks/serve_load.py", *model_flags, "--rates", "20,50",
                                        "--seconds", 1, "--form", form, "--workers", 1))
     machine, model, titles, *lines, memory = process.stdout.splitlines()
@@ -54,7 +55,7 @@ def test_scoring(tmp_path):
     model = write_random_model(tmp_path / "model", items=300)
     (tmp_path / "test.txt").write_text("1 2 3\n5 299 4 4\n7\n")
     process = assert_worked(run_script("benchmarks/scoring.py", "--model_dir", model,
-                                       "--test_dir", tmp_path / "test.txt", "--k", 300, "--batch", 2))
+                                       "--test_dir", tmp_path / "test.txt", "--topk", 300, "--batch_size", 2))
     machine, *scorers, same = process.stdout.splitlines()
     assert "300 items, 8 units, 5 predictions, batches of 2" in machine
     assert [line.split()[:2] for line in scorers] == [["NumPy", "recall@300:1.0000"], ["native", "recall@300:1.0000"]]
@@ -62,7 +63,7 @@ def test_scoring(tmp_path):
 
 
 def test_filtering(run_here):
-    process = assert_worked(run_here("benchmarks/filtering.py", "--items", 1000, "--hid_size", 8, "--turns", 3))
+    process = assert_worked(run_here("benchmarks/filtering.py", "--item_count", 1000, "--hid_size", 8, "--rounds", 3))
     machine, table, *ratios = process.stdout.splitlines()
     assert "1000 items, 8 units" in machine and "1000 rows and 4 fields" in table and len(ratios) == 2
     for rows, line in zip((1, 8), ratios):
