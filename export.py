@@ -39,7 +39,7 @@ from utils.model.checkpoint import read_config
 from utils.model.directory import require_one_network
 from utils.model.load import load_model, load_scorer
 from utils.model.neighbours_file import MEMORY
-from utils.options import COUNT, Parser, add_model_flags, number
+from utils.options import COUNT, SESSION_LINES, Parser, add_model_flags, number
 from utils.process import run, tell
 
 OUTPUTS = {"item_vectors": (".npy", ".parquet"), "session_states": (".npy", ".parquet"), "onnx": (".onnx",)}
@@ -51,11 +51,12 @@ def parse_arguments():
     data = parser.group("input and output")
     add_model_flags(data)
     data.add_argument("--item_vectors", default="", metavar="FILE", help=".npy or .parquet file to write")
-    data.add_argument("--session_states", default="", metavar="FILE", help=".npy or .parquet file to write")
-    data.add_argument("--sessions", default="", metavar="FILE",
-                      help="text file of item ids, one session a line, whose states to write; - for standard input")
+    data.add_argument("--session_states", default="", metavar="FILE",
+                      help=".npy or .parquet file to write, with the state after each of --sessions")
+    data.add_argument("--sessions", default="", metavar="FILE", help=SESSION_LINES)
     data.add_argument("--onnx", default="", metavar="FILE", help=".onnx file to write")
-    data.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="best items that the ONNX graph finds")
+    parser.group("answers").add_argument("--topk", type=number(int, 1, COUNT), default=20,
+                                         help="items to recommend, by the ONNX graph")
     options = parser.parse_args()
     outputs = [(f"--{name}", getattr(options, name)) for name in OUTPUTS if getattr(options, name)]
     if not outputs:

@@ -38,7 +38,7 @@ from utils.data.sessions import Sessions
 from utils.files import InputError
 from utils.model.load import load_scorer
 from utils.model.popular import read_popular
-from utils.options import COUNT, ITEM_FIELDS, Parser, add_model_flags, number
+from utils.options import COUNT, ITEM_FIELDS, SESSION_LINES, Parser, add_model_flags, number
 from utils.process import run, tell
 
 BATCH = 64  # sessions at once; more are hardly faster and need more memory
@@ -47,11 +47,10 @@ BATCH = 64  # sessions at once; more are hardly faster and need more memory
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("clicks", nargs="*", metavar="ITEM", default="",
-                        help="item ids of one session, in time order, each an argument")
+                        help="item ids of one session, in time order, each an argument; or --sessions")
     data, answers = parser.group("input and output"), parser.group("answers")
     add_model_flags(data)
-    data.add_argument("--sessions", metavar="FILE", default="",
-                      help="text file of item ids, one session a line, instead of the arguments; - for standard input")
+    data.add_argument("--sessions", metavar="FILE", default="", help=SESSION_LINES)
     data.add_argument("--format", choices=("tsv", "json"), default="tsv", help="what to print")
     answers.add_argument("--topk", type=number(int, 1, COUNT), default=20, help="items to recommend")
     answers.add_argument("--exclude", choices=("last", "seen", "none"), default="none",

@@ -65,8 +65,7 @@ def add_file_flags(data):
     data.add_argument("--intent_model_dir", default="",
                       help="model directory, as train_intent.py writes it, to answer /v1/intent as well, or alone "
                       "without --model_dir; empty: none")
-    data.add_argument("--items", default="", metavar="FILE",
-                      help=f"{ITEM_FIELDS}; for filters and replies; empty: none")
+    data.add_argument("--items", default="", metavar="FILE", help=ITEM_FIELDS)
     data.add_argument("--reload_seconds", type=number(float, 0.1, SECONDS), default=5.0,
                       help="seconds between two looks for a new epoch, model or file of fields")
 

@@ -6,8 +6,8 @@
 
 The space is a JSON file in the form of NNI: flags with `_type` and `_value`. Optuna draws values, a process of the
 trainer trains each trial, and trials that look bad after an epoch are stopped. The trainer's defaults and the settings
-in settings/ come first. The same command goes on with a search that was stopped or killed. It reads training and
-validation sessions alone. --study_dir gets
+in settings/ come first. The same command goes on with a search that was stopped or killed. With one worker, --seed
+makes the same trials. It reads training and validation sessions alone. --study_dir gets
 
     study.db         all trials, for Optuna's tools too
     best.json        the settings of the best trial, for --config
@@ -32,7 +32,7 @@ from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
 from utils.model.upkeep import hold_directory
-from utils.options import COUNT, SEED, VOCABULARY, Parser, add_device_flags, number
+from utils.options import COUNT, VOCABULARY, Parser, add_device_flags, add_seed_flag, number
 from utils.process import run
 from utils.runlog import log
 from utils.tuning.folds import write_folds
@@ -78,8 +78,7 @@ def parse_arguments():
     search.add_argument("--pruner", choices=PRUNERS, default="median",
                         help="what stops trials early, after each epoch: the median of the trials before, Hyperband, "
                         "or nothing")
-    search.add_argument("--seed", type=number(int, 0, SEED), default=1,
-                        help="seed of what is drawn, and of every training; with one worker, it makes the same trials")
+    add_seed_flag(search)
     search.add_argument("--keep_models", type=number(int, 0, 1), default=0,
                         help="1: keep the weights of all trials, 0: only those of the best one")
     chosen = parser.group("evaluation")

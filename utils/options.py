@@ -13,10 +13,11 @@ SEED = 2**63 - 1
 FLOAT32 = 1e38  # nearly the largest
 SECONDS = 1e9  # 32 years
 DAYS = 1e5  # more than there are from 1970 to the last time that can be read
-# What the help says of flags whose defaults differ.
+# What the help says of flags that several scripts add, each with its own default.
 MODEL = "model directory, as a trainer writes it"
 TEST_SESSIONS = "directory of test session files (or one file)"
-ITEM_FIELDS = "CSV or TSV file of the items' fields: a column id, or the ids first"
+ITEM_FIELDS = "CSV or TSV file of the items' fields, for filters: a column id, or the ids first"
+SESSION_LINES = "text file of item ids, one session a line; - for standard input"
 OUT_DIR = "directory to write to, created if missing"
 NEWEST_DAYS = "days before the last training click; older training sessions are left out"
 ONE_ITEM = "1: leave out sessions whose clicks are all on the same item"

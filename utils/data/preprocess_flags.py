@@ -71,7 +71,7 @@ def _add_data_flags(data):
 
 def _add_column_flags(columns):
     columns.add_argument("--encoding", type=encoding, default="utf-8",
-                         help="of tables that are text, as Python names it: latin-1, cp1252, utf-16, ...")
+                         help="encoding of tables that are text, as Python names it, such as latin-1, cp1252 or utf-16")
     columns.add_argument("--event_column", default="",
                          help="name of a column that says what happened; empty: every row is a click")
     columns.add_argument("--events", type=names, default="",

@@ -39,9 +39,9 @@ def add_training_flags(parser, rates):
     _add_network_flags(parser.group("network"))
     parser.group("loss and negatives")  # its place: each trainer has its own
     _add_optimizer_flags(parser.group("optimiser"), rates)
+    _add_validation_flags(parser.group("evaluation"))
     _add_batch_flags(parser.group("batching"))
     add_sequence_flags(parser)
-    _add_validation_flags(parser.group("evaluation"))
     add_record_flags(parser.group("log and checkpoints"))
     add_device_flags(parser)
     add_process_flags(parser)
