@@ -2,6 +2,7 @@
 # Pin all packages with hashes: requirements.in plus one Paddle each -> requirements*.txt. Needs uv (pip install uv).
 set -euo pipefail
 cd "$(dirname "$0")"
+if ! command -v uv > /dev/null; then echo "lock.sh: found no uv, expected it: pip install uv" >&2; exit 2; fi
 lock() {  # lock OUTPUT PLATFORM_FLAGS 'ONE PACKAGE PER LINE'
   printf '%s\n' "$3" | uv pip compile --quiet $2 --python-version 3.11 --generate-hashes --no-annotate \
     --no-emit-index-url --custom-compile-command 'bash lock.sh' --output-file "$1" -

@@ -10,6 +10,13 @@ case "${1:-3.3.1}" in
   *)     environment=.venv-test requirements=requirements.txt ;;
 esac
 case "${1:-}" in 2.6.2 | 3.3.1) shift ;; esac
+case "${1:--}" in
+  -*) ;;
+  *) if [ ! -e "${1%%::*}" ]; then
+       echo "test.sh: found $1, expected 2.6.2 or 3.3.1, then flags of pytest or files in tests/" >&2
+       exit 2
+     fi ;;
+esac
 bash setup.sh "$environment" "$requirements" requirements-dev.txt
 "$environment/bin/python" -m ruff check --quiet .
 run() {  # 5: none of the tests that were asked for is of this kind

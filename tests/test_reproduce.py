@@ -1,6 +1,7 @@
 """The pipelines of reproduce/, and demo.sh's steps, run as they stand on small data."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_setup_deletes_nothing_but_a_virtual_environment(tmp_path, arguments, fr
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert_one_line_error(process, fragment)
     assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("command, line", [
+    ("test.sh x", "test.sh: found x, expected 2.6.2 or 3.3.1, then flags of pytest or files in tests/"),
+    ("test.sh 2.6.2 tests/test_none.py", "test.sh: found tests/test_none.py, expected"),
+    ("lock.sh", "lock.sh: found no uv, expected it: pip install uv"),
+])
+def test_other_shell_scripts_say_what_they_miss(tmp_path, command, line):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    process = subprocess.run([shutil.which("bash"), *command.split()], cwd=ROOT, env={"PATH": str(tmp_path)},
+                             capture_output=True, text=True, timeout=60)
+    assert_one_line_error(process, line)
 
 
 def test_speed_measures_every_part(tmp_path):
