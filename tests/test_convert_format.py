@@ -68,7 +68,7 @@ def test_equals_plain_python(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize("content, flags, message", [
-    ("", [], "in: found an empty file"), (HEADER, [], "in: found no line of clicks"),
+    ("", [], "in: found an empty file"), (HEADER, [], "in: found no row"),
     (HEADER + "1\ta\t1\n1\tb\n", [], "in line 3: found 2 columns"),
     (HEADER + "1\ta\tx\n", [], "in line 2: found 'x' as Time"),
     (HEADER + "1\ta\t1\n", ["--train_output", "in"], "would be overwritten"),

@@ -289,8 +289,8 @@ def test_yoochoose_lines_need_no_header(tmp_path):
 
 @pytest.mark.parametrize("content, message", [
     (b"", "found an empty file"),
-    (b"SessionId\tItemId\tTime\n", "found no line of clicks, expected some after the header"),
-    (b"SessionId\tItemId\tTime\n\n\n", "found no line of clicks"),
+    (b"SessionId\tItemId\tTime\n", "found no row, expected some after the header"),
+    (b"SessionId\tItemId\tTime\n\n\n", "found no row"),
     (b"\x7fELF\0\1\2\3", "found binary data"),
     (bytes(range(128, 256)) * 9, "found binary data"),
     (b"user\tItemId\tTime\n1\t2\t3\n",

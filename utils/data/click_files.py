@@ -190,9 +190,9 @@ def _good_parts(parts, columns, left_out, source):
         raise InputError(f"{source}: found {left_out.other_events:,} rows, none with the event "
                          f"{' or '.join(columns.events + columns.purchases)!r} (--events), expected some")
     if left_out.bad:
-        raise InputError(f"{source}: found nothing but bad rows, {left_out.bad:,} of them, expected clicks; the first: "
+        raise InputError(f"{source}: found nothing but bad rows, {left_out.bad:,} of them, expected others; the first: "
                          f"{left_out.first}")
-    raise InputError(f"{source}: found no line of clicks, expected some after the header")
+    raise InputError(f"{source}: found no row, expected some after the header")
 
 
 def joined_clicks(parts):

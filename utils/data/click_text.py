@@ -58,16 +58,16 @@ def _find_form(file, path, columns):
     """Find out the Form of a table from its first line; return both."""
     first_line = file.readline(LONGEST_LINE).removeprefix(b"\xef\xbb\xbf")
     if not first_line:
-        raise InputError(f"{path}: found an empty file, expected a table of clicks")
+        raise InputError(f"{path}: found an empty file, expected a table")
     if len(first_line) >= LONGEST_LINE:
-        raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table of clicks")
+        raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table")
     try:
         text = first_line.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise InputError(f"{path}: found binary data, expected a table of clicks as Parquet, or as text in UTF-8, such "
-                         "as TSV or CSV")
+        raise InputError(f"{path}: found binary data, expected a table as Parquet, or as text in UTF-8, such as TSV or "
+                         "CSV")
     if "\r" in text:
         raise InputError(f"{path} line 1: found a carriage return within the line, expected lines that end with a line "
                          "feed")
@@ -106,7 +106,7 @@ def _whole_records(file, start, path, separator):
             cut = end
         rest = block[cut:]
         if len(rest) > max(BLOCK, LONGEST_LINE):
-            raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table of clicks")
+            raise InputError(f"{path}: found a line of more than {LONGEST_LINE:,} bytes, expected a table")
 
 
 def _cuts(block, separator, is_last):
