@@ -152,6 +152,11 @@ def test_missing_epochs_are_named_and_skipped(model, infer):
     assert [line.split()[0] for line in model_lines(process)] == [f"model:{model}/epoch_{epoch}" for epoch in (1, 2, 5)]
 
 
+@pytest.mark.parametrize("flag", ["--test_dir", "--train_dir"])
+def test_nothing_else_is_said_beside_a_wrong_directory(infer, flag):
+    assert_one_line_error(infer(flag, "nowhere", "--last_index", 9), f"infer.py: {flag}: found nothing at nowhere")
+
+
 def test_an_absurd_range_of_epochs_takes_no_time(infer):
     process = infer("--start_index", 2, "--last_index", 2**31 - 1)
     assert process.returncode == 0 and "skipped epochs that are not there: 3 to 2147483647" in process.stderr

@@ -154,7 +154,11 @@ def _prepare(evaluation):
     if not sessions.predictions:
         raise InputError(f"--test_dir: found no session of two known clicks in {evaluation.test_dir}, expected at "
                          "least one")
-    unknown = record.get("clicks_left_out", 0)
+    training = None
+    if evaluation.train_dir:
+        read_conversion(evaluation.train_dir, vocab_sha256, "--train_dir")
+        training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
+    unknown = record.get("clicks_left_out", 0)  # from here on nothing is refused: that would be a second line on stderr
     log(f"test:{evaluation.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} "
         f"items:{item_count} unknown_clicks_left_out:{unknown} ties:{evaluation.ties}"
         + f" sampled:{sampled}" * bool(sampled))
@@ -165,10 +169,8 @@ def _prepare(evaluation):
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
     if another := other_net(model_dir, config):
         warn(another)
-    training = None
-    if evaluation.train_dir:
-        read_conversion(evaluation.train_dir, vocab_sha256, "--train_dir")
-        training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
+    if not best:
+        _warn_of_missing(epochs, evaluation)
     return Test(sessions, item_ids or list(map(str, range(item_count))), unknown, training), epochs, other_epoch
 
 
@@ -186,19 +188,23 @@ def _other_epoch(evaluation, vocab_sha256):
 
 
 def _epochs_to_evaluate(finished, evaluation):
-    """The finished epochs that were asked for; those that are not there are named."""
+    """The finished epochs that were asked for; InputError where none of them is there."""
     first, last = evaluation.first_epoch, evaluation.last_epoch
     found = [epoch for epoch in finished if first <= epoch <= last]
     if not found:
         there = ", ".join(map(str, finished)) or "none"
         raise InputError(f"--model_dir: found none of the epochs {first} to {last} in {evaluation.model_dir}, expected "
                          f"at least one (epochs there: {there})")
-    around = [first - 1, *found, last + 1]
+    return found
+
+
+def _warn_of_missing(found, evaluation):
+    """Name the epochs that were asked for and aren't among those that were found."""
+    around = [evaluation.first_epoch - 1, *found, evaluation.last_epoch + 1]
     missing = [f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
                for before, after in zip(around, around[1:]) if after - before > 1]
     if missing:
         warn(f"{evaluation.model_dir}: skipped epochs that are not there: {', '.join(missing)}")
-    return found
 
 
 def _require_vocabulary(path, sha256):
