@@ -28,7 +28,7 @@ from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.memory import require_memory
 from utils.model import checkpoint, upkeep
-from utils.model.directory import choose_epoch, is_known, read_items, read_settings, vocabulary_checksum
+from utils.model.directory import choose_epoch, is_known, named_by, read_items, read_settings, vocabulary_checksum
 from utils.model.joined import JOINED, member_directory
 from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
@@ -85,10 +85,11 @@ def weights_of(text):
 
 def main():
     options = parse_arguments()
-    configs = [checkpoint.read_config(path) for path in options.models]
-    for path, config in zip(options.models, configs):
-        check_fit(path, config, options.models[0], configs[0])
-    weights, memory = shares_of(options, configs)
+    with named_by("MODEL_DIR"):
+        configs = [checkpoint.read_config(path) for path in options.models]
+        for path, config in zip(options.models, configs):
+            check_fit(path, config, options.models[0], configs[0])
+        weights, memory = shares_of(options, configs)
     with upkeep.hold_directory(Path(options.model_dir)):
         if options.weights is None and have_one_form(options.models, configs):
             write_one_network(options, configs, memory)
@@ -156,7 +157,8 @@ def shared_memory(options, configs):
 
 def write_one_network(options, configs, memory):
     """Write the network that the models become together."""
-    all_settings, all_weights = zip(*(load_model(path, options.epoch or None)[:2] for path in options.models))
+    with named_by("MODEL_DIR"):
+        all_settings, all_weights = zip(*(load_model(path, options.epoch or None)[:2] for path in options.models))
     settings = merged_settings(all_settings)
     require_memory(MERGED_BYTES * weight_count(settings, len(all_weights[0][ITEM_MATRIX])),
                    f"MODEL_DIR: found {len(options.models)} models whose merged one has layers of {settings.hid_size}")
@@ -167,8 +169,9 @@ def write_one_network(options, configs, memory):
 
 def write_joined(options, configs, weights, memory):
     """Write the models side by side."""
-    epochs = [choose_epoch(path, options.epoch or None) for path in options.models]
-    all_weights = [checkpoint.load_any_weights(*model) for model in zip(options.models, epochs)]
+    with named_by("MODEL_DIR"):
+        epochs = [choose_epoch(path, options.epoch or None) for path in options.models]
+        all_weights = [checkpoint.load_any_weights(*model) for model in zip(options.models, epochs)]
     vocabulary = Path(options.models[0]) / "vocab.txt"
     start(options, configs, {JOINED: {"weights": weights}}, memory)
     with checkpoint.joined_epoch(Path(options.model_dir)) as epoch_dir:

@@ -24,11 +24,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from utils.data.session_files import refuse_conversion
-from utils.files import InputError, write_atomically
+from utils.files import InputError, require_place, write_atomically
+from utils.model.directory import named_by
 from utils.options import COUNT, OUT_DIR, TEST_SESSIONS, Parser, number
 from utils.plotting.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.plotting.runs import read_runs, setting_differences
 from utils.process import run
+
+REPORT = "report.html"
 
 
 def parse_arguments():
@@ -48,12 +51,14 @@ def parse_arguments():
     if len(set(map(os.path.realpath, options.model_dirs))) < len(options.model_dirs):
         raise InputError("MODEL_DIR: found the same directory twice, expected different ones")
     refuse_conversion(options.out_dir, "--out_dir")
+    require_place(Path(options.out_dir, REPORT), "--out_dir")
     return options
 
 
 def main():
     options = parse_arguments()
-    runs = read_runs(options.model_dirs)
+    with named_by("MODEL_DIR"):
+        runs = read_runs(options.model_dirs)
     from utils.plotting import pictures  # slow to import, so only once the arguments are checked
 
     files, pages = {}, []  # all are made before the first is written: what is wrong with a run leaves no half report
@@ -67,7 +72,7 @@ def main():
         breakdown = lambda theme: pictures.breakdown(groups, list(ranks), options.topk, theme)
         files["breakdown.png"] = pictures.as_png(breakdown)
         pages.append((f"recall@{options.topk} in {options.test_dir}", breakdown))
-    files["report.html"] = pictures.page(runs, setting_differences(runs), pages, options.topk).encode()
+    files[REPORT] = pictures.page(runs, setting_differences(runs), pages, options.topk).encode()
     vectors = {}
     if options.projector_items:
         from utils.plotting.projector import exported_items

@@ -41,7 +41,8 @@ def main():
     flags = parser.parse_args()
     if flags.buys_output and flags.output.endswith(".parquet"):
         raise InputError("--buys_output: found it with Parquet, expected clicks as text")
-    require_different([], [("--output", flags.output), ("--buys_output", flags.buys_output)])
+    buys = [("--buys_output", flags.buys_output)] * bool(flags.buys_output)
+    require_different([], [("--output", flags.output), *buys])
     import numpy as np
 
     random = np.random.default_rng(flags.seed)

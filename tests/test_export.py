@@ -136,7 +136,7 @@ def test_a_merged_model_is_exported_like_any_other(run_here, model, tmp_path):
     (["--session_states", "s.npy", "--sessions", "empty.txt"], ["--sessions: found no session in empty.txt"]),
     (["--session_states", "s.npy", "--sessions", "binary.txt"], ["binary.txt:1: found a zero byte"]),
     (["--item_vectors", "test_data/i.npy"], ["--item_vectors: found sessions in test_data"]),
-    (["--item_vectors", "folder.npy"], ["folder.npy: found a directory"]),
+    (["--item_vectors", "folder.npy"], ["--item_vectors folder.npy: found a directory"]),
 ])
 def test_wrong_flags_and_files_end_in_one_line(run_here, model, sessions, tmp_path, monkeypatch, arguments, fragments):
     monkeypatch.chdir(tmp_path)

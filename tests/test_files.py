@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, files_below
 
-from utils.files import InputError, finish, open_file, require_file, write_atomically
+from utils.files import InputError, finish, open_file, require_different, require_file, require_place, write_atomically
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
@@ -102,13 +102,16 @@ def test_what_is_no_place_for_a_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
     for path, found in [(tmp_path, "a directory"), (tmp_path / "file" / "new", "a file"),
+                        (tmp_path / "file" / "folder" / "new", "a file"),
                         (tmp_path / "pipe", "a device or a"), (tmp_path / "loop", "a link that leads to itself")]:
         with pytest.raises(InputError, match=f"found {found}.*, expected"):
             with write_atomically(path):
                 pass
-    with pytest.raises(OSError):
-        with write_atomically(tmp_path / "file" / "folder" / "new"):
-            pass
+        with pytest.raises(InputError, match=f"^--output.*found {found}"):
+            require_place(path, "--output")
+        with pytest.raises(InputError, match=f"^--output.*found {found}"):
+            require_different([], [("--picture", tmp_path / "picture"), ("--output", path)])
+    require_place(tmp_path / "new" / "new", "--output")
     (tmp_path / "pipe").unlink()
     assert files_below(tmp_path) == {"file": b"old"}
 

@@ -71,7 +71,8 @@ def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path, change, fragme
 
 def test_wrong_arguments_end_in_one_line(tiny_model, tmp_path):
     before, other = files_below(tiny_model), shutil.copytree(tiny_model, tmp_path / "other")
-    for arguments, fragment in [([tiny_model], "at least two"), ([tiny_model, tmp_path / "none"], "config.json"),
+    for arguments, fragment in [([tiny_model], "at least two"),
+                                ([tiny_model, tmp_path / "none"], ": MODEL_DIR: found no file"),
                                 ([tiny_model, other, "--epoch", 9], "epoch 9")]:
         assert_one_line_error(run_script("merge_models.py", *arguments, "--model_dir", tmp_path / "merged"), fragment)
     assert_one_line_error(run_script("merge_models.py", tiny_model, tiny_model, "--model_dir", tiny_model,

@@ -150,7 +150,7 @@ def test_groups():
 
 @pytest.mark.parametrize("name", ["nothing", "no_records", "no_sessions"])
 def test_wrong_input_ends_in_one_line(models, tmp_path, run_here, name):
-    arguments, fragment = {"nothing": ([tmp_path / "nowhere"], "config.json"),
+    arguments, fragment = {"nothing": ([tmp_path / "nowhere"], "plot.py: MODEL_DIR: found no file"),
                            "no_records": ([models[1]], "metrics.jsonl"),
                            "no_sessions": ([models[0], "--test_dir", "nowhere"], "--test_dir")}[name]
     if name == "no_records":
@@ -179,8 +179,13 @@ def test_nothing_is_written_among_sessions(models, tiny_data, tmp_path, run_here
     (tmp_path / "test_data" / "text2paddle.json").write_text('{"vocab_sha256": "abc"}')
     before = files_below(tmp_path / "test_data")
     process = run_here("plot.py", models[0], "--out_dir", tmp_path / "test_data")
-    assert_one_line_error(process, "--output: found sessions")
+    assert_one_line_error(process, "--out_dir: found sessions")
     assert files_below(tmp_path / "test_data") == before
+
+
+def test_a_place_that_is_taken_is_refused_before_the_runs_are_read(tmp_path, run_here):
+    (tmp_path / "file").touch()
+    assert_one_line_error(run_here("plot.py", "nowhere", "--out_dir", tmp_path / "file"), "--out_dir", "found a file")
 
 
 def test_the_same_directory_twice_is_refused(models, run_here):

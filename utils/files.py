@@ -38,16 +38,9 @@ def write_atomically(path, mode="w", permissions=None):
         Who may read and write the file; by default what the process's mask leaves.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: found a directory, expected a file to write")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: found a device or a pipe, expected a file to write")
+    require_place(path)
     if path.is_symlink():
         path = Path(os.path.realpath(path))
-        if path.is_symlink():
-            raise _loop(path, path)
-    if path.parent.is_file():
-        raise InputError(f"{path.parent}: found a file, expected a directory to write {path.name} in")
     new = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -81,6 +74,26 @@ def naming(path):
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def require_place(path, flag=""):
+    """InputError where no file can be written: something else is there, or in the place of its folder.
+
+    `flag` names the path for errors. `write_atomically` asks the same; scripts ask first, before they work for long.
+    """
+    path, named = Path(path), f"{flag} {path}".lstrip()
+    if path.is_dir():
+        raise InputError(f"{named}: found a directory, expected a file to write")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{named}: found a device or a pipe, expected a file to write")
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise _loop(f"{flag or path}", real)
+    for folder in real.parents:
+        if folder.exists():
+            if not folder.is_dir():
+                raise InputError(f"{named}: found a file at {folder}, expected a directory to write in")
+            return
 
 
 def _remove_empty(folders):
@@ -122,12 +135,13 @@ def require_file(path, flag, expected="one that exists"):
 
 
 def require_different(inputs, outputs):
-    """InputError if a script would write a file that it reads, or the same file twice.
+    """InputError if a script would write a file that it reads, the same file twice, or where it can't.
 
     inputs, outputs : lists of (flag, path), where the flag names the path for errors
     """
     taken = {Path(os.path.realpath(path)): f"where {flag} would be overwritten" for flag, path in inputs}
     for flag, path in outputs:
+        require_place(path, flag)
         place = Path(os.path.realpath(path))
         if place in taken:
             raise InputError(f"{flag}: found {path}, {taken[place]}; expected another file")

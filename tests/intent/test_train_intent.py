@@ -124,6 +124,9 @@ def test_what_is_measured_is_neither_overwritten_nor_learned_from(data, model, t
     run = ["infer_intent.py", "--model_dir", model, "--test_dir", copy / "test"]
     assert_one_line_error(run_here(*run, "--per_session", clicks), "--per_session", "where --test_dir would be")
     assert clicks.read_bytes() == (data / "test/clicks.tsv").read_bytes()
+    for flag in "--picture", "--submission":  # long before they are written
+        process = run_here("infer_intent.py", "--model_dir", "nowhere", flag, tmp_path)
+        assert_one_line_error(process, f"{flag} {tmp_path}: found a directory")
     for flag, directories in (("--valid_dir", ["train", "test"]), ("--train_dir", ["test", "valid"])):
         named = [copy / f"../data/{name}" for name in directories]
         assert_one_line_error(run_here(*run, "--train_dir", named[0], "--valid_dir", named[1]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.data.session_files import refuse_conversion
 from utils.evaluation.metrics import METRICS, OF_CLICKS, OF_LISTS, TIES
-from utils.files import InputError
+from utils.files import InputError, require_place
 from utils.options import (
     COUNT,
     MODEL,
@@ -112,6 +112,7 @@ def _check_file(options):
     flag, path = "--per_prediction", Path(options.per_prediction)
     if path.suffix != ".parquet":
         raise InputError(f"{flag}: found {path}, expected a name that ends in .parquet")
+    require_place(path, flag)
     refuse_conversion(path.parent, flag)
     for name in "--test_dir", "--train_dir":
         sessions = getattr(options, name[2:])

@@ -23,7 +23,8 @@ def named_by(flag):
     try:
         yield
     except InputError as error:
-        raise InputError(f"{flag}: {str(error).removeprefix('--model_dir: ')}") from None
+        text = str(error).removeprefix("--model_dir: ")
+        raise InputError(text if text.startswith("--") else f"{flag}: {text}") from None
 
 
 def is_known(config):

@@ -10,6 +10,7 @@ from utils.data.sessions import read_sessions
 from utils.data.vocabulary import checksum
 from utils.evaluation.metrics import target_ranks
 from utils.files import InputError
+from utils.model.directory import named_by
 from utils.model.load import load_scorer
 from utils.runlog import progress, warn
 
@@ -35,7 +36,8 @@ class Ranks(NamedTuple):
 
 def run_ranks(run, test_dir):
     """The Ranks of the best or last epoch of a runs.Run; popularity is the order of vocab.txt, by training clicks."""
-    scorer, _ = load_scorer(run.model_dir)
+    with named_by("MODEL_DIR"):
+        scorer, _ = load_scorer(run.model_dir)
     if not scorer.state_size:
         warn(f"{run.model_dir} is ranked through {scorer.way}")
     read_conversion(test_dir, checksum(run.model_dir / "vocab.txt"), "--test_dir")

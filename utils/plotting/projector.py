@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from utils.data.item_ids import escape
+from utils.model.directory import named_by
 from utils.model.load import load_scorer
 
 DIRECTORY = "projector"
@@ -25,7 +26,8 @@ def exported_items(runs, count):
     """
     files, blocks = {}, []
     for run in runs:
-        scorer, item_ids = load_scorer(run.model_dir)
+        with named_by("MODEL_DIR"):
+            scorer, item_ids = load_scorer(run.model_dir)
         vectors = scorer.item_vectors[:count]
         names = [str(number) for number in range(len(vectors))] if item_ids is None else item_ids[:count]
         text = io.StringIO()
