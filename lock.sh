@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Pin all packages with hashes: requirements.in plus one Paddle each -> requirements*.txt. Needs uv (pip install uv).
+# Pin all packages with hashes: requirements.in plus one Paddle each -> requirements*.txt, and the tables of
+# docs/licences.md. Needs uv (pip install uv).
 #   bash lock.sh            write the files
 #   bash lock.sh --check    install nothing, but ask PyPI whether it has wheels of all that they pin, for each system
 set -euo pipefail
@@ -73,3 +74,4 @@ lock requirements-dev.txt "$beside" "$testing$exporting$serving"
 lock requirements-export.txt "$beside --constraint requirements-dev.txt" "$exporting"
 lock requirements-tune.txt "$beside --constraint requirements-dev.txt" optuna
 lock requirements-intent.txt "$beside --constraint requirements-dev.txt" $'scikit-learn\nscipy<1.18'
+uv run --quiet --no-project --with 'pip>=25.1' python deploy/licences.py
