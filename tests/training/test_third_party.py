@@ -11,8 +11,13 @@ import net
 from net import Network
 from utils import losses
 from utils.model.layout import NetworkSettings
+from utils.training import full_flags, sampled_flags
 
 BOTH = {"emb_dropout": 0.2, "hid_dropout": 0.6}
+
+
+def draw_batch():
+    return next(BATCHINGS["parallel"].batches(draw_sessions(), np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
@@ -56,11 +61,23 @@ def test_only_the_sampled_items_are_scored(monkeypatch):
     network, seen = make_network(NETWORKS["shared"]), []
     scores = network.scores
     monkeypatch.setattr(network, "scores", lambda states, rows: seen.append(rows.shape) or scores(states, rows))
-    objective = shared(network, size=3)
+    objective, batch = shared(network, size=3), draw_batch()
     objective.start_epoch(np.random.default_rng(0))
-    batch = next(BATCHINGS["parallel"].batches(draw_sessions(), np.random.default_rng(0)))
     scored = objective.draw(batch)
     assert len(scored.candidates) == len(batch.targets) + 3 and scored.candidate_count < ITEMS
     hidden = paddle.ones([len(batch.targets), 7])
     objective(hidden, paddle.to_tensor(network.item_matrix.numpy()[scored.items]), scored)
     assert seen and all(rows == [len(batch.targets) + 3, 8] for rows in seen)
+
+
+@pytest.mark.parametrize("size", [3, 5 * ITEMS])
+def test_as_many_negatives_are_drawn_as_were_asked_for(size):
+    objective, batch = shared(make_network(NETWORKS["shared"]), size=size), draw_batch()
+    objective.start_epoch(np.random.default_rng(0))
+    assert len(objective.draw(batch).candidates) == len(batch.targets) + size
+
+
+@pytest.mark.parametrize("flags", [full_flags, sampled_flags])
+def test_nothing_is_clipped_or_decays_unasked(flags):
+    options = flags.parse_arguments([])
+    assert options.grad_cap == 0 and options.weight_decay == 0
