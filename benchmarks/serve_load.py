@@ -5,6 +5,7 @@
     python benchmarks/serve_load.py --item_count 1000000 --hid_size 512 --rates 5,10,20
     python benchmarks/serve_load.py --model_dir model_output              # any model, such as joined ones
     python benchmarks/serve_load.py --model_dir large/model --test_dir large/sessions.txt  # enlarge_model.py makes it
+    python benchmarks/serve_load.py --form intent --model_dir model_intent --session_length 4  # a model of train_intent.py
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts
@@ -59,8 +60,8 @@ def parse_arguments():
     parser.add_argument("--serve_flags", default="", help="further flags of serve.py, in one text")
     parser.add_argument("--workers", type=number(int, 1, 256), default=len(os.sched_getaffinity(0)),
                         help="processes of the server")
-    parser.add_argument("--form", choices=("post", "get"), default="post",
-                        help="whole sessions, or clicks of live sessions")
+    parser.add_argument("--form", choices=("post", "get", "intent"), default="post",
+                        help="whole sessions, clicks of live sessions, or whole sessions that may buy")
     parser.add_argument("--model_dir", default="",
                         help="model directory to serve; empty: one that is made, with --item_count and --hid_size")
     parser.add_argument("--item_count", type=number(int, 100, COUNT), default=37483, help="items of the model")
@@ -81,6 +82,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    if options.form == "intent" and (not options.model_dir or options.server != "serve"):
+        raise InputError("--form: found intent, expected with it --server serve and a --model_dir of train_intent.py")
     random = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory(prefix="gru4rec_load_") as directory:
         model_dir = Path(options.model_dir or Path(directory) / "model")
@@ -96,9 +99,9 @@ def main():
             print(f"{processor_name()}, {len(os.sched_getaffinity(0))} cores, float32 products at "
                   f"{gemm_rate() / 1e9:.0f} GFLOP/s on one")
             model = options.model_dir or f"{options.hid_size} units"
+            asked = "" if options.form == "intent" else f", {options.topk} items asked for"
             print(f"{options.server} with {options.workers} workers, {len(item_ids)} items, {model}, "
-                  f"{options.form}, sessions of {options.session_length} clicks, {options.topk} items asked for "
-                  f"{options.serve_flags}")
+                  f"{options.form}, sessions of {options.session_length} clicks{asked} {options.serve_flags}")
             print(f"{'asked/s':>8}{'done/s':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'max':>8}{'failed':>8}"
                   f"{'server':>9}{'generator':>11}{'others':>8}")
             generator = Generator(port, options.connections, requests_of(options, item_ids, random))
@@ -129,7 +132,8 @@ def make_model(model_dir, items, units, random):
 def server_command(options, model_dir, port):
     """How to start the server, a list of words."""
     if options.server == "serve":
-        return [sys.executable, "serve.py", "--model_dir", str(model_dir), "--port", str(port), "--workers",
+        flag = "--intent_model_dir" if options.form == "intent" else "--model_dir"
+        return [sys.executable, "serve.py", flag, str(model_dir), "--port", str(port), "--workers",
                 str(options.workers), *shlex.split(options.serve_flags)]
     return [sys.executable, "-m", "gunicorn", "--chdir", "benchmarks", "--worker-class", "gthread", "--threads", "8",
             "--workers", str(options.workers), "--keep-alive", "75", "--bind", f"127.0.0.1:{port}",
@@ -168,9 +172,15 @@ def workers_with_model(port):
 def requests_of(options, item_ids, random):
     """A function from a number to the bytes of that request."""
     clicks = clicks_of(options, len(item_ids), random)
-    if options.form == "post":
-        bodies = [json.dumps({"sessions": [[item_ids[item] for item in row]], "k": options.topk}) for row in clicks]
-        prepared = [f"POST /v1/recommend HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    if options.form != "get":
+        if options.form == "post":
+            path, bodies = "recommend", [{"sessions": [[item_ids[item] for item in row]], "k": options.topk}
+                                         for row in clicks]
+        else:
+            path, bodies = "intent", [{"sessions": [[{"item_id": item_ids[item], "time": 1_700_000_000 + 60 * place}
+                                                     for place, item in enumerate(row)]]} for row in clicks]
+        bodies = map(json.dumps, bodies)
+        prepared = [f"POST /v1/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
                     f"content-length: {len(body)}\r\n\r\n{body}".encode() for body in bodies]
         return lambda place: prepared[place % PREPARED]
     items = [quote(item_ids[item]) for item in clicks.ravel().tolist()]

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 from conftest import assert_one_line_error, assert_worked, run_script, write_random_model
+from test_intent_route import write_intent_model
 
 from utils.data.sessions import read_sessions
 from utils.model.load import load_scorer
@@ -37,18 +38,28 @@ def large(tmp_path, run_here):
     return ["--model_dir", model, "--test_dir", text, "--session_length", 4]
 
 
-@pytest.mark.parametrize("form", ["post", "get"])
-def test_load(form, large):
-    model_flags = large if form == "post" else ["--item_count", 200, "--hid_size", 8]
+@pytest.mark.parametrize("form", ["post", "get", "intent"])
+def test_load(form, large, tmp_path):
+    model_flags, served = large, f"200 items, {large[1]}"
+    if form == "get":
+        model_flags, served = ["--item_count", 200, "--hid_size", 8], "200 items, 8 units"
+    elif form == "intent":
+        model_dir = write_intent_model(tmp_path / "intent")
+        model_flags, served = ["--model_dir", model_dir], f"12 items, {model_dir}"
     process = assert_worked(run_script("benchmarks/serve_load.py", *model_flags, "--rates", "20,50",
                                        "--seconds", 1, "--form", form, "--workers", 1))
     machine, model, titles, *lines, memory = process.stdout.splitlines()
     assert memory.startswith("memory of the server with its 1 workers: ") and 20 < int(memory.split()[-2]) < 500
-    assert "GFLOP/s" in machine and f"200 items, {large[1] if form == 'post' else '8 units'}, {form}" in model
+    assert "GFLOP/s" in machine and f"{served}, {form}" in model
     for rate, line in zip([20, 50], lines, strict=True):
         figures = dict(zip(titles.split(), map(float, line.split()), strict=True))
         assert figures["asked/s"] == rate and 0.4 * rate < figures["done/s"] < 2.5 * rate and figures["failed"] == 0
         assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] + 0.1
+
+
+def test_load_of_purchase_intent_needs_its_model(run_here):
+    process = run_here("benchmarks/serve_load.py", "--form", "intent")
+    assert_one_line_error(process, "--form: found intent", "--model_dir")
 
 
 def test_scoring(tmp_path):
