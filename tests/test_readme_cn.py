@@ -11,7 +11,7 @@ CODE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 LANGUAGES = "README.md", "README_cn.md"  # the links from one to the other
 UNITS = {"次预测/秒": "predictions/s", "次预测": "predictions", "个会话": "sessions", "个物品": "items",
-         "首歌曲": "songs", "个单元": "units"}
+         "首歌曲": "songs", "个隐藏单元": "units"}
 ALL_UNITS = [*UNITS, *UNITS.values(), "s", "ms", "GB"]
 FIGURE = re.compile(r"(?<![A-Za-z0-9_.])(\.?\d[\d,.]*?)(?![\d,.]*\d)(\s(?:million|万))?\s?"
                     rf"((?:{'|'.join(sorted(ALL_UNITS, key=len, reverse=True))})(?![A-Za-z]))?")
