@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from utils.data.batches import Batching, evaluation_batches, pack, session_parallel_steps, training_batches
 from utils.data.sessions import Sessions
+from utils.processes import Processes
 
 SESSION_LISTS = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=12), min_size=1, max_size=25)
 
@@ -143,6 +144,14 @@ def test_evaluation_takes_every_session_exactly_once_longest_first(lists, batch_
     assert steps == sorted(steps, reverse=True)
     assert all(minimum_rows <= rows <= max(minimum_rows, batch_size) for batch in batches
                for rows in batch.rows_per_step)
+
+
+@given(lists=SESSION_LISTS, count=st.integers(2, 4))
+def test_of_several_processes_each_evaluates_other_sessions(lists, count):
+    sessions = as_sessions(lists)
+    found = [row for rank in range(count) for batch in evaluation_batches(sessions, 3, 1, Processes(rank, count))
+             for row in sessions_of(batch)]
+    assert sorted(found) == expected_rows(sessions, range(len(lists)))
 
 
 def slow_parallel_steps(lists, slots, fewest):

@@ -13,6 +13,7 @@ from utils.evaluation.ranks import Way, network_ranks, network_ranks_and_best, n
 from utils.files import InputError
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import Kernels
+from utils.processes import Processes
 
 ITEMS = 150
 SETTINGS = [NetworkSettings([12], 12, hid_dropout=0.5, emb_dropout=0.3),
@@ -120,6 +121,7 @@ def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model(kernels_or_no
 
 def test_kernels_that_count_wrong_are_not_used(sessions, kernels, monkeypatch):
     network = random_network(SETTINGS[0])
+    assert ranks._counts_right(kernels)
     expected, right = network_ranks(network, sessions, Way(16)), Kernels.count_above
     monkeypatch.setattr(Kernels, "count_above", lambda *arguments: [counts + 1 for counts in right(*arguments)])
     assert network_ranks(network, sessions, Way(16, kernels=kernels)).tolist() == expected.tolist()
@@ -153,6 +155,25 @@ def test_best_items_are_those_of_the_scores_that_the_ranks_come_from(sessions, k
     is_listed = (best == targets[:, None]).any(axis=1)
     assert is_listed[found <= k - 1].all() and not is_listed[found > k].any()
     assert (np.sort(best, axis=1)[:, 1:] != np.sort(best, axis=1)[:, :-1]).all(), "no item twice"
+
+
+class Half(Processes):
+    """One of two processes that evaluate together: the sum is that of what was given so far."""
+
+    def __init__(self, rank, given):
+        super().__init__(rank, 2)
+        self.given = given
+
+    def sum_of_array(self, array):
+        self.given.append(array)
+        return sum(self.given)
+
+
+def test_of_several_processes_each_ranks_its_sessions_and_all_have_the_sum(sessions):
+    network, given = random_network(SETTINGS[0]), []
+    expected = network_ranks(network, sessions, 16)
+    first, both = (network_ranks(network, sessions, 16, processes=Half(rank, given)) for rank in range(2))
+    assert np.array_equal(both, expected) and 0.3 < np.mean(first > 0) < 0.7
 
 
 def test_evaluation_leaves_dropout_out(sessions):
@@ -216,9 +237,9 @@ class ByDistance(Network):
         return item_rows[..., -1].unsqueeze(-2) - squares
 
 
-def random_and_edited(edited, items=ITEMS):
+def random_and_edited(edited, items=ITEMS, settings=SETTINGS[0]):
     """A network, and an edited one of the same weights."""
-    plain, other = random_network(SETTINGS[0], items), edited(items, SETTINGS[0])
+    plain, other = random_network(settings, items), edited(items, settings)
     other.set_state_dict(plain.state_dict())
     return plain, other
 
@@ -279,9 +300,10 @@ def test_sampled_and_other_ties_use_edited_scores_too(sessions):
     assert np.array_equal(found, 9 + 2 - network_ranks(plain, sessions, Way(16), "median", sample=sample))
 
 
+@pytest.mark.parametrize("settings", [SETTINGS[0], SETTINGS[3]], ids=["shared", "scaled"])
 @pytest.mark.parametrize("edited", [Network, ThreeTimes])
-def test_all_items_are_scored_the_fast_way_where_that_is_the_same(sessions, monkeypatch, edited):
-    _, network = random_and_edited(edited)
+def test_all_items_are_scored_the_fast_way_where_that_is_the_same(sessions, monkeypatch, edited, settings):
+    _, network = random_and_edited(edited, settings=settings)
     whole, scores = [], network.scores
     monkeypatch.setattr(network, "scores", lambda states, rows: (whole.append(rows is network.item_matrix),
                                                                  scores(states, rows))[1])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from utils.data.selection import Selection
 from utils.files import InputError
 from utils.model import checkpoint, load, upkeep
+from utils.model import joined as joined_module
 from utils.model.checked_json import write_json
 from utils.model.joined import JoinedScorer, member_directory
 from utils.model.load import load_model, load_scorer
@@ -159,6 +160,14 @@ def test_click_by_click_is_the_whole_session(joined, sessions):
         assert state.tobytes() == whole[row].tobytes()
 
 
+def test_rows_scored_a_few_at_a_time_are_answered_the_same(joined, monkeypatch):
+    states = joined.after_sessions(sessions_of([[3, 1], [40], [2, 2, 7]]))
+    answers = lambda: [items.tolist() for items, _ in joined.best(states, [5] * 3, [()] * 3, [None] * 3)]
+    expected = answers()
+    monkeypatch.setattr(joined_module, "SCORES_AT_ONCE", 2 * ITEMS)
+    assert answers() == expected and expected[0] != expected[2]
+
+
 def test_packed_states_are_those_after_each_click(joined):
     clicks = [[4, 9, 4, 7], [1, 2], [30]]
     packed = joined.packed_states(np.array([4, 1, 30, 9, 2, 4, 7]), [3, 2, 1, 1])
@@ -202,7 +211,8 @@ def test_a_directory_answers_with_its_memory_in_every_epoch(with_memory, tmp_pat
     write_random_model(with_memory, seed=1, items=ITEMS, epoch=2)
     for epoch in 1, 2:
         scorer = load_scorer(with_memory, epoch)[0]
-        assert scorer.memory.weight == 0.4 and scorer.state_size == 8 + RECENT and "neighbours:" in scorer.way
+        assert (scorer.memory.weight, scorer.weights) == (0.4, [0.6])
+        assert scorer.state_size == 8 + RECENT and "neighbours:" in scorer.way
     first = load_scorer(with_memory, 1)[0]
     assert first.weights_checksum == alone.weights_checksum and first.checksum != alone.checksum
     write_neighbours(with_memory, remember(TRAINING, ITEMS), 0.5)

@@ -104,6 +104,7 @@ def test_native_shares_are_those_of_numpy(training, clicks, few):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "NEIGHBOURS", few)  # so that some have to be left out
         memory = memory_of(*training, item_count=9)
+        assert memory.way == "native"
         items, shares = memory.shares(np.array(clicks))
         plain_items, expected = plain_shares(memory, np.array(clicks))
         assert items.tolist() == plain_items.tolist()

@@ -28,7 +28,8 @@ CASES |= {f"{case}, {optimizer}": (*CASES[case], optimizer) for case, optimizer 
 
 
 def train(case, kernels, processes, steps, splits_items=False):
-    """The weights after some steps of one of CASES, where all processes together have six sessions a step."""
+    """The weights after some steps of one of CASES, and their losses; all processes together have six sessions a step.
+    """
     import small_runs
 
     from net import Network
@@ -48,13 +49,11 @@ def train(case, kernels, processes, steps, splits_items=False):
     if splits_items:
         network.train()
         trainer.put_weights(small_runs.weights_of(whole))
-    done, epoch = 0, 0
-    while done < steps:
-        for batch in trainer.batches(np.random.default_rng(epoch)):
-            trainer.step(batch)
-            done += 1
+    losses, epoch = [], 0
+    while len(losses) < steps:
+        losses += [trainer.step(batch) for batch in trainer.batches(np.random.default_rng(epoch))]
         epoch += 1
-    return trainer.weights()
+    return trainer.weights() | {"losses": np.array(losses)}
 
 
 def alone_for_a_while(kernels, processes, exchange_steps):

@@ -71,6 +71,12 @@ def test_official_adagrad_by_its_formula(run):
     np.testing.assert_allclose(run(Adagrad(0.1, momentum=0.3), draw_gradients()), weight, atol=1e-5)
 
 
+@pytest.mark.parametrize("epsilon_inside, divisor", [(True, 2e-6**0.5), (False, 1e-3 + 1e-6)])
+def test_where_epsilon_stands_shows_in_small_gradients(run, epsilon_inside, divisor):
+    found = run(Adagrad(0.1, epsilon_inside=epsilon_inside), np.full((1, ROWS, COLUMNS), 1e-3, np.float32))
+    np.testing.assert_allclose(found, 1 - 0.1 * 1e-3 / divisor, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", PADDLES)
 def test_the_whole_moves_as_by_paddles_optimizer(run, name):
     if "nadam" in name and not hasattr(of_paddle, "NAdam"):

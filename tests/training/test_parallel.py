@@ -15,7 +15,7 @@ from small_runs import draw_sessions
 
 from utils.data.batches import Batching
 from utils.processes import ALONE, Processes
-from utils.training.parallel import Division, rows_by_process
+from utils.training.parallel import KEYS_APART, Division, rows_by_process
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,10 @@ def test_processes_that_train_by_themselves_take_the_means_of_their_weights(by_t
                 mean = (one + other) / 2
                 for tensor in (one, other):
                     paddle.assign(mean, tensor)
+    draws = [trainer.objective.sampler.draw().tolist() for trainer, _ in runs]
+    assert draws[0] != draws[1], "each draws its own negatives"
+    apart = runs[1][0].engine.key - runs[0][0].engine.key
+    assert apart % 2**64 == KEYS_APART > 2**32, "and its own masks, far from those of any other step"
     for name, expected in runs[1][0].weights().items():
         np.testing.assert_allclose(by_two_processes[f"averaged: {name}"], expected, rtol=0, atol=1e-6, err_msg=name)
 

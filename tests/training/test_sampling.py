@@ -33,6 +33,16 @@ def test_draws_follow_the_seed_and_the_store_is_filled_again(monkeypatch, kernel
     assert len({row.tobytes() for row in draws(1)}) > 1, "no draw is used twice"
 
 
+def test_a_number_between_two_items_draws_the_second(kernels_or_none):
+    """As 0 does where the first item has no support."""
+    class Drawn:
+        def random(self, shape):
+            return np.resize([0.0, 100 / 161, 150 / 161], shape)
+
+    sampler = PopularitySampler(SUPPORT, 1, 3, Drawn(), kernels_or_none)
+    assert sampler.draw().tolist() == [1, 2, 4]
+
+
 @given(targets=st.lists(st.integers(0, 5), min_size=1, max_size=30), size=st.integers(1, 12), seed=st.integers(0, 99))
 def test_tiled_negatives_are_other_targets_of_the_batch(targets, size, seed):
     targets = np.array(targets)
