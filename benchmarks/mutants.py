@@ -31,6 +31,7 @@ from utils.process import run  # noqa: E402
 
 COPIED = "*.py", "pytest.ini", "vocab.txt", "utils", "tests", "settings", "train_data", "test_data"
 SECONDS = 600  # for the tests of one mutant; one that makes them hang is found, too
+WITHOUT = ["-p", "no:cacheprovider", "-p", "no:schemathesis"]  # which takes a second to load
 CHECK = ["-std=c++17", "-march=native", "-fopenmp", "-fsyntax-only"]
 
 
@@ -100,7 +101,7 @@ def pass_tests(tree, tests):
     """Whether tests pass in a copy of the tree; InputError where they can't run."""
     # Without bytecode, since that of a mutant of the same second and size would be taken for the file's.
     environment = os.environ | {"XDG_CACHE_HOME": str(tree.parent / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", *WITHOUT, *tests]
     try:
         process = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:

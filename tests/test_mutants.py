@@ -29,7 +29,7 @@ def tree(tmp_path):
 
 
 def try_mutants(tree, *flags):
-    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take two seconds to load
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take a second to load
     return run_script("benchmarks/mutants.py", "--root", tree, "--mutants", tree / "mutants.toml", *flags,
                       env=environment)
 
