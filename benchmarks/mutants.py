@@ -29,7 +29,7 @@ from utils.files import InputError, require_file  # noqa: E402
 from utils.options import COUNT, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
-COPIED = "*.py", "pytest.ini", "vocab.txt", "utils", "tests", "settings", "train_data", "test_data"
+COPIED = "*.py", "pytest.ini", "vocab.txt", "utils", "tests", "docs", "settings", "train_data", "test_data"
 SECONDS = 600  # for the tests of one mutant; one that makes them hang is found, too
 WITHOUT = ["-p", "no:cacheprovider", "-p", "no:schemathesis"]  # which takes a second to load
 CHECK = ["-std=c++17", "-march=native", "-fopenmp", "-fsyntax-only"]
@@ -97,20 +97,21 @@ def copy_tree(root, to):
                 shutil.copy(path, to)
 
 
-def pass_tests(tree, tests):
-    """Whether tests pass in a copy of the tree; InputError where they can't run."""
+def failure(tree, tests):
+    """What pytest says of the test that fails in a copy of the tree, empty if none; InputError where they can't run."""
     # Without bytecode, since that of a mutant of the same second and size would be taken for the file's.
     environment = os.environ | {"XDG_CACHE_HOME": str(tree.parent / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", *WITHOUT, *tests]
     try:
         process = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return False
-    if process.returncode not in (0, 1):
-        said = (process.stdout + process.stderr).strip().splitlines()
+        return f"they take more than {SECONDS} s"
+    said = [line for line in (process.stdout + process.stderr).splitlines() if line.startswith(("FAILED", "ERROR"))]
+    said = said[-1] if said else f"status {process.returncode}"
+    if process.returncode > 1:  # below 0: a signal ended it, as a wrong address in C++ may
         raise InputError(f"found that pytest {' '.join(tests)} ended with status {process.returncode}, expected 0 or "
-                         f"1: {said[-1] if said else ''}")
-    return process.returncode == 0
+                         f"1: {said}")
+    return said if process.returncode else ""
 
 
 def try_mutant(mutant, trees):
@@ -121,7 +122,7 @@ def try_mutant(mutant, trees):
     try:
         path.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
         require_syntax(path, mutant)
-        return not pass_tests(tree, mutant.tests), time.monotonic() - began
+        return bool(failure(tree, mutant.tests)), time.monotonic() - began
     finally:
         path.write_text(whole, encoding="utf-8")
         trees.put(tree)
@@ -141,8 +142,9 @@ def require_passing(mutants, trees):
     """InputError where tests fail without a mutant."""
     tree = trees.get()
     for tests in dict.fromkeys(tuple(mutant.tests) for mutant in mutants):
-        if not pass_tests(tree, tests):
-            raise InputError(f"found that pytest {' '.join(tests)} fails without a mutant, expected tests that pass")
+        if said := failure(tree, tests):
+            raise InputError(f"found that pytest {' '.join(tests)} fails without a mutant, expected tests that pass: "
+                             f"{said}")
     trees.put(tree)
 
 
