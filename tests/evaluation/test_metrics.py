@@ -98,6 +98,11 @@ def test_hand_worked_figures_of_lists():
                                      "novelty@3": ((1 + 2 + 3) / 3 + (1 + 3 + 2) / 3 + (2 + 1 + 3) / 3) / 3})
 
 
+def test_lists_are_asked_for_up_to_the_largest_cutoff_and_only_if_they_count():
+    assert Measures(["recall", "coverage"], [5, 20, 1], 9).list_length == 20
+    assert Measures(["recall", "mrr", "ndcg", "hit"], [5, 20, 1], 9).list_length == 0
+
+
 def test_a_list_may_be_shorter_than_the_cutoff():
     assert figures_of(["coverage", "popularity"], [9], [([1], [[0, 1, 2, 3, 4]])]) == \
         pytest.approx({"coverage@9": 1, "popularity@9": 2 / 5})

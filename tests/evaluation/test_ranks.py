@@ -157,6 +157,13 @@ def test_best_items_are_those_of_the_scores_that_the_ranks_come_from(sessions, k
     assert (np.sort(best, axis=1)[:, 1:] != np.sort(best, axis=1)[:, :-1]).all(), "no item twice"
 
 
+def test_a_sample_leaves_the_target_out_by_hand():
+    scores, targets = np.array([[1, 9, 5, 8, 7]], np.float32), np.array([2])
+    sample = np.array([[0, 1, 2]])  # items 0, 1 and 3
+    assert [ranks.ranks_of(scores, targets, ties, sample).tolist() for ties in TIES] == [[3], [3], [3]]
+    assert ranks.ranks_of(scores, targets, "standard", np.array([[3]])).tolist() == [2]  # item 4
+
+
 class Half(Processes):
     """One of two processes that evaluate together: the sum is that of what was given so far."""
 

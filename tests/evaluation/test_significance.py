@@ -65,6 +65,10 @@ def test_the_same_model_twice_is_no_difference():
     assert bootstrap_intervals(nothing, np.arange(1, 8), 100, 1).tolist() == [[0, 0]] * 3
 
 
+def test_each_of_two_sessions_may_be_drawn_alone():
+    assert bootstrap_intervals(np.array([[2.0], [9.0]]), np.array([2, 3]), 1000, 1).tolist() == [[1, 3]]
+
+
 def test_a_single_session_has_an_interval_of_no_width():
     assert bootstrap_intervals(np.array([[3.0]]), np.array([4]), 100, 1).tolist() == [[0.75, 0.75]]
     assert sign_flip_p_values(np.array([[3.0]]), 100, 1).tolist() == [1]
