@@ -4,7 +4,9 @@ Plain functions are imported (`from conftest import run_script`); fixtures are a
 """
 
 import asyncio
+import contextlib
 import os
+import random
 import runpy
 import shutil
 import signal
@@ -88,9 +90,12 @@ def refusal(response, status):
 
 
 def free_port():
-    """A TCP port of this machine that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
+    """A TCP port of this machine that nobody listens at, and below those that the system gives to clients."""
+    draw = random.SystemRandom()
+    while True:
+        port = draw.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def write_random_model(model_dir, seed=0, items=50, epoch=1, hid_size=(8,), embedding="shared", reset_after=True):
@@ -160,10 +165,11 @@ def kernels_or_none(request):
 @pytest.fixture
 def run_here(capsys, monkeypatch):
     """Like `run_script`, but within this process: for many runs of a script that takes seconds to load Paddle."""
-    def run(name, *arguments):
+    def run(name, *arguments, cwd="."):
         capsys.readouterr()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         with monkeypatch.context() as patch:
+            patch.chdir(cwd)
             patch.setattr(sys, "argv", [str(ROOT / name), *map(str, arguments)])
             patch.setattr(os, "environ", os.environ.copy())
             try:

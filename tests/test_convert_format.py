@@ -5,28 +5,29 @@ import resource
 
 import pytest
 from conftest import assert_one_line_error, assert_worked, files_below, run_script, with_flags
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 HEADER = "SessionId\tItemId\tTime\n"
 
 
-def convert(directory, *flags, **kw):
-    return run_script("convert_format.py", *flags, cwd=directory, **kw)
+@pytest.fixture
+def convert(run_here):
+    return lambda directory, *flags: run_here("convert_format.py", *flags, cwd=directory)
 
 
 def test_without_flags_it_converts_the_files_of_preprocess(tmp_path):
     rows = "1\ta\t20.500\n1\tb\t21.000\n2\tc\t10.250\n2\ta\t11.000\n2\ta\t12.000\n"
     (tmp_path / "rsc15_train_tr.txt").write_text(HEADER + rows)
     (tmp_path / "rsc15_test.txt").write_text(HEADER + "9\tb\t1\n9\ta\t2\n")
-    process = assert_worked(convert(tmp_path))
+    process = assert_worked(run_script("convert_format.py", cwd=tmp_path))
     assert (tmp_path / "rsc15_train_tr_paddle.txt").read_text() == "c a a\na b\n"
     assert (tmp_path / "rsc15_test_paddle.txt").read_text() == "b a\n"
     assert process.stdout == ("rsc15_train_tr_paddle.txt: 2 sessions, 5 events, 3 items\n"
                               "rsc15_test_paddle.txt: 1 sessions, 2 events, 2 items\n")
 
 
-def test_newest_days_leave_out_older_training_sessions_alone(tmp_path):
+def test_newest_days_leave_out_older_training_sessions_alone(tmp_path, convert):
     day = 86_400
     rows = "".join(f"{session}\ta\t{session * day}\n{session}\tb\t{session * day + 9}\n" for session in range(4))
     for name in "in", "test":
@@ -38,7 +39,7 @@ def test_newest_days_leave_out_older_training_sessions_alone(tmp_path):
     assert "--newest_days 1: left out 3 sessions, 6 events, 1 items\n" in process.stdout
 
 
-def test_names_and_columns_by_flag_and_gzip(tmp_path):
+def test_names_and_columns_by_flag_and_gzip(tmp_path, convert):
     clicks = b"who,what,when\nu,a,2019-10-01 00:00:05 UTC\nv,b,2019-10-01 00:00:03 UTC\n"
     (tmp_path / "in.gz").write_bytes(gzip.compress(clicks))
     assert_worked(convert(tmp_path, "--train_input", "in.gz", "--train_output", "sub/out.txt", "--test_input", "",
@@ -47,15 +48,15 @@ def test_names_and_columns_by_flag_and_gzip(tmp_path):
     assert sorted(files_below(tmp_path)) == ["in.gz", "sub/out.txt"]
 
 
-def test_input_need_not_be_grouped_and_ties_keep_their_order(tmp_path):
+def test_input_need_not_be_grouped_and_ties_keep_their_order(tmp_path, convert):
     (tmp_path / "in").write_text(HEADER + "2\tb\t5\n1\tx\t5\n2\ta\t5\n1\tz\t4\n2\tc\t4\n3\tq\t4\n")
     assert_worked(convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", ""))
     assert (tmp_path / "out").read_text() == "z x\nc b a\nq\n"
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 20)), min_size=1, max_size=200))
-@settings(max_examples=5)
-def test_equals_plain_python(tmp_path_factory, rows):
+@given(rows=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 20)), min_size=1, max_size=200))
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_equals_plain_python(tmp_path_factory, convert, rows):
     directory = tmp_path_factory.mktemp("convert")
     (directory / "in").write_text(HEADER + "".join("\t".join(map(str, row)) + "\n" for row in rows))
     assert_worked(convert(directory, "--train_input", "in", "--train_output", "out", "--test_input", ""))
@@ -78,7 +79,7 @@ def test_equals_plain_python(tmp_path_factory, rows):
     (HEADER + "1\ta\t1\n", ["--item_column", "item"],
      "in line 1: found the columns 'SessionId, ItemId, Time', expected one"),
 ])
-def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flags, message):
+def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flags, message, convert):
     (tmp_path / "in").write_text(content)
     (tmp_path / "out").write_text("of before")
     before = files_below(tmp_path)
@@ -96,7 +97,7 @@ def test_a_users_mistake_is_one_line_and_changes_no_file(tmp_path, content, flag
     (["--train_output", "converted/new"], "--train_output: found sessions in converted (text2paddle.json)"),
     (["--test_output", "converted/new"], "--test_output: found sessions in converted (text2paddle.json)"),
 ])
-def test_no_output_takes_the_place_of_an_input_or_of_the_other(tmp_path, flags, message):
+def test_no_output_takes_the_place_of_an_input_or_of_the_other(tmp_path, flags, message, convert):
     for name in "train", "test":
         (tmp_path / name).write_text(HEADER + "1\ta\t1\n")
     (tmp_path / "link").symlink_to("train")
@@ -110,7 +111,7 @@ def test_no_output_takes_the_place_of_an_input_or_of_the_other(tmp_path, flags, 
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("wrong", ["train", "test"])
-def test_where_one_input_is_wrong_neither_output_is_written(tmp_path, wrong, old):
+def test_where_one_input_is_wrong_neither_output_is_written(tmp_path, wrong, old, convert):
     for name in "train", "test":
         (tmp_path / name).write_text(HEADER + ("1\ta\n" if name == wrong else "1\ta\t1\n"))
         if old:
@@ -126,9 +127,9 @@ def test_a_full_disk_names_the_file_and_leaves_both_old_ones(tmp_path):
         (tmp_path / name).write_text(HEADER + "".join(f"{session}\titem\t1\n" for session in range(sessions)))
         (tmp_path / f"{name}.out").write_text("of before")
     before = files_below(tmp_path)
-    process = convert(tmp_path, "--train_input", "train", "--train_output", "train.out", "--test_input", "test",
-                      "--test_output", "test.out",
-                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    process = run_script("convert_format.py", "--train_input", "train", "--train_output", "train.out", "--test_input",
+                      "test", "--test_output", "test.out",
+                      cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
     assert_one_line_error(process, "train.out: File too large")
     assert files_below(tmp_path) == before
 
@@ -137,7 +138,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     (tmp_path / "in").write_text(HEADER + "".join(f"{session}\titem\t1\n" for session in range(1000)))
     (tmp_path / "out").write_text("of before")
     before = files_below(tmp_path)
-    process = convert(tmp_path, "--train_input", "in", "--train_output", "out", "--test_input", "",
-                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    process = run_script("convert_format.py", "--train_input", "in", "--train_output", "out", "--test_input", "",
+                      cwd=tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
     assert_one_line_error(process, "out: File too large")
     assert files_below(tmp_path) == before

@@ -22,10 +22,10 @@ FORMS = {
 }
 
 
-def train(tiny_data, model_dir, *more):
+def train(run_here, tiny_data, model_dir, *more):
     usual = ["--train_dir", tiny_data / "train_data", "--model_dir", model_dir, "--vocab_path", tiny_data / "vocab.txt",
              "--hid_size", 8, "--pass_num", 1, "--batch_size", 10, "--threads", 1]
-    assert_worked(run_script("train.py", *with_flags(usual, more)))
+    assert_worked(run_here("train.py", *with_flags(usual, more)))
     return model_dir
 
 
@@ -37,10 +37,11 @@ def states_after(scorer, session):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, form):
-    models = [train(tiny_data, tmp_path / f"model_{seed}", "--seed", seed, *FORMS[form]) for seed in (1, 2, 3)]
+def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, run_here, form):
+    models = [train(run_here, tiny_data, tmp_path / f"model_{seed}", "--seed", seed, *FORMS[form])
+              for seed in (1, 2, 3)]
     merged = tmp_path / "merged"
-    process = assert_worked(run_script("merge_models.py", *models, "--model_dir", merged))
+    process = assert_worked(run_here("merge_models.py", *models, "--model_dir", merged))
     assert process.stdout == f"model saved in {merged / 'epoch_1'}\n"
     assert read_popular_record(merged) == read_popular_record(models[0]) is not None
     session = [3, 1, 3, 20]
@@ -48,9 +49,9 @@ def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, form
     scores = [scorer.scores(states_after(scorer, session)) for scorer in scorers]
     assert np.abs(scores[0] - scores[1]).max() > 0.01
     np.testing.assert_allclose(scores[3], np.mean(scores[:3], axis=0), atol=1e-5)
-    assert "recall@20:" in assert_worked(run_script("infer.py", "--test_dir", tiny_data / "test_data",
+    assert "recall@20:" in assert_worked(run_here("infer.py", "--test_dir", tiny_data / "test_data",
                                                     "--model_dir", merged, "--last_index", 1)).stdout
-    assert assert_worked(run_script("recommend.py", "--model_dir", merged, "item_3")).stdout.count("\n") == 20
+    assert assert_worked(run_here("recommend.py", "--model_dir", merged, "item_3")).stdout.count("\n") == 20
 
 
 @pytest.mark.parametrize("change, fragments", [
@@ -58,49 +59,49 @@ def test_scores_are_the_mean_and_every_script_takes_it(tiny_data, tmp_path, form
     (lambda config: config.update(joined={"weights": [1.0]}), ["joined"]),
     (lambda config: config.update(neighbours={"weight": 2}), ["weight"]),
 ])
-def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path, change, fragments):
+def test_models_that_do_not_fit_are_refused(tiny_model, tmp_path, change, fragments, run_here):
     other = tmp_path / "other"
     shutil.copytree(tiny_model, other)
     config = checkpoint.read_config(other)
     change(config)
     write_json(other / "config.json", config)
-    assert_one_line_error(run_script("merge_models.py", tiny_model, other, "--model_dir", tmp_path / "merged"), other,
+    assert_one_line_error(run_here("merge_models.py", tiny_model, other, "--model_dir", tmp_path / "merged"), other,
                           *fragments)
     assert not (tmp_path / "merged").exists()
 
 
-def test_wrong_arguments_end_in_one_line(tiny_model, tmp_path):
+def test_wrong_arguments_end_in_one_line(tiny_model, tmp_path, run_here):
     before, other = files_below(tiny_model), shutil.copytree(tiny_model, tmp_path / "other")
     for arguments, fragment in [([tiny_model], "at least two"),
                                 ([tiny_model, tmp_path / "none"], ": MODEL_DIR: found no file"),
                                 ([tiny_model, other, "--epoch", 9], "epoch 9")]:
-        assert_one_line_error(run_script("merge_models.py", *arguments, "--model_dir", tmp_path / "merged"), fragment)
-    assert_one_line_error(run_script("merge_models.py", tiny_model, tiny_model, "--model_dir", tiny_model,
+        assert_one_line_error(run_here("merge_models.py", *arguments, "--model_dir", tmp_path / "merged"), fragment)
+    assert_one_line_error(run_here("merge_models.py", tiny_model, tiny_model, "--model_dir", tiny_model,
                                      "--overwrite", 1),
                           "one of the models")
     assert files_below(tiny_model) == before
 
 
-def test_the_same_model_twice_is_refused_however_it_is_named(tiny_model, tmp_path):
+def test_the_same_model_twice_is_refused_however_it_is_named(tiny_model, tmp_path, run_here):
     other = shutil.copytree(tiny_model, tmp_path / "other")
     (tmp_path / "link").symlink_to(other)
     (tmp_path / "loop").symlink_to("loop")
     for models in [other, other], [other, tmp_path / "link"], [other, tiny_model, f"{tmp_path}/./other/"]:
-        process = run_script("merge_models.py", *models, "--model_dir", tmp_path / "merged")
+        process = run_here("merge_models.py", *models, "--model_dir", tmp_path / "merged")
         assert_one_line_error(process, f"found {models[-1]} twice")
-    assert_one_line_error(run_script("merge_models.py", other, tmp_path / "loop", "--model_dir", tmp_path / "merged"),
+    assert_one_line_error(run_here("merge_models.py", other, tmp_path / "loop", "--model_dir", tmp_path / "merged"),
                           tmp_path / "loop")
-    assert_one_line_error(run_script("merge_models.py", other, tiny_model, "--model_dir", tmp_path / "link",
+    assert_one_line_error(run_here("merge_models.py", other, tiny_model, "--model_dir", tmp_path / "link",
                                      "--overwrite", 1), "one of the models")
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_directory_where_a_run_is_at_work_is_refused(tiny_model, tmp_path):
+def test_a_directory_where_a_run_is_at_work_is_refused(tiny_model, tmp_path, run_here):
     models = [tiny_model, shutil.copytree(tiny_model, tmp_path / "other")]
     at_work = shutil.copytree(tiny_model, tmp_path / "at_work")
     before = files_below(at_work)
     with hold_directory(at_work):
-        process = run_script("merge_models.py", *models, "--model_dir", at_work, "--overwrite", 1)
+        process = run_here("merge_models.py", *models, "--model_dir", at_work, "--overwrite", 1)
     assert_one_line_error(process, "--model_dir: found another run at work")
     assert files_below(at_work) == before
 

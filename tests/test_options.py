@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, assert_one_line_error, run_script
+from conftest import ROOT, assert_one_line_error
 
 from utils.files import InputError
 from utils.options import Parser, cutoffs, number, separator, sizes
@@ -183,8 +183,8 @@ def test_the_limits_of_times_themselves_work(tmp_path, run_here, flag, low, high
     (["--item_count", "x"], ["--item_count", "'x'", "an integer >= "]),
     (["--seed"], ["--seed", "expected one argument"]), (["--sess", "5"], ["--sess"]), (["stray"], ["stray"]),
 ])
-def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments):
-    assert_one_line_error(run_script("make_sample.py", *arguments, cwd=tmp_path), "make_sample.py: ", *fragments)
+def test_a_wrong_flag_is_one_line(tmp_path, arguments, fragments, run_here):
+    assert_one_line_error(run_here("make_sample.py", *arguments, cwd=tmp_path), "make_sample.py: ", *fragments)
     assert list(tmp_path.iterdir()) == []
 
 

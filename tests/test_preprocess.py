@@ -41,8 +41,9 @@ def read_parts(directory, prefix="rsc15_"):
     return parts
 
 
-def preprocess(directory, *flags, **kw):
-    return run_script("preprocess.py", "--out_dir", directory, *flags, **kw)
+@pytest.fixture
+def preprocess(run_here):
+    return lambda directory, *flags, **kw: run_here("preprocess.py", "--out_dir", directory, *flags, **kw)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_default_is_the_official_rsc15_split_of_the_archive(archive, tmp_pat
     assert re.search(r"rsc15_test.txt: 3 sessions, 7 events, 3 items", process.stdout)
 
 
-def test_the_unpacked_and_the_gzipped_file_give_the_same(archive, tmp_path):
+def test_the_unpacked_and_the_gzipped_file_give_the_same(archive, tmp_path, preprocess):
     (tmp_path / "yoochoose-clicks.dat").write_text(YOOCHOOSE)
     (tmp_path / "clicks.gz").write_bytes(gzip.compress(YOOCHOOSE.encode()))
     for name in ("yoochoose-data.7z", "yoochoose-clicks.dat", "clicks.gz"):
@@ -93,7 +94,7 @@ def test_the_unpacked_and_the_gzipped_file_give_the_same(archive, tmp_path):
         tmp_path / "of_yoochoose-data.7z")
 
 
-def test_columns_separator_and_prefix_by_flag(tmp_path):
+def test_columns_separator_and_prefix_by_flag(tmp_path, preprocess):
     (tmp_path / "shop.csv").write_text("when;product;price;who\n" + "".join(
         f"{2000 * DAY * day + 250 * click};p{click};1,5;u{day}\n" for day in range(3) for click in range(2)))
     assert_worked(preprocess(tmp_path, "--input", tmp_path / "shop.csv", "--session_column", "who",
@@ -106,12 +107,12 @@ def test_columns_separator_and_prefix_by_flag(tmp_path):
     assert test == "SessionId\tItemId\tTime\nu2\tp0\t345600.000\nu2\tp1\t345600.250\n"
 
 
-def test_whole_seconds_are_written_without_decimals(four_sessions, tmp_path):
+def test_whole_seconds_are_written_without_decimals(four_sessions, tmp_path, preprocess):
     assert_worked(preprocess(tmp_path, "--input", four_sessions, *SMALL))
     assert (tmp_path / "rsc15_train_valid.txt").read_text() == "SessionId\tItemId\tTime\n3\ta\t345600\n3\tb\t345605\n"
 
 
-def test_test_days_may_be_many_or_a_fraction(four_sessions, tmp_path):
+def test_test_days_may_be_many_or_a_fraction(four_sessions, tmp_path, preprocess):
     for days in (0.5, 1.99):
         assert_worked(preprocess(tmp_path, "--input", four_sessions, *SMALL, "--test_days", days))
         parts = read_parts(tmp_path)
@@ -122,7 +123,7 @@ def test_test_days_may_be_many_or_a_fraction(four_sessions, tmp_path):
         assert_one_line_error(process, f"--test_days {days}: left no session for {name}")
 
 
-def test_user_histories_are_cut_into_sessions(tmp_path):
+def test_user_histories_are_cut_into_sessions(tmp_path, preprocess):
     clicks = write_clicks(tmp_path / "clicks.tsv", {
         "anna": [("a", 0), ("a", 5), ("b", 10), ("b", 3611), ("a", 3612), ("b", 5 * DAY), ("a", 5 * DAY)],
         "bob": [("b", 3 * DAY), ("a", 3 * DAY)]})
@@ -133,7 +134,7 @@ def test_user_histories_are_cut_into_sessions(tmp_path):
                                     "train_tr": {"1": ["a", "b"], "2": ["b", "a"]}, "train_valid": {"4": ["b", "a"]}}
 
 
-def test_until_stable_goes_on_where_one_pass_stops(tmp_path):
+def test_until_stable_goes_on_where_one_pass_stops(tmp_path, preprocess):
     days = {day: [("a", 2 * day * DAY), ("b", 2 * day * DAY)] for day in range(4)}
     # without e, session 8 and so c's support goes, with c session 7
     chain = {7: [("c", 0), ("d", 0)], 8: [("c", 0), ("e", 0)]}
@@ -143,7 +144,7 @@ def test_until_stable_goes_on_where_one_pass_stops(tmp_path):
         assert list(read_parts(tmp_path)["train_full"]) == sessions
 
 
-def test_split_by_start_cuts_training_and_keeps_unknown_items(tmp_path):
+def test_split_by_start_cuts_training_and_keeps_unknown_items(tmp_path, preprocess):
     write_clicks(tmp_path / "clicks.tsv", {
         1: [("a", 0), ("b", 1)], 2: [("a", DAY), ("b", DAY + 1)],
         3: [("a", 2 * DAY), ("b", 2 * DAY + 1), ("a", 3 * DAY)],
@@ -158,7 +159,7 @@ def test_split_by_start_cuts_training_and_keeps_unknown_items(tmp_path):
     assert parts["train_full"] == {"1": ["a", "b"], "2": ["a", "b"]} and parts["test"] == {"3": ["a", "b", "a"]}
 
 
-def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path):
+def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path, preprocess):
     write_clicks(tmp_path / "clicks.tsv",
                  {day + 1: [(item, day * 2 * DAY), ("a", day * 2 * DAY + 1), ("b", day * 2 * DAY + 2)]
                                            for day, item in enumerate(["old", "old", "x", "y", "old"])})
@@ -169,7 +170,7 @@ def test_newest_fraction_limits_training_and_so_the_items_of_the_test(tmp_path):
                                     "train_tr": {"3": ["x", "a", "b"]}, "train_valid": {"4": ["a", "b"]}}
 
 
-def test_newest_days_leave_out_older_training_sessions(four_sessions, tmp_path):
+def test_newest_days_leave_out_older_training_sessions(four_sessions, tmp_path, preprocess):
     process = assert_worked(preprocess(tmp_path, "--input", four_sessions, *SMALL, "--newest_days", 2))
     parts = read_parts(tmp_path)
     assert {part: list(found) for part, found in parts.items()} == {
@@ -177,7 +178,7 @@ def test_newest_days_leave_out_older_training_sessions(four_sessions, tmp_path):
     assert "--newest_days 2: removed 1 sessions, 2 clicks, 0 items" in process.stdout
 
 
-def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path):
+def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path, preprocess):
     clicks = write_clicks(tmp_path / "clicks.tsv", {
         1: [("a", 0), ("b", 5), ("a", 11), ("a", 20), ("b", 22), ("a", 23)], 2: [("b", 3 * DAY), ("a", 3 * DAY)],
         3: [("b", 5 * DAY), ("a", 5 * DAY)]})
@@ -203,14 +204,14 @@ def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path):
      "clicks.tsv line 1: found the columns 'SessionId, ItemId, Time', expected one named 'Item'"),
     (["--input", "missing.tsv"], "--input"), (["--input", "."], "--input"),
 ])
-def test_a_users_mistake_is_one_line_and_changes_no_file(four_sessions, tmp_path, flags, message):
+def test_a_users_mistake_is_one_line_and_changes_no_file(four_sessions, tmp_path, flags, message, preprocess):
     (tmp_path / "rsc15_test.txt").write_text("of before")
     before = files_below(tmp_path)
     assert_one_line_error(preprocess(tmp_path, "--input", four_sessions, *flags, cwd=tmp_path), message)
     assert files_below(tmp_path) == before
 
 
-def test_unknown_items_may_leave_no_test(tmp_path):
+def test_unknown_items_may_leave_no_test(tmp_path, preprocess):
     sessions = [[("a", 0), ("b", 0)], [("a", 2 * DAY), ("b", 2 * DAY)], [("c", 4 * DAY), ("d", 4 * DAY)]]
     clicks = write_clicks(tmp_path / "clicks.tsv", dict(enumerate(sessions)))
     assert_one_line_error(preprocess(tmp_path, "--input", clicks, "--min_support", 1),
@@ -223,7 +224,7 @@ def test_unknown_items_may_leave_no_test(tmp_path):
     ("5\t \t7",
      "line 10: found ' ' as ItemId, expected an id; 1 more bad row (--skip_bad 2 leaves them out)"),
     ("\tx\t7", "line 10: found '' as SessionId, expected an id")])
-def test_a_wrong_line_is_named(four_sessions, tmp_path, line, message):
+def test_a_wrong_line_is_named(four_sessions, tmp_path, line, message, preprocess):
     with open(four_sessions, "a") as file:
         file.write(line + "\n" + "6\tx\n")
     before = files_below(tmp_path)
@@ -231,7 +232,7 @@ def test_a_wrong_line_is_named(four_sessions, tmp_path, line, message):
     assert files_below(tmp_path) == before
 
 
-def test_a_damaged_archive_is_an_error(archive, tmp_path):
+def test_a_damaged_archive_is_an_error(archive, tmp_path, preprocess):
     whole = archive.read_bytes()
     for damaged in (whole[:-30], whole[:60], whole[:4], b"", whole[:40] + b"\xff" * 20 + whole[60:]):
         archive.write_bytes(damaged)
@@ -239,21 +240,21 @@ def test_a_damaged_archive_is_an_error(archive, tmp_path):
         assert list(files_below(tmp_path)) == ["yoochoose-data.7z"]
 
 
-def test_an_archive_without_clicks_is_an_error(tmp_path):
+def test_an_archive_without_clicks_is_an_error(tmp_path, preprocess):
     with py7zr.SevenZipFile(tmp_path / "other.7z", "w") as file:
         file.writestr("no", "yoochoose-buys.dat")
     process = preprocess(tmp_path, "--input", tmp_path / "other.7z")
     assert_one_line_error(process, "other.7z", "yoochoose-buys.dat", "expected yoochoose-clicks.dat")
 
 
-def test_the_input_is_never_overwritten(four_sessions, tmp_path):
+def test_the_input_is_never_overwritten(four_sessions, tmp_path, preprocess):
     four_sessions.rename(tmp_path / "rsc15_test.txt")
     assert_one_line_error(preprocess(tmp_path, "--input", tmp_path / "rsc15_test.txt"), "would be overwritten")
     process = preprocess(tmp_path, "--input", tmp_path / "rsc15_train_tr.txt", "--fetch", 1, "--url", "nonsense")
     assert_one_line_error(process, "would be overwritten")  # before it is fetched
 
 
-def test_nothing_is_written_among_sessions(four_sessions, tmp_path):
+def test_nothing_is_written_among_sessions(four_sessions, tmp_path, preprocess):
     (tmp_path / "train_data").mkdir()
     (tmp_path / "train_data" / "text2paddle.json").write_text("{}")
     before = files_below(tmp_path)
@@ -262,7 +263,7 @@ def test_nothing_is_written_among_sessions(four_sessions, tmp_path):
     assert files_below(tmp_path) == before
 
 
-def test_a_folder_that_can_not_be_written_to(four_sessions, tmp_path):
+def test_a_folder_that_can_not_be_written_to(four_sessions, tmp_path, preprocess):
     assert_one_line_error(preprocess(four_sessions, "--input", four_sessions), "clicks.tsv", "expected a directory")
     assert_one_line_error(preprocess("/proc/nowhere", "--input", four_sessions), "/proc/nowhere")
 
@@ -276,9 +277,10 @@ def test_a_full_disk_leaves_the_old_files(tmp_path, archive):
     clicks = write_clicks(tmp_path / "clicks.tsv", sessions)
     (tmp_path / "rsc15_test.txt").write_text("of before")
     before = files_below(tmp_path)
-    process = preprocess(tmp_path, "--input", clicks, preexec_fn=limit_files(20_000))
+    flags = "--out_dir", tmp_path, "--input"
+    process = run_script("preprocess.py", *flags, clicks, preexec_fn=limit_files(20_000))
     assert_one_line_error(process, "rsc15_train_full.txt", "File too large")
-    process = preprocess(tmp_path, "--input", archive, preexec_fn=limit_files(500))
+    process = run_script("preprocess.py", *flags, archive, preexec_fn=limit_files(500))
     assert_one_line_error(process, "File too large", "expected room to unpack", "yoochoose-data.7z")
     assert files_below(tmp_path) == before
 
@@ -379,9 +381,9 @@ def test_help_starts_fast():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path):
+def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path, run_here, preprocess):
     for name in ("one", "two"):
-        assert_worked(run_script("benchmarks/make_clicks.py", "--click_count", 5000, "--item_count", 300,
-                                 "--output", tmp_path / name))
+        assert_worked(run_here("benchmarks/make_clicks.py", "--click_count", 5000, "--item_count", 300,
+                               "--output", tmp_path / name))
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert "5,000 clicks" in assert_worked(preprocess(tmp_path, "--input", tmp_path / "one")).stdout

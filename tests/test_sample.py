@@ -117,11 +117,11 @@ def test_too_many_sessions_for_the_memory_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_network_beats_popularity_and_transitions_on_it(tmp_path):
+def test_the_network_beats_popularity_and_transitions_on_it(tmp_path, run_here):
     """By its memory: so the demo shows something."""
     data = ["--vocab_path", ROOT / "vocab.txt", "--model_dir", tmp_path / "model"]
-    assert_worked(run_script("train.py", "--train_dir", ROOT / "train_data", *data, "--pass_num", 5, "--threads", 1))
-    process = assert_worked(run_script("infer.py", "--test_dir", ROOT / "test_data", *data,
+    assert_worked(run_here("train.py", "--train_dir", ROOT / "train_data", *data, "--pass_num", 5, "--threads", 1))
+    process = assert_worked(run_here("infer.py", "--test_dir", ROOT / "test_data", *data,
                                        "--train_dir", ROOT / "train_data",
                                        "--start_index", 5, "--last_index", 5, "--threads", 1))
     table = {words[0]: [float(word) for word in words[1:]]

@@ -77,9 +77,9 @@ def test_every_session_counts_in_every_epoch(tiny_data, tiny_model):
         assert record["num_steps"] == -(-sum(length > 1 for length in lengths) // 10)
 
 
-def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model, tmp_path):
+def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model, tmp_path, run_here):
     def run(name, *more):
-        assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
+        assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / name, "--pass_num", 2, *more)))
 
     def record(model_dir):
         return [(r["loss"], r["num_steps"]) for r in map(json.loads, lines_of(model_dir / "metrics.jsonl"))
@@ -98,48 +98,48 @@ def test_one_seed_one_thread_identical_weights_and_metrics(tiny_data, tiny_model
     ["--emb_dropout", 0.2, "--hid_dropout", 0], ["--label_smoothing", 0.1],
     ["--embedding", "separate", "--init_range", 0.04, "--emb_lr_x", 10, "--base_lr", 0.01],
 ])
-def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more):
-    assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 3, *more)))
+def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more, run_here):
+    assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model", "--pass_num", 3, *more)))
     losses = [json.loads(line)["loss"] for line in lines_of(tmp_path / "model/metrics.jsonl")]
     assert losses[2] < losses[0]
-    process = run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
+    process = run_here("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
                          "--last_index", 3)
     assert assert_worked(process).stdout.count("recall@20:") == 3
 
 
-def test_without_the_tuning_paddle_computes_everything(tiny_data, tmp_path):
-    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--tune_cpu", 0)))
+def test_without_the_tuning_paddle_computes_everything(tiny_data, tmp_path, run_here):
+    process = assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model", "--tune_cpu", 0)))
     assert "engine:paddle loss:paddle optimizer:paddle" in process.stdout.splitlines()
 
 
-def test_long_sessions_are_cut_and_told(tiny_data, tmp_path):
-    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", "--max_length", 2)))
+def test_long_sessions_are_cut_and_told(tiny_data, tmp_path, run_here):
+    process = assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model", "--max_length", 2)))
     cut = sum(len(line.split()) > 3 for line in lines_of(tiny_data / "train_data/train.txt"))
     assert f"cut into windows of 2 predictions: {cut} sessions" in process.stdout
     record = json.loads((tmp_path / "model/metrics.jsonl").read_text(encoding="utf-8"))
     assert record["predictions"] == sum(len(line.split()) - 1 for line in lines_of(tiny_data / "train_data/train.txt"))
 
 
-def test_enable_ce_stops_each_epoch_early(tiny_data, tmp_path):
+def test_enable_ce_stops_each_epoch_early(tiny_data, tmp_path, run_here):
     more = ["--enable_ce", "--step_num", 3, "--is_local", 1]
-    process = assert_worked(run_script("train.py", *flags(tiny_data, tmp_path / "model", *more)))
+    process = assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model", *more)))
     assert "epoch:1 num_steps:3 " in process.stdout
 
 
-def test_a_lone_count_as_vocabulary_is_accepted_with_a_warning(tiny_data, tmp_path):
+def test_a_lone_count_as_vocabulary_is_accepted_with_a_warning(tiny_data, tmp_path, run_here):
     (tmp_path / "count.txt").write_text("36\n", encoding="utf-8")
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "count.txt"))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "count.txt"))
     assert process.returncode == 0 and process.stderr.count("\n") == 1 and "number of items" in process.stderr
-    assert_worked(run_script("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
+    assert_worked(run_here("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", tmp_path / "model",
                              "--last_index", 1))
 
 
-def test_a_second_run_needs_overwrite(tiny_data, tiny_model, tmp_path):
+def test_a_second_run_needs_overwrite(tiny_data, tiny_model, tmp_path, run_here):
     model_dir = shutil.copytree(tiny_model, tmp_path / "model")
     before = files_below(model_dir)
-    assert_one_line_error(run_script("train.py", *flags(tiny_data, model_dir)), "--model_dir", "--overwrite 1")
+    assert_one_line_error(run_here("train.py", *flags(tiny_data, model_dir)), "--model_dir", "--overwrite 1")
     assert files_below(model_dir) == before
-    assert_worked(run_script("train.py", *flags(tiny_data, model_dir, "--overwrite", 1)))
+    assert_worked(run_here("train.py", *flags(tiny_data, model_dir, "--overwrite", 1)))
     assert checkpoint.finished_epochs(model_dir) == [1]
 
 
@@ -160,10 +160,10 @@ WRONG_SESSIONS = {
 
 
 @pytest.mark.parametrize("name", WRONG_SESSIONS)
-def test_wrong_sessions_end_in_one_line(tiny_data, tmp_path, name):
+def test_wrong_sessions_end_in_one_line(tiny_data, tmp_path, name, run_here):
     content, fragments = WRONG_SESSIONS[name]
     write(tmp_path / "train_data/train.txt", content)
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
     assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
@@ -178,10 +178,10 @@ WRONG_VOCABULARIES = {
 
 
 @pytest.mark.parametrize("name", WRONG_VOCABULARIES)
-def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name):
+def test_wrong_vocabularies_end_in_one_line(tiny_data, tmp_path, name, run_here):
     content, fragments = WRONG_VOCABULARIES[name]
     write(tmp_path / "vocab.txt", content)
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "vocab.txt"))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--vocab_path", tmp_path / "vocab.txt"))
     assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
@@ -247,34 +247,34 @@ def test_what_is_no_file_ends_in_one_line_at_once(tiny_data, tmp_path, run_here,
     (["--no_such_flag", 1], ["--no_such_flag"]),
     (["--use_cuda", 2], ["--use_cuda", "'2'"]),
 ])
-def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
+def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments, run_here):
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
     assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
 
-def test_use_cuda_without_cuda_ends_in_one_line(tiny_data, tmp_path):
+def test_use_cuda_without_cuda_ends_in_one_line(tiny_data, tmp_path, run_here):
     import paddle
     if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
         pytest.skip("this machine can")
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--use_cuda", 1))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--use_cuda", 1))
     assert_one_line_error(process, "--use_cuda 1", "expected")
 
 
-def test_sessions_of_another_vocabulary_are_refused(tiny_data, tmp_path):
+def test_sessions_of_another_vocabulary_are_refused(tiny_data, tmp_path, run_here):
     shutil.copytree(tiny_data / "train_data", tmp_path / "train_data")
     write(tmp_path / "train_data/text2paddle.json", '{"vocab_sha256": "0123456789abcdef"}')
-    process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train_data"))
     assert_one_line_error(process, "--train_dir", "another vocab.txt")
 
 
-def test_no_model_is_written_among_sessions(tiny_data, tmp_path):
+def test_no_model_is_written_among_sessions(tiny_data, tmp_path, run_here):
     shutil.copytree(tiny_data / "test_data", tmp_path / "data")
     shutil.copytree(ROOT / "train_data", tmp_path / "train_data")
     before = files_below(tmp_path)
     for name in "train.py", "train_sample_neg.py":
         for directory, found in [("data", "test.txt"), ("train_data", "text2paddle.json")]:
-            process = run_script(name, *flags(tiny_data, tmp_path / directory))
+            process = run_here(name, *flags(tiny_data, tmp_path / directory))
             assert_one_line_error(process, "--model_dir: found sessions in", found)
     assert files_below(tmp_path) == before
 
@@ -367,7 +367,7 @@ def wait_for(process, words):
 def test_kill_at_any_moment_leaves_every_saved_epoch_usable(large_vocabulary, tmp_path):
     draw, model_dir = random.Random(4), tmp_path / "model"
     shapes = None
-    for _ in range(6):
+    for _ in range(3):
         process = start(large_vocabulary, model_dir, "--overwrite", 1)
         wait_for(process, "model saved in")
         time.sleep(draw.uniform(0, 0.6))

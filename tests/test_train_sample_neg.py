@@ -47,29 +47,29 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_it_trains_and_can_be_evaluated(tiny_data, tmp_path, name):
-    process = assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *VARIANTS[name])))
+def test_it_trains_and_can_be_evaluated(tiny_data, tmp_path, name, run_here):
+    process = assert_worked(run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *VARIANTS[name])))
     assert process.stdout.rstrip().endswith("finish training")
     found = losses(tmp_path / "model")
     assert found[2] < found[0]
-    process = assert_worked(run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data/",
+    process = assert_worked(run_here("infer_sample_neg.py", "--test_dir", tiny_data / "test_data/",
                                         "--model_dir", tmp_path / "model", "--last_index", 3))
     assert process.stdout.count(" recall@20:") == 3
 
 
 @pytest.mark.parametrize("more", [[], ["--batching", "parallel", "--batch_size", 8, "--hid_dropout", 0.3]])
-def test_one_seed_one_thread_identical_weights(tiny_data, tmp_path, more):
-    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
-        assert_worked(run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / name, "--seed", seed, *more)))
+def test_one_seed_one_thread_identical_weights(tiny_data, tmp_path, run_here, more):
+    for name, seed, run in (("first", 1, run_script), ("again", 1, run_here), ("other", 2, run_here)):
+        assert_worked(run("train_sample_neg.py", *flags(tiny_data, tmp_path / name, "--seed", seed, *more)))
     read = lambda name: (tmp_path / name / "epoch_3/model.safetensors").read_bytes()
     assert read("first") == read("again") != read("other")
     assert losses(tmp_path / "first") == losses(tmp_path / "again")
 
 
-def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
+def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path, run_here):
     """Of 36 items, those that no session holds stay as they were drawn when nothing is sampled."""
     (tmp_path / "train.txt").write_text("1 2 3\n3 1\n", encoding="utf-8")
-    run = lambda name, lr: assert_worked(run_script("train_sample_neg.py", *flags(
+    run = lambda name, lr: assert_worked(run_here("train_sample_neg.py", *flags(
         tiny_data, tmp_path / name, "--train_dir", tmp_path / "train.txt", "--neg_size", 0, "--base_lr", lr)))
     run("moved", 0.1), run("still", 0)
     read = lambda name: load_file(tmp_path / name / "epoch_3/model.safetensors")["item_matrix"]
@@ -91,10 +91,10 @@ def test_only_rows_of_sampled_or_clicked_items_move(tiny_data, tmp_path):
     ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--loss", "bpr-max"]),  # one target in the last batch
     ("0 1\n2 3\n4 5\n", ["--neg_size", 0, "--batch_size", 2, "--label_smoothing", 0.1, "--score_scale", 0]),
 ])
-def test_tiny_data_works(tiny_data, tmp_path, text, more):
+def test_tiny_data_works(tiny_data, tmp_path, text, more, run_here):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     more = flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", *more)
-    assert_worked(run_script("train_sample_neg.py", *more))
+    assert_worked(run_here("train_sample_neg.py", *more))
 
 
 @pytest.mark.parametrize("text, more", [
@@ -104,10 +104,10 @@ def test_tiny_data_works(tiny_data, tmp_path, text, more):
     ("0 1\n3\n", []),
     ("0 1\n3 4\n", ["--batch_size", 1]),
 ])
-def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
+def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more, run_here):
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     more = flags(tiny_data, tmp_path / "model", "--train_dir", tmp_path / "train.txt", "--neg_size", 0, *more)
-    process = run_script("train_sample_neg.py", *more)
+    process = run_here("train_sample_neg.py", *more)
     assert_one_line_error(process, "--neg_size 0", "two sessions")
     assert not (tmp_path / "model").exists()
 
@@ -133,16 +133,16 @@ def test_nothing_to_compare_with_is_said(tiny_data, tmp_path, text, more):
     (["--config", "vocab.txt"], ["--config", "vocab.txt"]),
     (["--config", "strange.json"], ["strange.json", "no_such_flag"]),
 ])
-def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments):
+def test_wrong_flags_end_in_one_line(tiny_data, tmp_path, more, fragments, run_here):
     (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
     (tmp_path / "strange.json").write_text('{"no_such_flag": 1}', encoding="utf-8")
-    process = run_script("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
+    process = run_here("train_sample_neg.py", *flags(tiny_data, tmp_path / "model", *more), cwd=tmp_path)
     assert_one_line_error(process, *fragments)
     assert not (tmp_path / "model").exists()
 
 
-def test_flags_beside_a_config_win(tiny_data, tmp_path):
-    assert_worked(run_script("train_sample_neg.py", "--config", ROOT / "settings/official_xe.json",
+def test_flags_beside_a_config_win(tiny_data, tmp_path, run_here):
+    assert_worked(run_here("train_sample_neg.py", "--config", ROOT / "settings/official_xe.json",
                              *flags(tiny_data, tmp_path / "model", "--pass_num", 1)))
     options = options_of(tmp_path / "model")
     expected = {"pass_num": 1, "neg_size": 16, "momentum": 0.2, "loss": "ce"}
@@ -210,15 +210,15 @@ def test_the_log_says_what_the_loss_is_taken_over(tiny_data, tmp_path, run_here,
     assert f"engine:{way} loss:{way} optimizer:{way}" in lines
 
 
-def test_sampled_ranks_stand_in_no_table_with_full_ones(tiny_data, tiny_model):
-    process = run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
+def test_sampled_ranks_stand_in_no_table_with_full_ones(tiny_data, tiny_model, run_here):
+    process = run_here("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
                          "--train_dir", tiny_data / "train_data", "--sampled", 5)
     assert_one_line_error(process, "--train_dir", "--sampled")
 
 
-def test_sampled_metrics_come_with_a_warning_and_don_t_depend_on_the_batch_size(tiny_data, tiny_model):
+def test_sampled_metrics_come_with_a_warning_and_don_t_depend_on_the_batch_size(tiny_data, tiny_model, run_here):
     def run(*more):
-        return run_script("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
+        return run_here("infer_sample_neg.py", "--test_dir", tiny_data / "test_data", "--model_dir", tiny_model,
                           "--last_index", 2, "--topk", "1,5", *more)
 
     def figures(process):

@@ -121,7 +121,7 @@ def test_ranks_are_the_same_to_the_bit_at_the_size_of_a_real_model(kernels_or_no
 
 def test_kernels_that_count_wrong_are_not_used(sessions, kernels, monkeypatch):
     network = random_network(SETTINGS[0])
-    assert ranks._counts_right(kernels)
+    assert ranks.counts_right(kernels)
     expected, right = network_ranks(network, sessions, Way(16)), Kernels.count_above
     monkeypatch.setattr(Kernels, "count_above", lambda *arguments: [counts + 1 for counts in right(*arguments)])
     assert network_ranks(network, sessions, Way(16, kernels=kernels)).tolist() == expected.tolist()

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import paddle
 import pytest
-from conftest import assert_one_line_error, run_script
+from conftest import assert_one_line_error
 from small_runs import BATCHINGS, NETWORKS, OBJECTIVES, make_network, make_trainer, weights_of
 
 from utils import device
@@ -66,8 +66,8 @@ def test_the_trainer_asks_for_what_the_flag_says(monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["train.py", "train_sample_neg.py"])
-def test_a_processor_refuses_it_in_one_line(script, tmp_path):
-    process = run_script(script, "--amp", "bf16", "--model_dir", tmp_path / "model")
+def test_a_processor_refuses_it_in_one_line(script, tmp_path, run_here):
+    process = run_here(script, "--amp", "bf16", "--model_dir", tmp_path / "model")
     assert_one_line_error(process, "--amp bf16: found --use_cuda 0, expected --use_cuda 1", "bfloat16")
     assert not (tmp_path / "model").exists()
 

@@ -11,7 +11,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script
+from conftest import ROOT, assert_one_line_error, assert_worked, files_below
 from stopped_runs import TRAINED, flags, long_run, result, stop_in_second_epoch, stopping_after
 
 from utils.files import InputError
@@ -105,7 +105,7 @@ def test_a_second_signal_comes_through_at_once():
 
 
 @pytest.mark.parametrize("signal_number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_as_a_user_stops_and_resumes_it(tiny_data, tmp_path, signal_number, status):
+def test_as_a_user_stops_and_resumes_it(tiny_data, tmp_path, signal_number, status, run_here):
     model_dir = tmp_path / "model"
     with long_run(tiny_data, model_dir) as process:
         next(line for line in process.stdout if "step:5 " in line)
@@ -113,7 +113,7 @@ def test_as_a_user_stops_and_resumes_it(tiny_data, tmp_path, signal_number, stat
         output, errors = process.communicate(timeout=60)
     assert process.returncode == status and errors.count("\n") == 1, errors
     assert f"saved in {model_dir}/last: --resume 1" in output
-    again = run_script("train.py", *flags(tiny_data, model_dir, "--pass_num", 1000))
+    again = run_here("train.py", *flags(tiny_data, model_dir, "--pass_num", 1000))
     assert_one_line_error(again, "--resume 1", "--overwrite 1")
     with long_run(tiny_data, model_dir, "--resume", 1) as resumed:
         line = next(line for line in resumed.stdout if line.startswith("resumed"))
@@ -131,11 +131,11 @@ def test_last_is_invisible_to_infer(tiny_data, tmp_path, run_here):
 
 # Refused
 
-def test_a_second_run_in_the_same_directory_is_refused(tiny_data, tmp_path):
+def test_a_second_run_in_the_same_directory_is_refused(tiny_data, tmp_path, run_here):
     with long_run(tiny_data, tmp_path / "model") as first:
         next(line for line in first.stdout if "step:" in line)
         for more in ([], ["--resume", 1], ["--overwrite", 1]):
-            second = run_script("train.py", *flags(tiny_data, tmp_path / "model", *more))
+            second = run_here("train.py", *flags(tiny_data, tmp_path / "model", *more))
             assert_one_line_error(second, "another run at work")
         first.kill()
         first.wait()  # which frees the directory
