@@ -7,7 +7,7 @@ Random weights don't show how fast a trained model answers: their scores lie clo
 the trained model, plus a random one whose length is a share (--spread) of its own. The biases stay as they are, and so
 does the order of the items. The sessions are those of --test_dir, with one of the new items for each click, always the
 same one in a session. The memory of neighbours, if there is one, gets such sessions too; with --neighbours 0 it is left
-out.
+out. With fewer --items than the model has, its first ones are left, which are the most frequent, and their clicks.
 """
 
 import sys
@@ -35,8 +35,7 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_output", help="trained model of one network")
     parser.add_argument("--test_dir", default="test_data", help="its test sessions")
-    parser.add_argument("--item_count", type=number(int, 2, COUNT), default=1_000_000,
-                        help="items of the new model, more than the trained one has")
+    parser.add_argument("--item_count", type=number(int, 2, COUNT), default=1_000_000, help="items of the new model")
     parser.add_argument("--spread", type=number(float, 0, 10), default=0.5,
                         help="how long what is added to a vector is, as a share of its length")
     parser.add_argument("--session_count", type=number(int, 1, COUNT), default=2000, help="sessions to write")
@@ -51,13 +50,12 @@ def main():
     random, output = np.random.default_rng(options.seed), Path(options.out_dir)
     settings, weights, _ = load_model(options.model_dir)
     trained = len(weights[ITEM_MATRIX])
-    if options.item_count < trained:
-        raise InputError(f"--item_count: found {options.item_count}, expected at least the {trained} of "
-                         f"{options.model_dir}")
     if output.exists():
         raise InputError(f"--out_dir: found {output}, expected a directory that isn't there yet")
     sessions = read_sessions(options.test_dir, trained, "--test_dir")
-    firsts = -(-np.arange(trained + 1) * options.item_count // trained)  # the new items of each trained one
+    new = max(options.item_count, trained)
+    firsts = -(-np.arange(trained + 1) * new // trained)  # the new items of each trained one
+    firsts = np.minimum(firsts, options.item_count)  # none for those that are left out
     for name in {ITEM_MATRIX, input_matrix(settings)}:
         units = weights[name].shape[1] - (name == ITEM_MATRIX)  # its last column has the biases
         weights[name] = enlarged(weights[name], units, firsts, options.spread, random)
@@ -78,7 +76,7 @@ def main():
         for start, end in list(zip(offsets, offsets[1:]))[:options.session_count]:
             file.write(" ".join(map(str, items[start:end])) + "\n")
     print(f"{output / 'model'}: {options.item_count} items from {trained}; {output / 'sessions.txt'}: "
-          f"{min(options.session_count, len(sessions.lengths))} sessions")
+          f"{min(options.session_count, len(offsets) - 1)} sessions")
 
 
 def enlarged(matrix, units, firsts, spread, random):
@@ -92,8 +90,16 @@ def enlarged(matrix, units, firsts, spread, random):
     return result
 
 
+def with_items(sessions, is_left):
+    """The sessions.Sessions without the clicks on other items, and without sessions that have none left."""
+    kept = is_left[sessions.items]
+    offsets = np.unique(np.concatenate([[0], np.cumsum(kept)])[sessions.offsets])
+    return Sessions(sessions.items[kept], offsets)
+
+
 def spread_out(sessions, firsts, random):
     """The same sessions.Sessions of the new items; an item that comes again in a session is again the same one."""
+    sessions = with_items(sessions, np.diff(firsts) > 0)
     keys = np.repeat(np.arange(len(sessions.lengths)), sessions.lengths) * len(firsts) + sessions.items
     keys, places = np.unique(keys, return_inverse=True)
     items = keys % len(firsts)

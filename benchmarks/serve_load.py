@@ -5,7 +5,7 @@
     python benchmarks/serve_load.py --item_count 1000000 --hid_size 512 --rates 5,10,20
     python benchmarks/serve_load.py --model_dir model_output              # any model, such as joined ones
     python benchmarks/serve_load.py --model_dir large/model --test_dir large/sessions.txt  # enlarge_model.py makes it
-    python benchmarks/serve_load.py --form intent --model_dir model_intent --session_length 4  # a model of train_intent.py
+    python benchmarks/serve_load.py --form intent --model_dir model_intent --session_length 4   # train_intent.py's
     python benchmarks/serve_load.py --server flask                       # Flask on gunicorn, which must be installed
 
 Open loop: requests have arrival times of their own (a Poisson process), whatever the server does, and latency counts

@@ -38,6 +38,18 @@ def large(tmp_path, run_here):
     return ["--model_dir", model, "--test_dir", text, "--session_length", 4]
 
 
+def test_a_model_of_fewer_items_has_the_first_ones_and_their_clicks(tmp_path, run_here):
+    directory, text = write_random_model(tmp_path / "small", items=30), tmp_path / "test.txt"
+    text.write_text("1 2 29 1\n29 29\n10 9 0\n")
+    write_neighbours(directory, remember(read_sessions(text, 30, ""), 30), 0.25)
+    assert_worked(run_here("benchmarks/enlarge_model.py", "--model_dir", directory, "--test_dir", text, "--item_count",
+                           10, "--spread", 0, "--out_dir", tmp_path / "few"))
+    (small, _), (few, item_ids) = load_scorer(directory), load_scorer(tmp_path / "few/model")
+    assert len(item_ids) == 10 and (tmp_path / "few/sessions.txt").read_text() == "1 2 1\n9 0\n"
+    np.testing.assert_array_equal(few.item_matrix, small.item_matrix[:10])
+    assert len(few.memory.neighbours.offsets) == 3
+
+
 @pytest.mark.parametrize("form", ["post", "get", "intent"])
 def test_load(form, large, tmp_path):
     model_flags, served = large, f"200 items, {large[1]}"
