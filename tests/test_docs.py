@@ -27,7 +27,7 @@ APACHE_2_0 = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30" 
 OTHERS_FLAGS = {"--require-hashes", "--master", "--nnodes", "--nproc_per_node", "--log_dir",
                  "--host", "--build-arg", "--cpus", "--provenance", "--sbom"}  # pip's, Paddle's, Docker's
 WITHOUT_FLAGS = {"net.py", "machine.py", "session_text.py", "speed_parts.py", "speed_rows.py", "serve_flask.py",
-                 "endure_clients.py", "endure_report.py", "stack.py"}
+                 "endure_clients.py", "endure_report.py", "record_file.py", "stack.py"}
 
 page_by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
