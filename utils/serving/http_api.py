@@ -186,7 +186,7 @@ class Api:
         return self.message(request, asked, await self.answers(asked, part), part)
 
     async def answers(self, asked, part="body"):
-        """The micro_batches.Answers to messages.SessionsToAnswer, for `message`."""
+        """The micro_batches.Answer to each of messages.SessionsToAnswer, for `message`."""
         return await self.ask(self.questions(asked, part), counted(asked) - len(asked.sessions))
 
     def message(self, request, asked, answers, part="body"):
