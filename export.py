@@ -94,6 +94,8 @@ def main():
             write_items(options.item_vectors, scorer, item_ids)
     if options.onnx:
         write_onnx(options)
+    for path in filter(None, (options.session_states, options.item_vectors, options.onnx)):
+        print(f"written: {path}")
 
 
 def session_states(scorer, item_ids, path):

@@ -59,6 +59,8 @@ def main():
     options = parse_arguments()
     with named_by("MODEL_DIR"):
         runs = read_runs(options.model_dirs)
+    for one in runs:
+        print(f"read: {one.name} epochs:{len(one.epochs)} tests:{len(one.tests)}", flush=True)
     from utils.plotting import pictures  # slow to import, so only once the arguments are checked
 
     files, pages = {}, []  # all are made before the first is written: what is wrong with a run leaves no half report

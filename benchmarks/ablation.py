@@ -38,8 +38,8 @@ from utils.data.session_files import read_conversion  # noqa: E402
 from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
 from utils.data.vocabulary import read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.model import checkpoint, upkeep  # noqa: E402
-from utils.options import COUNT, Parser, number  # noqa: E402
+from utils.model import checkpoint  # noqa: E402, upkeep  # noqa: E402
+from utils.options import COUNT, VOCABULARY, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import line_of, log, read_records  # noqa: E402
 from utils.training import sampled_flags  # noqa: E402
@@ -82,7 +82,7 @@ STEPS = [
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions, a directory or one file")
-    parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
+    parser.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
     parser.add_argument("--every", type=number(int, 1, COUNT), default=1,
                         help="train on one of so many of the sessions that are left: items are rarer then")
     parser.add_argument("--out_dir", default="benchmark_output/ablation",

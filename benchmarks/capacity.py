@@ -37,7 +37,7 @@ from serve_load import (  # noqa: E402
 )
 
 from utils.device import processor_name  # noqa: E402
-from utils.options import SECONDS, SEED, Parser, number, sizes  # noqa: E402
+from utils.options import SECONDS, Parser, add_seed_flag, number, sizes  # noqa: E402
 from utils.process import run  # noqa: E402
 
 FEW = 10  # requests a second
@@ -51,7 +51,7 @@ def parse_arguments():
     parser.add_argument("--seconds", type=number(float, 1, SECONDS), default=5.0, help="length of each load")
     parser.add_argument("--session_length", type=number(int, 1, 200), default=5, help="clicks of a session")
     parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items to recommend")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
+    add_seed_flag(parser)
     return parser.parse_args()
 
 

@@ -30,7 +30,7 @@ from pyarrow import csv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import InputError, require_file, write_atomically  # noqa: E402
-from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import log, read_records  # noqa: E402
 
@@ -49,16 +49,17 @@ def parse_arguments():
     parser.add_argument("--report_days", type=number(int, 2, COUNT), default=21,
                         help="days (or parts) to report, the last")
     parser.add_argument("--skip_last", type=number(int, 0, COUNT), default=0, help="days to leave out at the end")
-    parser.add_argument("--models", default=",".join(MODELS), help="which to evaluate, separated by commas")
+    parser.add_argument("--models", default=",".join(MODELS), help="which models to evaluate, separated by commas")
     parser.add_argument("--window", type=number(int, 1, COUNT), default=7,
                         help="days that an update trains on, the newest")
-    parser.add_argument("--copies", type=number(int, 1, COUNT), default=2, help="of their sessions in an update")
+    parser.add_argument("--copies", type=number(int, 1, COUNT), default=2, help="copies of their sessions in an update")
     parser.add_argument("--older", type=number(int, 0, COUNT), default=10,
                         help="one of so many older sessions is in an update, too; 0: none")
-    parser.add_argument("--update_flags", default="", help="flags of the trainer for an update")
+    parser.add_argument("--update_flags", default="", help="flags of the trainer for an update, in one text")
     parser.add_argument("--train_flags", default="", help="flags of the trainer for a training on all sessions")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the trainings")
-    parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the trainings and evaluations")
+    add_seed_flag(parser)
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=1,
+                        help="processor threads of the trainings and evaluations")
     parser.add_argument("--out_dir", required=True, help="directory for models and figures")
     options = parser.parse_args()
     options.models = options.models.split(",")

@@ -46,7 +46,7 @@ from serve_load import descendants, make_model  # noqa: E402
 from stack import Stack, program  # noqa: E402
 
 from utils.files import InputError, write_atomically  # noqa: E402
-from utils.options import SEED, Parser, number  # noqa: E402
+from utils.options import Parser, add_seed_flag, number  # noqa: E402
 from utils.plotting.pictures import as_png  # noqa: E402
 from utils.process import run  # noqa: E402
 
@@ -64,12 +64,12 @@ EXPECTED_ERRORS = "model refused", "Worker (pid:"  # how lines of the log begin;
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--seconds", type=number(float, 10, 86400), default=600.0, help="how long")
+    parser.add_argument("--seconds", type=number(float, 10, 86400), default=600.0, help="length of the run")
     parser.add_argument("--rate", type=number(float, 1, 100_000), default=200.0, help="requests a second")
     parser.add_argument("--server", choices=("serve", "gunicorn"), default="serve",
                         help="serve.py, or gunicorn with deploy/gunicorn.conf.py")
-    parser.add_argument("--workers", type=number(int, 2, 256), default=2, help="of the server")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of models, clicks, times and garbage")
+    parser.add_argument("--workers", type=number(int, 2, 256), default=2, help="processes of the server")
+    add_seed_flag(parser)
     parser.add_argument("--output", default="benchmark_output/endure.png", help="the picture, a PNG file")
     return parser.parse_args()
 

@@ -25,7 +25,7 @@ from utils.model.layout import ITEM_MATRIX, input_matrix  # noqa: E402
 from utils.model.load import load_model  # noqa: E402
 from utils.model.neighbours import Remembered  # noqa: E402
 from utils.model.neighbours_file import MEMORY, read_remembered, read_weight, write_neighbours  # noqa: E402
-from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.options import COUNT, TEST_SESSIONS, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 ROWS_AT_ONCE = 1 << 16
@@ -34,14 +34,14 @@ ROWS_AT_ONCE = 1 << 16
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_output", help="trained model of one network")
-    parser.add_argument("--test_dir", default="test_data", help="its test sessions")
+    parser.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
     parser.add_argument("--item_count", type=number(int, 2, COUNT), default=1_000_000, help="items of the new model")
     parser.add_argument("--spread", type=number(float, 0, 10), default=0.5,
                         help="how long what is added to a vector is, as a share of its length")
     parser.add_argument("--session_count", type=number(int, 1, COUNT), default=2000, help="sessions to write")
     parser.add_argument("--neighbours", type=number(int, 0, 1), default=1, help="1: keep the memory of neighbours")
     parser.add_argument("--out_dir", default="large", help="new directory for the model and sessions.txt")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of all that is drawn")
+    add_seed_flag(parser)
     return parser.parse_args()
 
 

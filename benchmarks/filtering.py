@@ -27,7 +27,7 @@ from utils.files import InputError  # noqa: E402
 from utils.memory import peak_memory  # noqa: E402
 from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
 from utils.model.native_scorer import NativeScorer, native_library  # noqa: E402
-from utils.options import COUNT, Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 SHARES = 0.01, 0.1, 0.9
@@ -38,9 +38,9 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--item_count", type=number(int, 100, COUNT), default=1_000_000, help="items of the model")
     parser.add_argument("--hid_size", type=number(int, 1, 100_000), default=100, help="units of the model")
-    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items recommended")
-    parser.add_argument("--rounds", type=number(int, 1, COUNT), default=40, help="answers of each kind, >= 1")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="of weights, states and filters, >= 0")
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items to recommend")
+    parser.add_argument("--rounds", type=number(int, 1, COUNT), default=40, help="measurements of each kind, in turns")
+    add_seed_flag(parser)
     return parser.parse_args()
 
 

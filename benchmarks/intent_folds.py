@@ -42,12 +42,14 @@ def parse_arguments():
     parser.add_argument("--buys", required=True, help="yoochoose-buys.dat, or such a table of purchases")
     parser.add_argument("--category_column", default="", help="name of the column of categories, as for preprocess.py")
     parser.add_argument("--folds", type=number(int, 2, 100), default=5, help="folds")
-    parser.add_argument("--seeds", type=number(int, 1, 100), default=3, help="how many seeds, from 1")
+    parser.add_argument("--seeds", type=number(int, 1, 100), default=3,
+                        help="runs of each kind, with the seeds 1, 2 ...")
     parser.add_argument("--min_support", type=number(int, 1, COUNT), default=5,
                         help="training clicks of an item that is in the vocabulary")
     parser.add_argument("--train_share", type=number(float, 0.01, 1), default=1.0,
                         help="share of the training sessions that is used, for a learning curve")
-    parser.add_argument("--draws", type=number(int, 100, 1_000_000), default=1000, help="for the intervals")
+    parser.add_argument("--draws", type=number(int, 100, 10_000_000), default=1000,
+                        help="random draws for the intervals")
     parser.add_argument("--network", type=number(int, 0, 1), default=1, help="0: simple methods alone")
     parser.add_argument("--train_flags", type=shlex.split, default="",
                         help="further flags of train_intent.py, in one text")

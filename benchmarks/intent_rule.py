@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils.files import InputError  # noqa: E402
 from utils.intent.baselines import scikit_learn  # noqa: E402
-from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 # The rule is one of whole sessions, without noise to hold back from: no loss at their beginnings, and no dropout.
@@ -30,9 +30,9 @@ def parse_arguments():
     parser.add_argument("--out_dir", required=True, help="directory to make, for all that is written")
     parser.add_argument("--session_count", type=number(int, 100, COUNT), default=240_000,
                         help="how many sessions to make")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of the sessions and of the training")
+    add_seed_flag(parser)
     parser.add_argument("--train_flags", type=shlex.split, default=FLAGS, help="flags of train_intent.py, in one text")
-    parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="of the training")
+    parser.add_argument("--threads", type=number(int, 1, 1024), default=1, help="processor threads of the training")
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import InputError, require_different, write_atomically  # noqa: E402
-from utils.options import COUNT, SEED, Parser, number  # noqa: E402
+from utils.options import COUNT, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 FIRST_DAY, DAYS = "2014-04-01", 183
@@ -37,7 +37,7 @@ def main():
     parser.add_argument("--item_count", type=number(int, 1, 400_000_000), default=52_000, help="size of the catalogue")
     parser.add_argument("--buys_output", default="",
                         help="a yoochoose-buys.dat to write as well, beside clicks as text; empty: none")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="the same seed gives the same file")
+    add_seed_flag(parser)
     flags = parser.parse_args()
     if flags.buys_output and flags.output.endswith(".parquet"):
         raise InputError("--buys_output: found it with Parquet, expected clicks as text")

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import InputError  # noqa: E402
 from utils.launch import watch  # noqa: E402
-from utils.options import COUNT, Parser, number  # noqa: E402
+from utils.options import COUNT, VOCABULARY, Parser, number  # noqa: E402
 from utils.process import place, run  # noqa: E402
 from utils.runlog import log  # noqa: E402
 
@@ -44,11 +44,11 @@ JOINED = [(8, "GPUs by NVLink", 200e9, 10e-6), (16, "machines, 10 Gbit/s, 0.1 ms
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions")
-    parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
+    parser.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
     parser.add_argument("--tasks", default=",".join(PARTS), help="what to do, separated by commas")
     parser.add_argument("--scripts", default="train.py,train_sample_neg.py", help="trainers, separated by commas")
-    parser.add_argument("--train_flags", default="", help="more flags of the trainers")
-    parser.add_argument("--parallel_flags", default="", help="more flags where several processes train")
+    parser.add_argument("--train_flags", default="", help="more flags of the trainers, in one text")
+    parser.add_argument("--parallel_flags", default="", help="more flags where several processes train, in one text")
     parser.add_argument("--num_devices", type=number(int, 2, 1024), default=2, help="processes")
     parser.add_argument("--rounds", type=number(int, 1, COUNT), default=3, help="measurements of each kind, in turns")
     parser.add_argument("--kills", type=number(int, 1, COUNT), default=20, help="how often the run is killed")

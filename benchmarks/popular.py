@@ -17,7 +17,7 @@ from utils.data.sessions import choose, read_sessions  # noqa: E402
 from utils.data.vocabulary import read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
 from utils.model.popular import NEWEST  # noqa: E402
-from utils.options import Parser, number  # noqa: E402
+from utils.options import VOCABULARY, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 COUNTED = 1000, 2000, 5000, NEWEST, 20_000, 50_000
@@ -27,7 +27,7 @@ K = 20
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions, the newest last")
-    parser.add_argument("--vocab_path", default="vocab.txt", help="their vocab.txt")
+    parser.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
     parser.add_argument("--left_out", type=number(float, 0.001, 0.9), default=0.1,
                         help="share of the sessions, the newest, that are predicted")
     return parser.parse_args()

@@ -27,15 +27,15 @@ from utils.model.layout import ITEM_MATRIX  # noqa: E402
 from utils.model.load import load_model, load_scorer  # noqa: E402
 from utils.model.native_scorer import NativeScorer, native_library  # noqa: E402
 from utils.model.scorer import Scorer  # noqa: E402
-from utils.options import COUNT, Parser, number  # noqa: E402
+from utils.options import COUNT, MODEL, TEST_SESSIONS, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--model_dir", default="model_recall20", help="model directory, as train.py writes")
-    parser.add_argument("--test_dir", default="test_data", help="test sessions, as for infer.py")
-    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items recommended")
+    parser.add_argument("--model_dir", default="model_recall20", help=MODEL)
+    parser.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
+    parser.add_argument("--topk", type=number(int, 1, 1000), default=20, help="items to recommend")
     parser.add_argument("--batch_size", type=number(int, 1, 1024), default=8, help="sessions answered together")
     parser.add_argument("--predictions", type=number(int, 1, COUNT), default=100_000,
                         help="the first so many of the test sessions, >= 1")

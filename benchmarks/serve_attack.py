@@ -47,7 +47,7 @@ from attack_requests import (  # noqa: E402
 )
 from serve_load import free_port, make_model, wait_until_ready  # noqa: E402
 
-from utils.options import Parser, number  # noqa: E402
+from utils.options import Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 UNITS, WORKERS = 16, 2
@@ -326,8 +326,8 @@ def print_table(tally, check, memory):
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--seconds", type=number(float, 1, 3600), default=20.0, help="how long to attack, 1 to 3600")
-    parser.add_argument("--seed", type=number(int, 0), default=1, help="of the attacks, >= 0")
+    parser.add_argument("--seconds", type=number(float, 1, 3600), default=20.0, help="length of the attacks")
+    add_seed_flag(parser)
     return parser.parse_args()
 
 

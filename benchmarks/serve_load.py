@@ -43,7 +43,7 @@ from utils.files import InputError  # noqa: E402
 from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.model.directory import read_items  # noqa: E402
 from utils.model.layout import NetworkSettings, weight_shapes  # noqa: E402
-from utils.options import COUNT, SECONDS, SEED, Parser, number, sizes  # noqa: E402
+from utils.options import COUNT, SECONDS, Parser, add_seed_flag, number, sizes  # noqa: E402
 from utils.process import run  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -76,7 +76,7 @@ def parse_arguments():
     parser.add_argument("--test_dir", default="",
                         help="session text of the model's items, a file or a directory: the first --session_length "
                         "clicks of each session that has as many; empty: drawn clicks")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of weights, sessions and arrival times")
+    add_seed_flag(parser)
     return parser.parse_args()
 
 

@@ -18,15 +18,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 # None of these may load NumPy, whose library reads its number of threads as it loads.
-from utils.options import COUNT, SECONDS, Parser, add_device_flags, number  # noqa: E402
+from utils.options import COUNT, SECONDS, TEST_SESSIONS, VOCABULARY, Parser, add_device_flags, number  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--train_dir", default="train_data", help="training sessions")
-    parser.add_argument("--test_dir", default="test_data", help="test sessions")
-    parser.add_argument("--vocab_path", default="vocab.txt", help="their vocabulary")
+    parser.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
+    parser.add_argument("--vocab_path", default="vocab.txt", help=VOCABULARY)
     for name, what in (("item_counts", "items"), ("hid_sizes", "units"), ("session_counts", "sessions")):
         parser.add_argument(f"--{name}", type=counts, default=[],
                             help=f"also measure with these numbers of {what}, such as 100,512")

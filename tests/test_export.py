@@ -48,7 +48,8 @@ def test_as_a_user_runs_it_without_paddle(model, sessions, tmp_path):
                          "--session_states", "out/states.npy",
                          "--sessions", sessions, "--onnx", "model.onnx", "--topk", 3, cwd=tmp_path,
                          env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "path"), *sys.path])})
-    assert process.returncode == 0 and process.stdout == "", process
+    assert process.returncode == 0, process
+    assert process.stdout == "".join(f"written: {path}\n" for path in ("out/states.npy", "items.npy", "model.onnx"))
     assert process.stderr == ("export.py: left out clicks on items that the model doesn't know: 2 (first: 'unknown' in "
                               f"{sessions}:4); sessions without any other, with a state of zeros: 1\n")
     items, states = np.load(tmp_path / "items.npy"), np.load(tmp_path / "out" / "states.npy")
