@@ -56,8 +56,8 @@ def parse_arguments():
     parser = Parser(__doc__)
     data, search = parser.group("input and output"), parser.group("search")
     data.add_argument("--train_dir", default="train_data",
-                      help="directory of training session files (or one file), the newest session last; that of "
-                      "train_intent.py with it")
+                      help="directory of training session files (or one file), the newest session last; with "
+                      "train_intent.py, what it reads")
     data.add_argument("--vocab_path", default="vocab.txt",
                       help=f"{VOCABULARY}; train_intent.py: the one beside --train_dir")
     data.add_argument("--study_dir", default="tune_output",

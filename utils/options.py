@@ -4,6 +4,7 @@ import argparse
 import codecs
 import json
 import math
+import textwrap
 
 from utils.files import InputError, require_file
 
@@ -38,6 +39,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         positional = [action for action in actions if not action.option_strings]
         others = argparse.Action(["--flag"], "flag", metavar="VALUE ...")
         super().add_usage(usage, [*required, others, *positional], [], prefix)
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _get_default_metavar_for_optional(self, action):
         ending = action.dest.rpartition("_")[2]

@@ -79,7 +79,8 @@ def _add_network_flags(network):
                          help="units of the item embedding; 0: as many as in the last layer")
     network.add_argument("--score_scale", type=number(float, 0, 1000), default=0.0,
                          help="the largest product of a state and an item's vector, such as 30: all vectors are made "
-                         "equally long; 0: they are as long as they become")
+                         "equally long; 0: they are as long as they become; train_sample_neg.py: 30 by default for ce "
+                         "with shared negatives")
     network.add_argument("--last_click", type=number(int, 0, 1), default=0,
                          help="1: the last click's vector, times a learned one, is added to the state that items are "
                          "scored with")
