@@ -38,7 +38,7 @@ from utils.data.session_files import read_conversion  # noqa: E402
 from utils.data.sessions import Sessions, choose, read_sessions, write_sessions  # noqa: E402
 from utils.data.vocabulary import read_vocabulary  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.model import checkpoint  # noqa: E402, upkeep  # noqa: E402
+from utils.model import checkpoint, upkeep  # noqa: E402
 from utils.options import COUNT, VOCABULARY, Parser, number  # noqa: E402
 from utils.process import run  # noqa: E402
 from utils.runlog import line_of, log, read_records  # noqa: E402
