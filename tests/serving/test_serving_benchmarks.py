@@ -69,8 +69,8 @@ def test_load(form, large, tmp_path):
         assert 0 < figures["p50"] <= figures["p90"] <= figures["p99"] <= figures["max"] + 0.1
 
 
-def test_load_of_purchase_intent_needs_its_model(run_here):
-    process = run_here("benchmarks/serve_load.py", "--form", "intent")
+def test_load_of_purchase_intent_needs_its_model():
+    process = run_script("benchmarks/serve_load.py", "--form", "intent")
     assert_one_line_error(process, "--form: found intent", "--model_dir")
 
 
