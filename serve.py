@@ -32,8 +32,8 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers alone keep all cores busy
 
 from utils.files import InputError
-from utils.options import COUNT, ITEM_FIELDS, SECONDS, Parser, add_model_flags, number
-from utils.process import run
+from utils.options import COUNT, ITEM_FIELDS, Parser, SECONDS, add_model_flags, number
+from utils.process import processors, run
 
 PACKAGES = "httptools", "msgspec", "prometheus_client", "redis", "starlette", "uvicorn", "uvloop"
 # Environment variables that give workers their flags, and the store that the server made for them.
@@ -73,7 +73,8 @@ def add_file_flags(data):
 def add_server_flags(server):
     server.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     server.add_argument("--port", type=number(int, 1, 65535), default=8080, help="port to listen on")
-    server.add_argument("--workers", type=number(int, 0, 256), default=0, help="processes; 0: one per core")
+    server.add_argument("--workers", type=number(int, 0, 256), default=0,
+                        help="processes; 0: one per core on Linux, one elsewhere")
     server.add_argument("--log", choices=("all", "errors"), default="all",
                         help="which requests get a line of JSON on stderr")
     server.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
@@ -186,7 +187,8 @@ def require_room_for_workers(model_dir, epoch, workers):
 
 
 def worker_count(options):
-    return options.workers or len(os.sched_getaffinity(0))
+    """How many were asked for, or what suits: only Linux spreads connections over sockets that share a port."""
+    return options.workers or (processors() if sys.platform == "linux" else 1)
 
 
 def log_as_json():

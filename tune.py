@@ -33,7 +33,7 @@ from utils.data.vocabulary import checksum, read_vocabulary
 from utils.files import InputError
 from utils.model.upkeep import hold_directory
 from utils.options import COUNT, VOCABULARY, Parser, add_device_flags, add_seed_flag, number
-from utils.process import run
+from utils.process import processors, run
 from utils.runlog import log
 from utils.tuning.folds import write_folds
 from utils.tuning.space import all_parameters, drawn_for, read_space
@@ -110,8 +110,7 @@ def check(options, given):
         raise InputError(f"{flag}: found it with --script {INTENT}, expected it with other trainers alone")
     if not options.valid_fraction:
         raise InputError("--valid_fraction: found 0, expected more: nothing would validate")
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = options.threads or available
+    threads = options.threads or processors()
     if options.workers > threads:
         raise InputError(f"--workers: found {options.workers} with {threads} threads, expected at most one a thread "
                          "(--threads)")

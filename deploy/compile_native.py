@@ -6,7 +6,6 @@ The server picks one at its start, as on any machine. Where these files are, it 
 """
 
 import os
-import platform
 import sys
 from pathlib import Path
 
@@ -14,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from utils.files import InputError  # noqa: E402
 from utils.model import native_scorer, neighbours  # noqa: E402
-from utils.native.compiling import LEVEL, LEVELS  # noqa: E402
+from utils.native.compiling import LEVEL, LEVELS, is_x86  # noqa: E402
 from utils.process import run  # noqa: E402
 
 
 def main():
     if not os.environ.get("XDG_CACHE_HOME"):
         raise InputError("XDG_CACHE_HOME: found none in the environment, expected the directory to write to")
-    levels = ["none", *LEVELS] if platform.machine() in ("x86_64", "AMD64") else ["none"]
+    levels = ["none", *LEVELS] if is_x86() else ["none"]
     for level in levels:
         os.environ[LEVEL] = level
         for module in native_scorer, neighbours:

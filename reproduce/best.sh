@@ -9,9 +9,9 @@
 # Time on 1/64: about 6 minutes on one core. Expect: see README.md, results; we did not have full RSC15.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/best.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/best}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2") out=$(absolute "${3:-reproduce_output/best}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 models=()

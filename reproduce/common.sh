@@ -1,10 +1,22 @@
-# Sourced by the pipelines from the repository's root.
+# Sourced by the pipelines. They run with the bash 3.2 and the tools of macOS, too.
 
-# Make `python` one that has Paddle: the caller's own, or else that of .venv, which is set up first.
-if ! python -c 'import sys, importlib.util as i; sys.exit(i.find_spec("paddle") is None)' 2>/dev/null; then
-  bash setup.sh .venv requirements.txt
-  PATH=$PWD/.venv/bin:$PATH
-fi
+# absolute PATH: the same from the root of the file system
+absolute() {
+  case $1 in
+    /*) echo "$1" ;;
+    *)  echo "$PWD/$1" ;;
+  esac
+}
+
+# prepare: go to the repository's root, and make `python` one that has Paddle: the caller's own, or else that of .venv,
+# which is set up first.
+prepare() {
+  cd "$(dirname "$0")/.."
+  if ! python -c 'import sys, importlib.util as i; sys.exit(i.find_spec("paddle") is None)' 2>/dev/null; then
+    bash setup.sh .venv requirements.txt
+    PATH=$PWD/.venv/bin:$PATH
+  fi
+}
 
 # convert_splits TRAIN TEST OUT: split files -> OUT/train_data, OUT/test_data, OUT/vocab.txt
 convert_splits() {

@@ -8,10 +8,10 @@
 # Expect .7261 / .3124 on full RSC15 (Hidasi and Karatzoglou's code); on 1/64 see README.md.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/official_bpr_max.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2")
-out=$(realpath -m "${3:-reproduce_output/official_bpr_max}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2")
+out=$(absolute "${3:-reproduce_output/official_bpr_max}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 python train_sample_neg.py --config settings/official_bpr_max.json --train_dir "$out/train_data" \

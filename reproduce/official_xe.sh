@@ -8,10 +8,10 @@
 # Expect .7283 / .3205 on full RSC15 (the official README); on 1/64 see README.md.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/official_xe.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2")
-out=$(realpath -m "${3:-reproduce_output/official_xe}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2")
+out=$(absolute "${3:-reproduce_output/official_xe}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 python train_sample_neg.py --config settings/official_xe.json --train_dir "$out/train_data" \

@@ -8,10 +8,10 @@
 # Expect .606 on full RSC15 (its README); on 1/64 see README.md.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/reference_bpr.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2")
-out=$(realpath -m "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2")
+out=$(absolute "${3:-reproduce_output/reference_bpr}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 python train_sample_neg.py --config settings/reference_bpr.json --train_dir "$out/train_data" \

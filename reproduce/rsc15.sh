@@ -8,9 +8,9 @@
 # yoochoose-clicks.dat.
 # Expect .613 after epoch 1 and .681 after epoch 10 (the old example's figures; we did not have the full data).
 set -euo pipefail
-clicks=$(realpath -m "${1:-yoochoose-data.7z}") out=$(realpath -m "${2:-reproduce_output/rsc15}")
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+clicks=$(absolute "${1:-yoochoose-data.7z}") out=$(absolute "${2:-reproduce_output/rsc15}")
+prepare
 
 python preprocess.py --input "$clicks" --out_dir "$out"
 convert_splits "$out/rsc15_train_tr.txt" "$out/rsc15_test.txt" "$out"

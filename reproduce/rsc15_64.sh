@@ -9,10 +9,10 @@
 # Time: about 5 minutes on one core. Expect: see README.md, results.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/rsc15_64.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2")
-out=$(realpath -m "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2")
+out=$(absolute "${3:-reproduce_output/rsc15_64}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 python train.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" --model_dir "$out/model" --overwrite 1 \

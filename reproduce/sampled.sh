@@ -8,9 +8,9 @@
 # On 1/64 see README.md; we did not have full RSC15.
 set -euo pipefail
 if [ $# -lt 2 ]; then echo "usage: bash reproduce/sampled.sh TRAIN TEST [OUTPUT_DIR] [SEED]" >&2; exit 2; fi
-train=$(realpath -m "$1") test=$(realpath -m "$2") out=$(realpath -m "${3:-reproduce_output/sampled}") seed=${4:-1}
-cd "$(dirname "$0")/.."
-source reproduce/common.sh
+source "$(dirname "$0")/common.sh"
+train=$(absolute "$1") test=$(absolute "$2") out=$(absolute "${3:-reproduce_output/sampled}") seed=${4:-1}
+prepare
 
 convert_splits "$train" "$test" "$out"
 python train_sample_neg.py --train_dir "$out/train_data" --vocab_path "$out/vocab.txt" \

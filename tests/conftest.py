@@ -23,6 +23,7 @@ import pytest
 from utils import device
 
 ROOT = Path(__file__).resolve().parent.parent
+WITHOUT_LINUX = {"PYTHONPATH": str(ROOT / "tests" / "without_linux")}  # an environment: sitecustomize.py there says why
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # everything here is tiny
 device.tune_mkl()  # before any test loads Paddle: runs in this process must repeat to the last bit, as a user's do
 os.environ.pop("CI", None)  # with it pytest shows whole differences, and takes hours for those of two files of weights

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import ROOT, assert_one_line_error, run_script
@@ -54,6 +55,14 @@ def test_the_log_line_says_what_was_done():
 def test_amd_setting_is_made_before_paddle_loads_and_said():
     line = prepared("device.mkl_setting = lambda text: '5'")
     assert "MKL_DEBUG_CPU_TYPE:5" in line
+
+
+def test_what_paddle_says_of_torch_does_not_reach_the_user():
+    with warnings.catch_warnings(record=True) as shown:
+        device._load_paddle()
+        warnings.warn("\nNon compatible API. Please refer to https://www.paddlepaddle.org.cn", Warning, stacklevel=1)
+        warnings.warn("another", Warning, stacklevel=1)
+    assert [str(each.message) for each in shown] == ["another"]
 
 
 def test_users_own_settings_are_respected():

@@ -20,7 +20,7 @@ from utils.files import InputError
 from utils.launch import processes_to_start, watch
 from utils.native import kernels
 from utils.native.compiling import NotCompiled
-from utils.process import hold_back_sigterm, place
+from utils.process import hold_back_sigterm, place, processors
 from utils.processes import ALONE, Processes
 
 # glibc's mallopt parameters, from malloc.h
@@ -205,8 +205,7 @@ def _wait_as_batch_jobs():
 
 
 def _set_threads(threads):
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    available = max(1, available // int(os.environ.get("PADDLE_LOCAL_SIZE") or 1))
+    available = max(1, processors() // int(os.environ.get("PADDLE_LOCAL_SIZE") or 1))
     if threads or "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(threads or available)
     return f"threads:{os.environ['OMP_NUM_THREADS']}"
@@ -274,6 +273,8 @@ def _load_paddle():
             for needless in ("No ccache found", "You are using GPU version Paddle, but your CUDA device"):
                 warnings.filterwarnings("ignore", message=needless)
             import paddle
+        # Paddle 3.2 warns, once each, that its `max` and `split` don't take torch's arguments.
+        warnings.filterwarnings("ignore", message=r"\s*Non compatible API")
         paddle.disable_signal_handler()
         signal.signal(signal.SIGTERM, on_termination)
     finally:

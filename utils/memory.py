@@ -4,6 +4,7 @@ Otherwise Linux kills the process without a word, or another one in its place.
 """
 
 import os
+import sys
 from pathlib import Path
 
 try:
@@ -27,7 +28,10 @@ def available():
 
 def peak_memory():
     """The process's largest resident memory so far in MiB, or None where the system doesn't tell."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 if resource else None
+    if not resource:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
 def resident_memory():

@@ -28,6 +28,11 @@ def place():
     return Place(int(rank), int(count)) if known else Place(0, 1)
 
 
+def processors():
+    """How many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def begin():
     """Let Ctrl-C, SIGTERM or a missing package end the script with one line while its imports load.
 

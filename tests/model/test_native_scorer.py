@@ -1,6 +1,7 @@
 """utils/native/scoring.cc: what the NumPy scorer answers, for certain, and the same to the last bit in any company."""
 
 import ctypes
+import shutil
 from functools import partial
 
 import numpy as np
@@ -37,10 +38,15 @@ def in_float64(scorer, state):
     return scorer.item_vectors.astype(np.float64) @ state + scorer.item_biases
 
 
-@pytest.fixture(params=["this processor's", "any x86-64", "x86-64-v3"])
+@pytest.fixture(params=["this processor's", "any x86-64", "x86-64-v3", "by clang"])
 def every_level(request, monkeypatch):
-    """The library for this processor, and those for lesser ones."""
-    flags = level_flags() if request.param == "this processor's" else [f"-march={request.param.split()[-1]}"]
+    """The library for this processor, and those for lesser ones; and the first by another compiler."""
+    flags = [f"-march={request.param.split()[-1]}"] if "x86" in request.param else level_flags()
+    if request.param == "by clang":
+        if not shutil.which("clang++"):
+            pytest.skip("no clang++ on this machine")
+        monkeypatch.setenv("CXX", "clang++")
+        flags.append("-DBY_CLANG")  # so that it isn't what the other compiler made
     if request.param == "x86-64-v3" and not level_flags():
         pytest.skip("this processor has no AVX2")
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -201,10 +202,21 @@ def test_what_the_compiler_says_is_the_reason(sources):
     sources[0].write_text("this is no C++", encoding="utf-8")
     reason = fresh(sources)
     assert reason.startswith("CalledProcessError: ") and "first.cc:1:1: " in reason and "\n" not in reason
+    sources[0].with_name("own.h").write_text("\nthis is no C++", encoding="utf-8")
+    sources[0].write_text('#include "own.h"', encoding="utf-8")
+    assert "own.h:2:1: " in fresh(sources)  # not which file includes it
 
 
 V3 = "flags : avx avx2 bmi1 bmi2 f16c fma movbe"
 V4 = V3 + " avx512f avx512bw avx512cd avx512dq avx512vl"
+
+
+@pytest.mark.parametrize("machine, flags", [("aarch64", []), ("arm64", []), ("AMD64", ["-march=x86-64-v4"])])
+def test_a_level_is_for_x86_alone(monkeypatch, machine, flags):
+    """Where a processor is emulated, Linux may describe the real one."""
+    monkeypatch.setattr(compiling, "_processor", lambda *names: [V4])
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert level_flags() == flags
 
 
 @pytest.mark.parametrize("lines, flags", [

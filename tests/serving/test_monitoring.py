@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, WITHOUT_LINUX
 
 from utils.files import InputError
 from utils.serving import shared_directory
@@ -20,10 +20,10 @@ sys.stdout.write(monitoring.exposition()[0].decode())
 """
 
 
-def count(directory, requests=1):
+def count(directory, requests=1, system=None):
     """The sum of all requests that a new worker shows after it has counted some, and its log."""
     process = subprocess.run([sys.executable, "-c", COUNT, str(requests)], cwd=ROOT, capture_output=True, text=True,
-                             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)})
+                             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(directory)} | (system or {}))
     assert process.returncode == 0, process.stderr
     lines = [line for line in process.stdout.splitlines() if line.startswith("gru4rec_requests_total{")]
     return sum(float(line.rpartition(" ")[2]) for line in lines), process.stderr
@@ -33,20 +33,22 @@ def test_processes_count_together(tmp_path):
     assert [count(tmp_path)[0] for _ in range(3)] == [1, 2, 3]
 
 
-def test_files_have_their_place_on_the_disk(tmp_path):
+@pytest.mark.parametrize("system", [{}, WITHOUT_LINUX], ids=["Linux", "another"])
+def test_files_have_their_place_on_the_disk(tmp_path, system):
     """More series than were reserved make them larger."""
-    assert count(tmp_path)[0] == 1
+    assert count(tmp_path, system=system)[0] == 1
     for path in tmp_path.iterdir():
         assert path.stat().st_blocks * 512 >= path.stat().st_size >= 100_000
-    assert count(tmp_path, 1500) == (1501, "")
+    assert count(tmp_path, 1500, system) == (1501, "")
     sizes = [path.stat() for path in tmp_path.iterdir()]
     assert max(size.st_size for size in sizes) > 1 << 20
     assert all(size.st_blocks * 512 >= size.st_size for size in sizes)
 
 
-def test_without_a_directory_a_worker_counts_for_itself(tmp_path):
+@pytest.mark.parametrize("system", [{}, WITHOUT_LINUX], ids=["Linux", "another"])
+def test_without_a_directory_a_worker_counts_for_itself(tmp_path, system):
     for _ in range(2):
-        found, log = count(tmp_path / "none")
+        found, log = count(tmp_path / "none", system=system | {"TMPDIR": str(tmp_path)})
         assert found == 1 and "metrics of this worker stay its own" in log
     (tmp_path / "file").write_text("")
     assert count(tmp_path / "file")[0] == 1

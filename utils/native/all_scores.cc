@@ -24,7 +24,7 @@ constexpr int kTogether = 2;
 #endif
 constexpr int64_t kAhead = 8;  // items: far enough for the memory to answer before they are needed
 // At any address of a float.
-using Register = float __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
+typedef float Register __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
 
 float sum_of(const Register& values) {
 #if defined(__AVX512F__)

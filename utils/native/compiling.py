@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import math
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -42,11 +43,16 @@ def library(sources, compile_flags, link_flags=()):
         raise NotCompiled(_reason(error)) from error
 
 
+def is_x86():
+    """Whether this Python runs on x86-64; on another kind of processor compilers have no LEVELS to choose from."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
 def level_flags():
     """Flags to compile for this processor and all others of its level, so that they can share a library."""
     if asked := os.environ.get(LEVEL):
         return [] if asked == "none" else [f"-march={asked}"]
-    known = _processor("flags")
+    known = _processor("flags") if is_x86() else []  # an emulated processor may see what Linux says of the real one
     level = next((name for name, needed in LEVELS.items() if all(needed <= set(line.split()) for line in known)), None)
     return [f"-march={level}"] if known and level else []
 
@@ -145,6 +151,7 @@ def _reason(error):
     name = type(error).__name__
     if isinstance(error, subprocess.CalledProcessError):
         said = error.stderr.decode(errors="replace").strip().splitlines()
+        said.sort(key=lambda line: "error:" not in line)  # first what is wrong, not which file included which
         return " ".join([f"{name}: {error.cmd[0]} with status {error.returncode}", *said[:1]])[:300]
     if isinstance(error, OSError) and error.filename:
         return f"{name}: {error.filename}"

@@ -18,7 +18,7 @@ constexpr int64_t kRegister = 8;
 #endif
 constexpr int64_t kLanes = 16;  // columns of a weight that are computed at once
 // At any address of a float.
-using Register = float __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
+typedef float Register __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
 
 int64_t padded(int64_t size) { return (size + kLanes - 1) / kLanes * kLanes; }
 

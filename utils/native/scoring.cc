@@ -22,7 +22,7 @@ constexpr int64_t kRegister = 16;  // floats in a register
 constexpr int64_t kRegister = 8;
 #endif
 // At any address of a float.
-using Register = float __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
+typedef float Register __attribute__((vector_size(kRegister * sizeof(float)), aligned(4), may_alias));
 
 // An item's largest weight becomes this share of the largest packed one, whichever rounds best. What is larger is cut.
 constexpr float kShares[] = {1.0f, 0.85f, 0.7f};

@@ -6,6 +6,7 @@ write there counts for itself.
 
 import logging
 import os
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,12 +45,12 @@ class ReservedFile(MmapedDict):
                 _reserve(path)
         except OSError as error:
             logger.error("metrics of this worker stay its own", extra={"path": path, "reason": str(error)})
-            path = f"/proc/self/fd/{os.memfd_create('metrics')}"
+            path = _own_file()
         super().__init__(path, read_mode)
 
     def _init_value(self, key):
         if self._used + len(key.encode()) + 32 > self._capacity:  # it is about to be doubled
-            os.posix_fallocate(self._f.fileno(), 0, 2 * self._capacity)
+            _allocate(self._f, 2 * self._capacity)
         super()._init_value(key)
 
 
@@ -58,15 +59,31 @@ def _reserve(path):
     """
     if os.path.exists(path):
         with open(path, "r+b") as file:
-            return os.posix_fallocate(file.fileno(), 0, RESERVED)
+            return _allocate(file, RESERVED)
     new = f"{path}.new"  # so that nobody reads it before it has its size
     try:
         with open(new, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, RESERVED)
+            _allocate(file, RESERVED)
         os.rename(new, path)
     except OSError:
         Path(new).unlink(missing_ok=True)
         raise
+
+
+def _allocate(file, size):
+    """Have the disk keep place for so many bytes of an open file, which has them then."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:  # macOS
+        there = os.fstat(file.fileno()).st_size
+        os.pwrite(file.fileno(), bytes(max(0, size - there)), there)
+
+
+def _own_file():
+    """The path of an empty file for this process alone, in memory where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return f"/proc/self/fd/{os.memfd_create('metrics')}"
+    return tempfile.mkstemp(prefix="gru4rec_metrics_")[1]
 
 
 values.MmapedDict = ReservedFile

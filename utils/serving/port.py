@@ -22,5 +22,8 @@ def own_port(host, port):
     with owner:
         owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         owner.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        owner.shutdown(socket.SHUT_RD)
+        try:
+            owner.shutdown(socket.SHUT_RD)
+        except OSError:  # macOS, where it would go on listening: workers have to own the port by themselves
+            owner.close()
         yield

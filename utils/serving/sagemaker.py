@@ -7,13 +7,13 @@ read line by line, once to refuse what is wrong and once more to answer it, so t
 import asyncio
 import csv
 import io
-import os
 from functools import partial
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from utils.process import processors
 from utils.serving import http_messages as messages
 from utils.serving.http_choice import counted
 from utils.serving.http_input import Refused, decode_sessions, decoded, read_bytes, require_kind
@@ -45,7 +45,7 @@ async def ping(api, request):
 
 async def execution_parameters(request):
     """What a transform job should ask for, where its user doesn't say."""
-    return reply({"MaxConcurrentTransforms": min(len(os.sched_getaffinity(0)), TRANSFORMS),
+    return reply({"MaxConcurrentTransforms": min(processors(), TRANSFORMS),
                   "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": MEGABYTES})
 
 
