@@ -87,9 +87,9 @@ def main():
     options = parse_arguments()
     with named_by("MODEL_DIR"):
         configs = [checkpoint.read_config(path) for path in options.models]
-        for path, config in zip(options.models, configs):
-            check_fit(path, config, options.models[0], configs[0])
-        weights, memory = shares_of(options, configs)
+    for path, config in zip(options.models, configs):
+        check_fit(path, config, options.models[0], configs[0])
+    weights, memory = shares_of(options, configs)
     with upkeep.hold_directory(Path(options.model_dir)):
         if options.weights is None and have_one_form(options.models, configs):
             write_one_network(options, configs, memory)

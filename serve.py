@@ -32,7 +32,7 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy loads: the workers alone keep all cores busy
 
 from utils.files import InputError
-from utils.options import COUNT, ITEM_FIELDS, Parser, SECONDS, add_model_flags, number
+from utils.options import COUNT, ITEM_FIELDS, SECONDS, Parser, add_model_flags, number
 from utils.process import processors, run
 
 PACKAGES = "httptools", "msgspec", "prometheus_client", "redis", "starlette", "uvicorn", "uvloop"
