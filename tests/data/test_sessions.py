@@ -171,6 +171,10 @@ def test_windows_hold_every_prediction_once_and_none_is_too_long(lists, longest,
     assert [items for items in as_lists(windows) if len(items) == 1] == [items for items in lists if len(items) == 1]
 
 
+def test_a_session_without_clicks_or_with_one_has_no_prediction():
+    assert as_sessions([[], [1, 2], [], [3], [4, 5, 6]]).predictions == 3
+
+
 def test_sessions_are_joined_in_order():
     parts = [as_sessions([[1, 2], [3]]), as_sessions([[4]]), as_sessions([[5, 6, 7], [8]])]
     assert as_lists(joined(parts)) == [[1, 2], [3], [4], [5, 6, 7], [8]]

@@ -35,10 +35,12 @@ LOSSES = {
 
 OPTIMIZERS = {
     "official": lambda: Adagrad(0.1), "official, momentum": lambda: Adagrad(0.1, 0.5),
+    "official, L2": lambda: Adagrad(0.1, weight_decay=0.2),
     "official, momentum, L2": lambda: Adagrad(0.1, 0.5, weight_decay=0.2),
     "adagrad": lambda: Adagrad(0.1, epsilon_inside=False),
     "rmsprop": lambda: RMSProp(0.1), "rmsprop, momentum, L2": lambda: RMSProp(0.1, 0.3, weight_decay=0.2),
-    "sgd": lambda: SGD(0.1), "sgd, momentum, L2": lambda: SGD(0.1, 0.3, weight_decay=0.2),
+    "sgd": lambda: SGD(0.1), "sgd, L2": lambda: SGD(0.1, weight_decay=0.2),
+    "sgd, momentum, L2": lambda: SGD(0.1, 0.3, weight_decay=0.2),
     "adam": lambda: Adam(0.1), "adam, L2": lambda: Adam(0.1, weight_decay=0.2),
     "adamw": lambda: Adam(0.1, weight_decay=0.2, decoupled=True),
     "nadam": lambda: Nadam(0.1), "nadam, L2": lambda: Nadam(0.1, weight_decay=0.2),
