@@ -138,14 +138,14 @@ def require_syntax(path, mutant):
         raise InputError(f"--mutants: found mutant {mutant.number} that doesn't compile, expected code: {mutant}")
 
 
-def require_passing(mutants, trees):
+def require_passing(tests, trees):
     """InputError where tests fail without a mutant."""
     tree = trees.get()
-    for tests in dict.fromkeys(tuple(mutant.tests) for mutant in mutants):
-        if said := failure(tree, tests):
-            raise InputError(f"found that pytest {' '.join(tests)} fails without a mutant, expected tests that pass: "
-                             f"{said}")
+    said = failure(tree, tests)
     trees.put(tree)
+    if said:
+        raise InputError(f"found that pytest {' '.join(tests)} fails without a mutant, expected tests that pass: "
+                         f"{said}")
 
 
 def parse_arguments():
@@ -166,7 +166,8 @@ def main():
         for number_of_tree in range(options.jobs):
             copy_tree(options.root, tree := Path(directory, str(number_of_tree)))
             trees.put(tree)
-        require_passing(mutants, trees)
+        kinds_of_tests = dict.fromkeys(tuple(mutant.tests) for mutant in mutants)
+        list(pool.map(lambda tests: require_passing(tests, trees), kinds_of_tests))
         print(f"tests pass without a mutant after {time.monotonic() - began:.0f} s", flush=True)
         tried = pool.map(lambda mutant: try_mutant(mutant, trees), mutants)
         for place, (mutant, (is_killed, seconds)) in enumerate(zip(mutants, tried), start=1):
