@@ -65,6 +65,13 @@ def test_the_last_item_has_its_rate_of_direct_repeats():
 
 
 @pytest.mark.usefixtures("way")
+def test_a_neighbour_recommends_no_farther_than_its_reach():
+    for clicks in range(61), range(60, -1, -1):  # after its anchor, and before it
+        items, _ = memory_of(clicks, item_count=61).shares(np.array([0]))
+        assert items.tolist() == list(range(1, neighbours.REACH + 1))
+
+
+@pytest.mark.usefixtures("way")
 def test_nothing_is_said_of_a_session_like_no_other():
     memory = memory_of([0, 1], [2])
     for clicks in ([4], [2], []):  # not remembered; remembered, but nothing else with it; no click

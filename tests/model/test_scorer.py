@@ -11,6 +11,8 @@ from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import NetworkSettings, weight_shapes
 from utils.model.load import load_model
 from utils.model.scorer import Scorer
+from utils.model.selection import Selection
+from utils.model.top_k import top_k
 
 ITEMS = 23
 
@@ -149,6 +151,19 @@ def test_candidates_score_as_among_all(candidates):
     np.testing.assert_allclose(scorer.scores(states[0], candidates), scorer.scores(states)[0, candidates], rtol=0,
                                atol=1e-6)
     assert scorer.scores(states[:1], candidates).shape == (1, len(candidates))
+
+
+def test_best_items_of_several_rows_are_those_of_the_scores_of_each():
+    scorer, states = draw_scorer("shared", [6], True), np.random.default_rng(3).normal(0, 0.5, (4, 6))
+    states, odd = states.astype(np.float32), np.arange(ITEMS) % 2 == 1
+    asked = [(3, [4], None, []), (1, (), Selection(odd), ~odd), (ITEMS + 2, [1, 3], Selection(odd), ~odd),
+             (2, (), [7, 5, 7], ~np.isin(np.arange(ITEMS), [5, 7]))]
+    ks, excluded, allowed, others = zip(*asked)
+    for row, (items, scores) in enumerate(scorer.best(states, ks, excluded, allowed)):
+        left_out = [*excluded[row], *np.flatnonzero(others[row])]
+        expected, their_scores = top_k(scorer.scores(states[row:row + 1])[0], ks[row], left_out)
+        assert items.tolist() == expected.tolist()
+        np.testing.assert_allclose(scores, their_scores, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", EVERY_FORM[::4])

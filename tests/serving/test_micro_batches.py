@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.model.load import load_model
+from utils.model.popular import Popular
 from utils.model.scorer import Scorer
 from utils.model.top_k import top_k
 from utils.serving import micro_batches
@@ -81,7 +82,7 @@ def test_a_carried_state_answers_as_the_whole_session(model):
 def test_a_state_of_another_model_is_not_used(model):
     clicks = ["item_3", "item_1"]
     whole, = answer(model, [Question(clicks, 10)])
-    found, = answer(model, [Question(clicks, 10, covered=1, model="another", state=b"\1" * 40)])
+    found, = answer(model, [Question(clicks, 10, covered=1, model="another", state=b"\1" * len(whole.state))])
     assert found == whole
 
 
@@ -100,6 +101,14 @@ def test_nothing_to_answer(model):
         found, = answer(model, [question])
         assert found.item_ids == [] and found.scores == []
     assert answer(model, [Question(["unknown"], 5)])[0].state == b""
+
+
+def test_what_is_popular_answers_where_no_click_is_known(model, monkeypatch):
+    clicks, first_clicks = (np.eye(ITEMS, dtype=np.float32)[item] for item in (4, 9))
+    monkeypatch.setattr(model, "popular", Popular(clicks, first_clicks))
+    found = answer(model, [Question([], 1), Question(["unknown"], 1), Question(["item_1"], 1)])
+    assert [each.item_ids for each in found[:2]] == [["item_9"], ["item_4"]]
+    assert [each.fallback for each in found] == ["popular", "popular", ""]
 
 
 def test_what_waits_is_answered_in_batches(model):
@@ -121,15 +130,16 @@ def test_questions_asked_together_are_answered_together(model):
     assert [len(answers) for answers in asyncio.run(ask())] == [3, 3, 3] and sizes == [6, 3]
 
 
-def test_a_full_queue_refuses_and_answers_the_others(model):
+@pytest.mark.parametrize("most", [4, 5])
+def test_a_full_queue_refuses_and_answers_the_others(model, most):
     async def ask():
-        batcher = Batcher(slot_of(model), 4, 5)
+        batcher = Batcher(slot_of(model), 4, most)
         found = await asyncio.gather(*[batcher.ask([Question(["item_1"], 1)] * 2) for _ in range(4)],
                                      return_exceptions=True)
-        return found, await batcher.ask([Question(["item_1"], 1)] * 5)
+        return found, await batcher.ask([Question(["item_1"], 1)] * most)
     found, afterwards = asyncio.run(ask())
     assert [isinstance(answers, QueueFull) for answers in found] == [False, False, True, True]
-    assert len(afterwards) == 5
+    assert len(afterwards) == most
 
 
 def test_what_counts_as_more_questions_fills_the_queue_sooner_but_is_answered_alone(model):
@@ -213,8 +223,9 @@ def test_several_questions_are_expected_only_for_a_while(model):
     async def ask():
         batcher = Batcher(slot_of(model), 64, 64, sizes.append)
         await asyncio.gather(*[batcher.ask([Question(["item_1"], 1)]) for _ in range(5)])
-        most = batcher.expected
+        expected = [batcher.expected]
         for _ in range(micro_batches.LATELY):
             await batcher.ask([Question(["item_1"], 1)])
-        return most, batcher.expected
-    assert asyncio.run(ask()) == (5, 1) and sizes == [5] + [1] * micro_batches.LATELY
+            expected.append(batcher.expected)
+        return expected
+    assert asyncio.run(ask()) == [5] * micro_batches.LATELY + [1] and sizes == [5] + [1] * micro_batches.LATELY
