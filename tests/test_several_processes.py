@@ -74,9 +74,11 @@ def test_sampled_training_and_the_baselines_by_two_processes(tiny_data, tmp_path
      ["--num_devices", "found 3 among 4 processes", "expected 2"]),
 ])
 @pytest.mark.parametrize("script", ["train.py", "infer_sample_neg.py"])
-def test_numbers_of_devices_that_do_not_agree_end_in_one_line(tmp_path, script, environment, more, fragments):
-    process = run_script(script, "--model_dir", tmp_path / "model", *more, env=os.environ | environment)
-    assert_one_line_error(process, *fragments)
+def test_numbers_of_devices_that_do_not_agree_end_in_one_line(tmp_path, run_here, monkeypatch, script, environment,
+                                                              more, fragments):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert_one_line_error(run_here(script, "--model_dir", tmp_path / "model", *more), *fragments)
 
 
 def test_numbers_of_devices_that_agree_are_taken(tiny_data, tmp_path):
@@ -191,9 +193,8 @@ def test_a_killed_process_ends_the_others_with_one_line(tiny_data, tmp_path, ran
 
 
 @needs_proc
-@pytest.mark.parametrize("number, status, word", [(signal.SIGINT, 130, "interrupted"),
-                                                  (signal.SIGTERM, 143, "terminated")])
-@pytest.mark.parametrize("to", ["all", "one process"])
+@pytest.mark.parametrize("number, status, word, to", [(signal.SIGINT, 130, "interrupted", "one process"),
+                                                      (signal.SIGTERM, 143, "terminated", "all")])
 def test_a_signal_ends_all_saved(tiny_data, tmp_path, number, status, word, to):
     with Run(tiny_data, tmp_path / "model", "--valid_fraction", 0) as run:
         run.wait_for("epoch_5 start")
@@ -210,7 +211,7 @@ def test_killed_at_random_moments_loses_nothing(tiny_data, tmp_path, script, mor
     """Whole sessions, sessions side by side with the states that they carry, and processes that train by themselves."""
     draw, model_dir, more = random.Random(3), tmp_path / "model", ["--hid_dropout", 0.3, *more]
     assert_worked(run_script(script, *two_of(tiny_data, tmp_path / "whole", *more)))
-    for kill in range(3):
+    for kill in range(2):  # of each process
         with Run(tiny_data, model_dir, "--pass_num", 2, "--resume", 1, "--save_seconds", 1e-9, *more,
                  script=script) as run:
             run.wait_for("engine:")

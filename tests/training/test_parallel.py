@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from parallel_driver import AVERAGED_AFTER, CASES, SPLIT_STEPS, STEPS, alone_for_a_while, train
+from parallel_driver import AVERAGED_AFTER, CASES, alone_for_a_while, steps_of, train
 from small_runs import draw_sessions
 
 from utils.data.batches import Batching
@@ -20,7 +20,7 @@ from utils.training.parallel import Division, rows_by_process
 
 @pytest.fixture(scope="module")
 def by_two_processes(tmp_path_factory):
-    """The weights of all CASES after 200 steps by two processes, by case and name."""
+    """The weights of all CASES after their steps by two processes, by case and name."""
     path = tmp_path_factory.mktemp("parallel") / "weights.npz"
     command = [sys.executable, str(Path(__file__).with_name("parallel_driver.py")), str(path)]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -28,11 +28,11 @@ def by_two_processes(tmp_path_factory):
     return dict(np.load(path))
 
 
-@pytest.mark.parametrize("split, steps", [("", STEPS), (", split", SPLIT_STEPS)])
+@pytest.mark.parametrize("split", ["", ", split"])
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_what_one_trains_with_twice_the_batch(by_two_processes, kernels, case, split, steps):
+def test_two_processes_train_what_one_trains_with_twice_the_batch(by_two_processes, kernels, case, split):
     """With all rows of the item matrices in each process, and with the rows split over both."""
-    for name, expected in train(case, kernels, ALONE, steps).items():
+    for name, expected in train(case, kernels, ALONE, steps_of(case, bool(split))).items():
         found = by_two_processes[f"{case}{split}: {name}"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4, err_msg=name)
 
