@@ -1,5 +1,6 @@
 """Training on two machines by Paddle's launcher, and a link between them that is cut."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,9 @@ def test_a_cut_link_ends_the_run_and_it_resumes(tiny_data, tmp_path):
     model_dir, more = tmp_path / "model", ["--pass_num", 20, "--batch_size", 2, "--save_seconds", 0.2]
     command = ["unshare", "-rnm", sys.executable, ROOT / "tests/two_machines.py", tmp_path / "logs", ROOT / "train.py",
                *flags(tiny_data, model_dir, *more)]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    patience = {"PADDLE_PG_TIMEOUT": "12000"}  # milliseconds, in place of 30 seconds
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300,
+                             env={**os.environ, **patience})
     logs = {str(path.relative_to(tmp_path)): path.read_text(errors="replace") for path in tmp_path.glob("logs/*/*/w*")}
     assert process.returncode == 0, (process, logs)
     cut, resumed = (line.split()[1:] for line in process.stdout.splitlines())
