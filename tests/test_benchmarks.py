@@ -32,8 +32,9 @@ def without_thread_variables():
 
 
 def test_speed_measures_every_part_on_one_thread_unless_told_otherwise(tiny_data):
-    process = assert_worked(run_script("benchmarks/speed.py", *data_flags(tiny_data), "--seconds", 0.1,
-                                       "--click_count", 0, env=without_thread_variables()))
+    process = assert_worked(run_script("benchmarks/speed.py", *data_flags(tiny_data), "--seconds", 0.1, "--item_counts",
+                                       2000, "--hid_sizes", 8, "--session_counts", 500, "--click_count", 20_000,
+                                       env=without_thread_variables()))
     device_line, header, titles, *lines = process.stdout.splitlines()
     assert " threads:1 " in device_line
     assert "threads:1 NumPy's threads:1, 36 items" in header
@@ -47,6 +48,9 @@ def test_speed_measures_every_part_on_one_thread_unless_told_otherwise(tiny_data
         assert rate > 0 and operations > 0
         assert (name in trained) == ("engine:" in row and "loss:" in row and "optimizer:" in row)
     assert sum(line.startswith("a step of ") for line in lines) == 4
+    for wanted in ("train.py, 2000 items", "train_sample_neg.py, 8 units", "train.py, 500 sessions", "peak memory",
+                   "reading, first time", "reading, again"):
+        assert sum(line.startswith(wanted) for line in lines) == 1, wanted
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
@@ -85,12 +89,12 @@ def test_speed_refuses_in_one_line(arguments, fragments, tiny_data):
 
 
 @pytest.fixture
-def run_ablation(tiny_data, tmp_path):
+def run_ablation(tiny_data, tmp_path, run_here):
     """A function of further flags that runs ablation.py on tiny data: its CompletedProcess."""
     def run(*flags):
         usual = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--pass_num", 1,
                  "--seeds", 1, "--sets", 0, "--workers", 2, "--out_dir", tmp_path / "output"]
-        return run_script("benchmarks/ablation.py", *with_flags(usual, flags))
+        return run_here("benchmarks/ablation.py", *with_flags(usual, flags))
     return run
 
 
@@ -207,10 +211,9 @@ def test_parallel_compares_processes_and_kills_them(tiny_data):
     """All but the links, which test_machines.py cuts."""
     process = assert_worked(run_script(
         "benchmarks/parallel.py", "--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt",
-        "--tasks", "speed,exchange,model,kills", "--rounds", 1, "--kills", 2,
+        "--tasks", "speed,exchange,model,kills", "--scripts", "train.py", "--rounds", 1, "--kills", 1,
         "--train_flags", "--hid_size 8 --batch_size 4"))
     lines = process.stdout.splitlines()
-    for script in ("train.py", "train_sample_neg.py"):
-        assert sum(line.startswith(f"{script}: one process ") and "; ratio " in line for line in lines) == 1
-        assert sum(line.startswith(f"{script}, a model, not a measurement") for line in lines) == 1
-    assert sum(line.endswith(" ms") for line in lines) == 4 and lines[-1].startswith("killed 2 times at random")
+    assert sum(line.startswith("train.py: one process ") and "; ratio " in line for line in lines) == 1
+    assert sum(line.startswith("train.py, a model, not a measurement") for line in lines) == 1
+    assert sum(line.endswith(" ms") for line in lines) == 4 and lines[-1].startswith("killed 1 times at random")

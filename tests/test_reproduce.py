@@ -46,19 +46,20 @@ def test_purchase_intent_from_the_raw_files(tmp_path):
     assert all(";" in line for line in said)
 
 
-@pytest.mark.parametrize("name", ["rsc15_64.sh", "rsc15_64_reference.sh"])
-def test_rsc15_64_from_split_files(name, clicks, tmp_path):
-    assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path))
-    output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
-    assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output and "transitions" in output
+@pytest.fixture(scope="module")
+def splits(clicks, tmp_path_factory):
+    """The training and the test sessions."""
+    directory = tmp_path_factory.mktemp("splits")
+    assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", directory, "--newest_fraction", 0.3))
+    return directory / "rsc15_train_full.txt", directory / "rsc15_test.txt"
 
 
-@pytest.mark.parametrize("name", ["sampled.sh", "best.sh", "official_xe.sh", "official_bpr_max.sh", "reference_bpr.sh",
-                                  "reference_ce.sh"])
-def test_sampled_pipelines(name, clicks, tmp_path):
-    assert_worked(run_script("preprocess.py", "--input", clicks, "--out_dir", tmp_path, "--newest_fraction", 0.1))
-    output = run_pipeline(name, tmp_path / "rsc15_train_full.txt", tmp_path / "rsc15_test.txt", tmp_path / "out")
+@pytest.mark.parametrize("name", ["rsc15_64.sh", "rsc15_64_reference.sh", "sampled.sh", "best.sh", "official_xe.sh",
+                                  "official_bpr_max.sh", "reference_bpr.sh", "reference_ce.sh"])
+def test_pipelines_from_split_files(name, splits, tmp_path):
+    output = run_pipeline(name, *splits, tmp_path / "out")
     assert f"model:{tmp_path}/out/model/epoch_1 recall@20:" in output
+    assert "transitions" in output or not name.startswith("rsc15")
 
 
 @pytest.mark.parametrize("path", sorted(path.name for path in (ROOT / "reproduce").glob("*.sh")
@@ -95,16 +96,3 @@ def test_other_shell_scripts_say_what_they_miss(tmp_path, command, line):
     process = subprocess.run([shutil.which("bash"), *command.split()], cwd=ROOT, env={"PATH": str(tmp_path)},
                              capture_output=True, text=True, timeout=60)
     assert_one_line_error(process, line)
-
-
-def test_speed_measures_every_part(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks/speed.py", "--seconds", "0.1", "--threads", "1,1",
-               "--item_counts", "2000", "--hid_sizes", "8", "--session_counts", "500", "--click_count", "20000"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
-    assert process.returncode == 0, process.stderr
-    lines = process.stdout.splitlines()
-    for wanted in ("products of the softmax alone", "train.py ", "infer.py", "train_sample_neg.py ",
-                   "  the official settings", "train.py, 2000 items", "train_sample_neg.py, 8 units",
-                   "train.py, 500 sessions", "peak memory", "a step of train.py", "a step of the official settings",
-                   "reading, first time", "reading, again"):
-        assert sum(line.startswith(wanted) for line in lines) == 2, wanted

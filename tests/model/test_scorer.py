@@ -5,13 +5,13 @@ import pytest
 from forms import EVERY_FORM, draw_weights, sessions_of, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
+from utils.model.selection import Selection
 
 from utils.model import checkpoint
 from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import NetworkSettings, weight_shapes
 from utils.model.load import load_model
 from utils.model.scorer import Scorer
-from utils.model.selection import Selection
 from utils.model.top_k import top_k
 
 ITEMS = 23

@@ -112,5 +112,5 @@ def test_capacity():
 
 
 @pytest.mark.parametrize("text", ["300", "300x8x2"])
-def test_catalogues_that_are_none(text):
-    assert_one_line_error(run_script("benchmarks/capacity.py", "--catalogues", text), "--catalogues", "ITEMSxUNITS")
+def test_catalogues_that_are_none(run_here, text):
+    assert_one_line_error(run_here("benchmarks/capacity.py", "--catalogues", text), "--catalogues", "ITEMSxUNITS")
