@@ -17,8 +17,8 @@ from stack import program  # noqa: E402
 
 
 @pytest.mark.skipif(None in (program("nginx"), program("redis-server")), reason="no nginx or no redis-server")
-def test_the_stack_endures_thirty_seconds(tmp_path):
-    process = run_script("benchmarks/endure.py", "--seconds", 30, "--rate", 100, "--seed", 3, "--output",
+def test_the_stack_endures_twenty_seconds(tmp_path):
+    process = run_script("benchmarks/endure.py", "--seconds", 20, "--rate", 100, "--seed", 3, "--output",
                          tmp_path / "picture.png")
     assert_worked(process)
     lines = process.stdout.splitlines()
