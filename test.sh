@@ -23,6 +23,6 @@ run() {  # 5: none of the tests that were asked for is of this kind
   "$environment/bin/python" -m pytest -q "$@" || [ $? = 5 ]
 }
 status=0
-run -m "not alone" --numprocesses 2 --dist loadfile "$@" || status=1
+run -m "not alone" --numprocesses 2 --dist worksteal "$@" || status=1
 run -m alone "$@" || status=1
 exit $status

@@ -33,15 +33,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
-# These watch the clock, start many processes, or use the ports of the documentation.
-ALONE = {"deploy", "serving", "test_benchmarks", "test_docs_commands", "test_machines", "test_process",
-         "test_reproduce", "test_resume_kills", "test_serve", "test_several_processes"}
+ALONE = {"test_connections", "test_endure", "test_serve_attack"}  # they watch the clock, and a busy machine is slow
 
 
 def pytest_collection_modifyitems(items):
     """Mark the tests that need the machine for themselves: test.sh runs the others two at a time."""
     for item in items:
-        if ALONE & {item.path.stem, item.path.parent.name}:
+        if item.path.stem in ALONE:
             item.add_marker("alone")
 
 

@@ -75,6 +75,11 @@ class Server:
         return self.process.wait(timeout=60)
 
 
+def wait_for_drain(server):
+    """Wait until all workers of a server that was told to stop say so."""
+    server.wait_for(lambda: [server.get("/readyz").status_code for _ in range(4)] == [503] * 4, 10)
+
+
 class Load:
     """Asks all the time, by several connections, while the block runs; the responses, and the models that gave them."""
 

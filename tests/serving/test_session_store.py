@@ -92,11 +92,11 @@ def test_sessions_expire_after_their_last_click(with_store):
     async def wait(store):
         for name in "abc":
             await store.click(name, "1")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         await store.click("a", "2")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         return await store.click("a", "3"), await store.click("b", "2"), await store.size()
-    assert with_store(wait, ttl=0.5) == (LiveSession(["1", "2", "3"], 3), LiveSession(["2"], 1), 2)
+    assert with_store(wait, ttl=1.2) == (LiveSession(["1", "2", "3"], 3), LiveSession(["2"], 1), 2)
 
 
 def test_the_session_longest_without_a_click_makes_room(with_store):
