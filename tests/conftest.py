@@ -170,6 +170,7 @@ def run_here(capsys, monkeypatch):
         with monkeypatch.context() as patch:
             patch.chdir(cwd)
             patch.setattr(sys, "argv", [str(ROOT / name), *map(str, arguments)])
+            patch.setattr(sys, "path", [str((ROOT / name).parent), *sys.path])
             patch.setattr(os, "environ", os.environ.copy())
             try:
                 runpy.run_path(sys.argv[0], run_name="__main__")
