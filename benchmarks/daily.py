@@ -10,8 +10,9 @@ sessions of the days before: the first one trains on all of them (`alone` stays 
 the days before, in random order. Then each is asked for every click after the first of each
 session of the day, among the items that it knows. What it doesn't know counts as missed.
 
-Prints the days, and tables by week and of costs; writes daily.svg. --skip_last leaves out the newest days: settings are
-chosen on earlier ones. What is in --out_dir already is taken from there, so a run that was stopped goes on.
+Prints the days, and tables by week and of costs; writes daily.json, and daily.svg and daily_dark.svg for light and dark
+pages. --skip_last leaves out the newest days: settings are chosen on earlier ones. What is in --out_dir already is
+taken from there, so a run that was stopped goes on.
 """
 
 import json
@@ -29,6 +30,7 @@ from pyarrow import csv
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils.device import processor_name  # noqa: E402
 from utils.files import InputError, require_file, write_atomically  # noqa: E402
 from utils.options import COUNT, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
@@ -36,7 +38,8 @@ from utils.runlog import log, read_records  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = "retrained", "updated", "alone"
-COLOURS = {"retrained": "#0072b2", "updated": "#d55e00", "alone": "#8a8a8a"}
+# Flags that daily.json has.
+RECORDED = "parts", "report_days", "window", "copies", "older", "update_flags", "train_flags", "seed", "threads"
 WEEK = 7
 
 
@@ -44,6 +47,7 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--input", nargs="+", required=True,
                         help="TSV or CSV files of SessionId, ItemId, Time; sessions of a later one are later")
+    parser.add_argument("--name", default="the clicks given", help="what they are called in the pictures")
     parser.add_argument("--parts", type=number(int, 0, COUNT), default=0,
                         help="parts to cut all sessions into, in place of days; 0: days")
     parser.add_argument("--report_days", type=number(int, 2, COUNT), default=21,
@@ -254,24 +258,22 @@ def print_tables(shop, targets, records, options):
         log(f"{model}: MRR@20 {reciprocal:.4f}{seconds}")
 
 
-def draw(shop, targets, records, options):
-    """Write daily.svg, recall@20 by day."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "daily", "font.size": 9})
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axis, days = figure.subplots(), np.arange(1, options.report_days + 1)
-    counts = np.array([count[0] for count in targets])
-    for model in options.models:
-        hits = np.array([record[model]["hits"] for record in records])
-        axis.plot(days, hits / counts, ".-", color=COLOURS[model], linewidth=1, label=model)
-    axis.set(xlabel="part" if options.parts else "day", ylabel="recall@20", xlim=(0.5, options.report_days + 0.5))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    with write_atomically(shop.directory / "daily.svg", "wb") as file:
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+def record_of(shop, targets, records, options):
+    """What daily.json has: the recall@20 of each model by day, and how it was found."""
+    recalls = {model: [round(float(record[model]["hits"] / counts[0]), 5) for counts, record in zip(targets, records)]
+               for model in options.models}
+    measured = datetime.fromtimestamp(shop.record_path.stat().st_mtime, UTC).date()
+    return {"data": options.name, "unit": "part" if options.parts else "day", "script": "benchmarks/daily.py",
+            "flags": {name: getattr(options, name) for name in RECORDED}, "machine": processor_name(),
+            "date": str(measured), "recall@20": recalls}
+
+
+def draw(record, directory):
+    """Write daily.json and the pictures of it."""
+    from utils.plotting import results  # slow to import
+    with write_atomically(directory / "daily.json") as file:
+        file.write(json.dumps(record, indent=1) + "\n")
+    results.write_light_and_dark(lambda theme: results.days(record, theme), directory / "daily")
 
 
 def main():
@@ -282,7 +284,7 @@ def main():
     targets = [shop.targets(place) for place in places]
     records = [{model: found[model, shop.days[place]] for model in options.models} for place in places]
     print_tables(shop, targets, records, options)
-    draw(shop, targets, records, options)
+    draw(record_of(shop, targets, records, options), shop.directory)
 
 
 if __name__ == "__main__":

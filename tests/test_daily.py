@@ -54,7 +54,7 @@ def daily(monkeypatch, run_here):
 
 def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, clicks, tmp_path, capsys):
     out_dir = tmp_path / "out"
-    flags = ["--input", clicks, "--report_days", 2, "--window", 2, "--copies", 3, "--older", 4,
+    flags = ["--input", clicks, "--name", "a shop", "--report_days", 2, "--window", 2, "--copies", 3, "--older", 4,
              "--train_flags", QUICK, "--update_flags", "--neg_size 8", "--out_dir", out_dir]
     daily(*flags)
     lines = capsys.readouterr().out.splitlines()
@@ -78,7 +78,12 @@ def test_three_models_are_asked_every_day_and_nothing_is_measured_twice(daily, c
     counts = Counter(update)
     assert all(counts[line] >= 3 for line in recent) and set(counts) <= {*recent, *older}
     assert len(update) == 3 * len(recent) + len(older[5 % 4::4]) and update != sorted(update)
-    assert (out_dir / "daily.svg").read_text().count("updated") >= 1
+    drawn = json.loads((out_dir / "daily.json").read_text())
+    assert {name: [f"{value:.4f}" for value in values] for name, values in drawn["recall@20"].items()} == dict(
+        zip(["retrained", "updated", "alone"], map(list, zip(*[row[4:] for row in rows[:2]])), strict=True))
+    assert (drawn["data"], drawn["unit"], drawn["flags"]["copies"]) == ("a shop", "day", 3)
+    light, dark = ((out_dir / f"daily{name}.svg").read_text() for name in ("", "_dark"))
+    assert "updated" in light and "recall@20 on a shop" in dark and light != dark
     records = (out_dir / "figures.jsonl").read_text()
     assert len(records.splitlines()) == 6 and all(json.loads(line)["hits"] >= 0 for line in records.splitlines())
 

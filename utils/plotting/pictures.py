@@ -124,7 +124,7 @@ def breakdown(groups, names, topk, theme):
 
 def as_png(draw):
     """The picture that `draw`, a function of a Theme, makes, as bytes; on white, which is readable anywhere."""
-    return _saved(draw(LIGHT), "png", dpi=150)
+    return saved(draw(LIGHT), "png", dpi=150)
 
 
 def page(runs, differences, pictures, topk):
@@ -143,7 +143,7 @@ def page(runs, differences, pictures, topk):
     parts = [f"<h1>{title_of_page}</h1>", "<h2>Figures</h2>",
              _table(_summary_head(topk), [_summary(run, topk) for run in runs])]
     for title, draw in pictures:
-        light, dark = (base64.b64encode(_saved(draw(theme), "svg")).decode() for theme in (LIGHT, DARK))
+        light, dark = (base64.b64encode(saved(draw(theme), "svg")).decode() for theme in (LIGHT, DARK))
         parts.append(f'<h2>{_text(title)}</h2>\n<picture><source media="(prefers-color-scheme: dark)" '
                      f'srcset="data:image/svg+xml;base64,{dark}"><img alt="{_text(title)}" '
                      f'src="data:image/svg+xml;base64,{light}"></picture>')
@@ -217,9 +217,9 @@ def _colour(theme, number):
     return theme.runs[number % len(theme.runs)]
 
 
-def _saved(figure, kind, **options):
+def saved(figure, kind, **options):
     """A Figure as the bytes of a file; the same picture gives the same bytes."""
     data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "gru4rec"}):
+    with matplotlib.rc_context({"svg.hashsalt": "gru4rec"} | options.pop("settings", {})):
         figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None, **options)
     return data.getvalue()
