@@ -33,7 +33,7 @@ GROWTH = {  # the figures of a picture, and what is added to the names of their 
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--recorded", default=str(ROOT / "benchmarks/recorded"), help="directory of the records")
-    parser.add_argument("--output", default=str(ROOT / "docs/pictures"), help="directory to write to")
+    parser.add_argument("--out_dir", default=str(ROOT / "docs/pictures"), help="directory to write to")
     return parser.parse_args()
 
 
@@ -57,8 +57,8 @@ def main():
     options = parse_arguments()
     try:
         for name, draw in pictures_of(Path(options.recorded)).items():
-            results.write_light_and_dark(draw, Path(options.output, name))
-            print(f"written: {Path(options.output, name)}.svg, {name}_dark.svg")
+            results.write_light_and_dark(draw, Path(options.out_dir, name))
+            print(f"written: {Path(options.out_dir, name)}.svg, {name}_dark.svg")
     except (AttributeError, KeyError, TypeError):
         raise InputError(f"--recorded: found a file of another form in {options.recorded}, expected those of "
                          "record_recall.py, record_catalogue.py and daily.py") from None

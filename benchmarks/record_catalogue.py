@@ -10,7 +10,6 @@ second, which arrive whenever they want (serve_load.py); the answers in a second
 that come all at once (capacity.py). What the file has already isn't measured again, so a run that was stopped goes on.
 """
 
-import importlib
 import os
 import shutil
 import subprocess
@@ -30,11 +29,13 @@ from speed import counts  # noqa: E402
 
 from utils import device  # noqa: E402
 from utils.files import InputError  # noqa: E402
-from utils.options import COUNT, SECONDS, SEED, Parser, number  # noqa: E402
+from utils.options import COUNT, SECONDS, Parser, add_seed_flag, number  # noqa: E402
 from utils.process import run  # noqa: E402
+from utils.training import full_flags, sampled_flags  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINERS = "train_sample_neg", "train"
+TASKS = "answers", "training"
+TRAINERS = {"train_sample_neg.py": sampled_flags, "train.py": full_flags}
 SESSIONS = 20_000  # made up
 TIMES = 3
 WORKERS, CLICKS, K = 2, 5, 20
@@ -45,18 +46,21 @@ def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--model_dir", default="model_output", help="trained model with a memory")
     parser.add_argument("--test_dir", default="test_data", help="its test sessions, which ask")
-    parser.add_argument("--items", type=counts, default=[1_000, 10_000, 100_000, 1_000_000],
+    parser.add_argument("--item_counts", type=counts, default=[1_000, 10_000, 100_000, 1_000_000],
                         help="numbers of items, such as 1000,1000000")
-    parser.add_argument("--parts", nargs="+", choices=("answers", "training"), default=["answers", "training"],
-                        help="what to measure")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="what to measure, separated by commas")
     parser.add_argument("--softmax_items", type=number(int, 0, COUNT), default=100_000,
                         help="the most items that train.py is measured with; with a million it takes 15 GB")
     parser.add_argument("--seconds", type=number(float, 0.1, SECONDS), default=3.0, help="length of a measurement")
-    parser.add_argument("--rate", type=number(int, 1, 100_000), default=20, help="requests a second for the latency")
+    parser.add_argument("--rate", type=number(float, 1, 100_000), default=20.0,
+                        help="requests a second for the latency")
     parser.add_argument("--record", required=True, help="JSON file to write, or to add what it lacks to")
-    parser.add_argument("--output", default="benchmark_output/record_catalogue", help="directory for the models")
-    parser.add_argument("--seed", type=number(int, 0, SEED), default=1, help="of vectors, sessions and arrival times")
-    return parser.parse_args()
+    parser.add_argument("--out_dir", default="benchmark_output/record_catalogue", help="directory for the models")
+    add_seed_flag(parser)
+    options = parser.parse_args()
+    if unknown := set(options.tasks.split(",")) - set(TASKS):
+        raise InputError(f"--tasks: found {', '.join(sorted(unknown))}, expected some of {', '.join(TASKS)}")
+    return options
 
 
 def lacks(file, name, items):
@@ -68,11 +72,10 @@ def record_training(options, file):
     prepared = device.prepare(threads=1)
     from session_text import random_sessions
     from speed_parts import TrainingPart
-    for items in options.items:
-        for trainer in TRAINERS:
-            name, script = f"{trainer}.py", importlib.import_module(trainer)
-            if lacks(file, name, items) and (trainer != "train" or items <= options.softmax_items):
-                part = TrainingPart(script, [], items, random_sessions(items, SESSIONS), prepared.kernels)
+    for items in options.item_counts:
+        for name, flags in TRAINERS.items():
+            if lacks(file, name, items) and (name != "train.py" or items <= options.softmax_items):
+                part = TrainingPart(flags, [], items, random_sessions(items, SESSIONS), prepared.kernels)
                 part.run(min(1.0, options.seconds))  # the first steps make what the others find made
                 rates = [rate_of(part, options.seconds) for _ in range(TIMES)]
                 point = {"items": items, "predictions_per_second": round(float(np.median(rates))),
@@ -88,10 +91,10 @@ def rate_of(part, seconds):
 
 def record_answers(options, file):
     """Latencies and answers of each form and number of items."""
-    for items in options.items:
+    for items in options.item_counts:
         for name, neighbours in FORMS.items():
             if lacks(file, name, items):
-                directory = Path(options.output).absolute() / f"{items}_{neighbours}"
+                directory = Path(options.out_dir).absolute() / f"{items}_{neighbours}"
                 if not (directory / "sessions.txt").exists():
                     shutil.rmtree(directory, ignore_errors=True)
                     enlarge(options, items, neighbours, directory)
@@ -102,9 +105,10 @@ def record_answers(options, file):
 
 def enlarge(options, items, neighbours, directory):
     """Make a model of so many items in a directory."""
-    process = subprocess.run([sys.executable, str(ROOT / "benchmarks/enlarge_model.py"), "--model_dir",
-                              options.model_dir, "--test_dir", options.test_dir, "--items", str(items), "--neighbours",
-                              str(neighbours), "--output", str(directory), "--seed", str(options.seed)])
+    flags = {"--model_dir": options.model_dir, "--test_dir": options.test_dir, "--item_count": items,
+             "--neighbours": neighbours, "--out_dir": directory, "--seed": options.seed}
+    words = [str(word) for pair in flags.items() for word in pair]
+    process = subprocess.run([sys.executable, str(ROOT / "benchmarks/enlarge_model.py"), *words])
     if process.returncode:
         sys.exit(process.returncode)  # it has said why
 
@@ -115,7 +119,8 @@ def answers_of(options, directory, items):
     link = directory / "link"
     switch(link, directory / "model")
     with Server(link, WORKERS) as server:
-        asked = SimpleNamespace(form="post", clicks=CLICKS, k=K, sessions=directory / "sessions.txt")
+        sessions = directory / "sessions.txt"
+        asked = SimpleNamespace(form="post", session_length=CLICKS, topk=K, test_dir=sessions)
         generator = Generator(server.port, 16 * WORKERS, requests_of(asked, list(map(str, range(items))), random))
         generator.run(np.arange(100) * 0.01)  # warm
         count = max(int(options.rate * 3 * options.seconds), 20)
@@ -135,9 +140,9 @@ def main():
     options = parse_arguments()
     file = RecordFile(options.record, {"processors": len(os.sched_getaffinity(0)), "seed": options.seed,
                                        "requests_per_second": options.rate, "workers": WORKERS})
-    if "answers" in options.parts:
+    if "answers" in options.tasks:
         record_answers(options, file)
-    if "training" in options.parts:
+    if "training" in options.tasks:
         record_training(options, file)
 
 

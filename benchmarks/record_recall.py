@@ -54,9 +54,9 @@ def parse_arguments():
     parser.add_argument("--record", required=True, help="JSON file to write, or to add what it lacks to")
     parser.add_argument("--series", nargs="+", choices=SERIES, default=SERIES, metavar="NAME",
                         help=f"which to record: of {', '.join(SERIES)}; the last one needs train_sample_neg.py")
-    parser.add_argument("--output", default="benchmark_output/record_recall", help="directory for the models")
+    parser.add_argument("--out_dir", default="benchmark_output/record_recall", help="directory for the models")
     parser.add_argument("--seed", type=number(int, 0, SEED - JOINED), default=1, help="of the trainings")
-    parser.add_argument("--train", default="", help="further flags of all trainings, to try this script quickly")
+    parser.add_argument("--train_flags", default="", help="further flags of all trainings, to try this script quickly")
     return parser.parse_args()
 
 
@@ -69,7 +69,7 @@ class Runs:
     """
 
     def __init__(self, options):
-        self.options, self.data, self.output = options, Path(options.data_dir), Path(options.output).absolute()
+        self.options, self.data, self.output = options, Path(options.data_dir), Path(options.out_dir).absolute()
         vocabulary = require_file(self.data / "vocab.txt", "--data_dir")
         items, sha256 = read_vocabulary(vocabulary)[1], checksum(vocabulary)
         sessions = {}
@@ -79,7 +79,7 @@ class Runs:
         self.file = RecordFile(options.record, {
             "data": options.name, "items": items, "sessions": len(sessions["train_data"].lengths),
             "predictions": sessions["test_data"].predictions, "seed": options.seed, "threads": 1,
-            "flags": options.train})
+            "flags": options.train_flags})
 
     def lacks(self, name):
         """Whether a series is asked for that the file doesn't have."""
@@ -113,7 +113,7 @@ class Runs:
         """A training: the processor seconds at its epochs and of the whole."""
         return self.call(*words, "--train_dir", self.data / "train_data", "--vocab_path", self.data / "vocab.txt",
                          "--model_dir", model_dir, "--overwrite", 1, "--seed", seed, "--threads", 1,
-                         *self.options.train.split())[1:]
+                         *self.options.train_flags.split())[1:]
 
     def evaluate(self, model_dir, epochs):
         """FIGURES of each epoch, a list of dicts."""

@@ -182,7 +182,7 @@ def test_a_set_of_models_is_joined_and_evaluated_once(ablation, tmp_path):
         append_record(write_random_model(tmp_path / f"defaults_seed_{seed}", seed), {"event": "epoch", "epoch": 1})
     (tmp_path / "valid").mkdir()
     (tmp_path / "valid/valid.txt").write_text("1 2 3\n49 0\n")
-    options = Namespace(output=tmp_path, epochs=1)
+    options = Namespace(out_dir=tmp_path, pass_num=1)
     record = ablation.joined_record(options, 2)
     assert record["predictions"] == 3 and 0 <= record["mrr@20"] <= record["recall@20"] <= 1
     assert load_model(tmp_path / "joined_2")[0].hid_size == [32]

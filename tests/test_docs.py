@@ -88,8 +88,10 @@ def flags_of():
         assert process.returncode == 0, process.stderr
         return set(FLAG.findall(process.stdout))
 
+    in_its_head = [line for line in (ROOT / "lock.sh").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     with ThreadPoolExecutor() as pool:
-        return dict(zip([str(path.relative_to(ROOT)) for path in scripts], pool.map(flags, scripts)))
+        found = dict(zip([str(path.relative_to(ROOT)) for path in scripts], pool.map(flags, scripts)))
+    return found | {"lock.sh": set(FLAG.findall(" ".join(in_its_head)))}
 
 
 @page_by_page

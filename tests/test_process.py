@@ -146,7 +146,7 @@ def test_threads_of_libraries_hold_sigterm_back_so_that_paddle_can_load():
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_without_the_environment_one_line_says_how_to_get_it(name, tmp_path):
     process = subprocess.run([sys.executable, "-S", ROOT / name], cwd=tmp_path, capture_output=True, text=True)
-    assert_one_line_error(process, f"{name}: found no Python package numpy", *SET_UP)
+    assert_one_line_error(process, f"{name}: found no Python package ", *SET_UP)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,7 @@ def benchmark(monkeypatch):
 
 
 def test_the_pictures_are_those_of_the_recorded_runs(tmp_path, run_here):
-    assert_worked(run_here("benchmarks/draw_results.py", "--output", tmp_path))
+    assert_worked(run_here("benchmarks/draw_results.py", "--out_dir", tmp_path))
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert files == {path.name: path.read_bytes() for path in PICTURES.iterdir()}, "run benchmarks/draw_results.py"
 
@@ -86,8 +86,8 @@ def recall(benchmark, run_here, tiny_data, tmp_path, monkeypatch):
 
     def record(*flags):
         record.calls = []
-        words = ["--data_dir", tiny_data, "--name", "tiny", "--record", tmp_path / "tiny.json", "--output",
-                 tmp_path / "models", "--train", "--hid_size 8 --pass_num 2", *flags]
+        words = ["--data_dir", tiny_data, "--name", "tiny", "--record", tmp_path / "tiny.json", "--out_dir",
+                 tmp_path / "models", "--train_flags", "--hid_size 8 --pass_num 2", *flags]
         monkeypatch.setattr(sys, "argv", ["record_recall.py", *map(str, words)])
         module.main()
         return json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
@@ -125,8 +125,8 @@ def test_speed_is_recorded_once_for_each_number_of_items(benchmark, tmp_path, mo
 
     monkeypatch.setattr(module, "answers_of", answers_of)
     monkeypatch.setattr(module, "SESSIONS", 300)
-    flags = ["--model_dir", model_dir, "--test_dir", tmp_path / "test.txt", "--items", "60,100", "--seconds", 0.1,
-             "--softmax_items", 60, "--record", tmp_path / "speed.json", "--output", tmp_path / "models"]
+    flags = ["--model_dir", model_dir, "--test_dir", tmp_path / "test.txt", "--item_counts", "60,100", "--seconds", 0.1,
+             "--softmax_items", 60, "--record", tmp_path / "speed.json", "--out_dir", tmp_path / "models"]
     monkeypatch.setattr(sys, "argv", ["record_catalogue.py", *map(str, flags)])
     module.main()
     content = json.loads((tmp_path / "speed.json").read_text())

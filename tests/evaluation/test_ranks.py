@@ -178,8 +178,8 @@ class Half(Processes):
 
 def test_of_several_processes_each_ranks_its_sessions_and_all_have_the_sum(sessions):
     network, given = random_network(SETTINGS[0]), []
-    expected = network_ranks(network, sessions, 16)
-    first, both = (network_ranks(network, sessions, 16, processes=Half(rank, given)) for rank in range(2))
+    expected = network_ranks(network, sessions, Way(16))
+    first, both = (network_ranks(network, sessions, Way(16, processes=Half(rank, given))) for rank in range(2))
     assert np.array_equal(both, expected) and 0.3 < np.mean(first > 0) < 0.7
 
 

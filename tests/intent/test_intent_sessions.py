@@ -117,7 +117,7 @@ def test_a_part_keeps_the_purchases_of_its_sessions(two_sessions):
     ([("1", "a", "", "soon")], [("1", "a", 10)], ["clicks.tsv line 2", "'soon'"]),
     ([("1", "a", "", 5), ("2", "a", "")], [("1", "a", 10)], ["clicks.tsv line 3", "3 columns"]),
     ([("1", "a", "", 5)], [("1", "", 10)], ["buys.tsv line 2", "an id"]),
-    ([("1", "a", "", 5)], [], ["buys.tsv", "no line"]),
+    ([("1", "a", "", 5)], [], ["buys.tsv", "no row"]),
 ])
 def test_wrong_files_are_refused_with_their_line(tmp_path, clicks, purchases, fragments):
     with pytest.raises(InputError) as error:

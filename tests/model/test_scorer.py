@@ -5,8 +5,8 @@ import pytest
 from forms import EVERY_FORM, draw_weights, sessions_of, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
-from utils.model.selection import Selection
 
+from utils.data.selection import Selection
 from utils.model import checkpoint
 from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import NetworkSettings, weight_shapes

@@ -156,7 +156,7 @@ def stopped(tiny_data, tmp_path, run_here):
 
 
 @pytest.mark.parametrize("more, fragments", [
-    (["--batch_size", 5, "--seed", 2], ["--batch_size 5 (the run: 10), --seed 2 (the run: 1)"]),
+    (["--batch_size", 5, "--seed", 2], ["--seed 2 (the run: 1), --batch_size 5 (the run: 10)"]),
     (["--hid_size", "8,8"], ["--hid_size 8,8 (the run: 8)"]),
     (["--pass_num", 3], ["--pass_num 3 (the run: 2)"]),
     (["--optimizer", "sgd", "--lr_schedule", "cosine"],
