@@ -2,13 +2,16 @@
 
 import os
 import re
+import shutil
 import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, WITHOUT_LINUX, assert_one_line_error, assert_worked, free_port, run_script
+from packaging.requirements import Requirement
 from running_server import draw_sessions
 from safetensors.numpy import load_file
 
@@ -96,6 +99,28 @@ def test_a_socket_that_cannot_stop_listening_leaves_the_port_to_the_workers(monk
         for _ in range(20):
             with socket.create_connection(("127.0.0.1", port), timeout=5):
                 worker.accept()[0].close()
+
+
+@pytest.mark.parametrize("system, machine, version", [
+    ("linux", "x86_64", "3.3.1"), ("linux", "aarch64", "3.2.2"), ("darwin", "arm64", "3.3.1"),
+    ("darwin", "x86_64", "3.0.0"), ("win32", "AMD64", "3.3.1")])
+def test_each_system_has_one_paddle(system, machine, version):
+    """As docs/devices.md says."""
+    pinned = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    lines = re.findall(r"^paddlepaddle.*?(?= \\$)", pinned, re.MULTILINE)
+    environment = {"sys_platform": system, "platform_machine": machine}
+    [found] = [each for each in map(Requirement, lines) if not each.marker or each.marker.evaluate(environment)]
+    assert str(found.specifier) == f"=={version}"
+
+
+@pytest.mark.parametrize("arguments, fragment", [
+    (["--chek"], "found the arguments --chek"), (["--check", "x"], "--check x"), (["--check"], "found no uv"),
+    ([], "found no uv")])
+def test_lock_says_in_one_line_what_is_wrong(tmp_path, arguments, fragment):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))  # there is nothing else, so no uv
+    process = subprocess.run([shutil.which("bash"), ROOT / "lock.sh", *arguments], env={"PATH": str(tmp_path)},
+                             capture_output=True, text=True, timeout=60)
+    assert_one_line_error(process, "lock.sh: ", fragment)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
