@@ -2,11 +2,11 @@
 # Pin all packages with hashes: requirements.in plus one Paddle each -> requirements*.txt, and the tables of
 # docs/licences.md. Needs uv (pip install uv).
 #   bash lock.sh            write the files
-#   bash lock.sh --check    install nothing, but ask PyPI whether it has wheels of all that they pin, for each system
+#   bash lock.sh check    install nothing, but ask PyPI whether it has wheels of all that they pin, for each system
 set -euo pipefail
 cd "$(dirname "$0")"
-if [ $# -gt 0 ] && [ "$*" != --check ]; then
-  echo "lock.sh: found the arguments $*, expected --check or none" >&2
+if [ $# -gt 0 ] && [ "$*" != check ]; then
+  echo "lock.sh: found the arguments $*, expected check or none" >&2
   exit 2
 fi
 if ! command -v uv > /dev/null; then echo "lock.sh: found no uv, expected it: pip install uv" >&2; exit 2; fi
