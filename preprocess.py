@@ -68,6 +68,8 @@ def check_paths(flags):
         raise InputError("--input: found the same path twice, expected every table once")
     flag, folder = next((f"--{name}", getattr(flags, name)) for name in ("to_text", "to_intent", "out_dir")
                         if getattr(flags, name) or name == "out_dir")
+    if Path(folder).is_file():
+        raise InputError(f"{flag}: found a file at {folder}, expected a directory or none")
     paths = {"--to_text": text_paths, "--to_intent": intent_paths}.get(flag, lambda _: split_paths(flags))(folder)
     outputs = [*paths, bad_rows_path(flags)]
     inputs = [("--input", path) for path in flags.input] + [("--buys", flags.buys)] * bool(flags.buys)
@@ -77,8 +79,6 @@ def check_paths(flags):
                                        for output in outputs):
             raise InputError(f"{flag}: found a place to write to within the directory --input {path}, expected another")
     refuse_conversion(split_paths(flags)[0].parent if flag == "--out_dir" else folder, flag)
-    if flag != "--out_dir" and Path(folder).is_file():
-        raise InputError(f"{flag}: found a file at {folder}, expected a directory or none")
 
 
 def split_paths(flags):
