@@ -89,11 +89,9 @@ def require_place(path, flag=""):
     real = Path(os.path.realpath(path))
     if real.is_symlink():
         raise _loop(f"{flag or path}", real)
-    for folder in real.parents:
-        if folder.exists():
-            if not folder.is_dir():
-                raise InputError(f"{named}: found a file at {folder}, expected a directory to write in")
-            return
+    folder = next(folder for folder in (real if path.is_symlink() else path).parents if folder.exists())
+    if not folder.is_dir():
+        raise InputError(f"{flag or path}: found a file at {folder}, expected a directory to write in")
 
 
 def _remove_empty(folders):
