@@ -1,5 +1,7 @@
 """Pictures of recorded results: recall against processor time, speed against the number of items, recall by day."""
 
+import re
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +18,7 @@ SHIFTS = [  # where a label may stand beside its point, in points: the first pla
     (-8, 16, "right", "center"), (-8, -16, "right", "center"),
 ]
 FEW_POWERS = 1000  # the share of the ends of an axis up to which 2 and 5 times its powers of ten are written, too
+CLIP_NAME = re.compile(rb"\bp[0-9a-f]{10}\b")  # of the one clip path in a picture: it depends on NumPy's version
 BETWEEN = 24  # points on each stretch of a line that labels keep clear of
 STYLES = {  # the number of the colour in Theme.runs and the marker of a series; other series are text-coloured
     "train_sample_neg.py": (0, "o"), "official settings": (1, "s"), "train.py": (2, "D"), "4 joined": (3, "*"),
@@ -38,7 +41,7 @@ def write_light_and_dark(draw, path):
     """
     for added, theme in (("", LIGHT), ("_dark", DARK)):
         with write_atomically(f"{path}{added}.svg", "wb") as file:
-            file.write(saved(draw(theme), "svg", settings={"svg.fonttype": "none"}))
+            file.write(CLIP_NAME.sub(b"axes", saved(draw(theme), "svg", settings={"svg.fonttype": "none"})))
 
 
 def quality(record, figure_name, lowest, theme):
