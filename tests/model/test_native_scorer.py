@@ -133,7 +133,7 @@ def test_the_best_items_at_every_level(every_level):
         assert scores.tobytes() == all_scores[mask[all_items]][:20].tobytes()
 
 
-@pytest.mark.parametrize("items, units", [(1, 1), (3, 5), (50, 15), (50, 16), (501, 37), (40, 600)])
+@pytest.mark.parametrize("items, units", [(1, 1), (3, 5), (50, 15), (50, 16), (501, 37), (40, 600), (5000, 4)])
 def test_all_scores_are_the_exact_ones_and_the_same_in_any_company(every_level, items, units):
     _, native = draw_pair(items, units=units)
     states = draw_states(11, units)
@@ -174,6 +174,18 @@ def test_scores_that_rounding_would_mix_up(change):
     best = native.best(states, [20] * 9, [()] * 9, [None] * 9)
     same = [set(np.argsort(-row)[:20]) == set(items) for row, (items, _) in zip(rough, best)]
     assert not all(same), "the rounded scores alone would do"
+
+
+def test_what_8_bits_of_a_state_do_not_show_is_allowed_for():
+    """All items look the same by them, and the last one is the best."""
+    def change(weights):
+        weights["item_matrix"][:, :-1], weights["item_matrix"][:, -1] = 1, 0
+        weights["item_matrix"][:16, 48:-1] = -1  # as whole numbers they are packed without a loss
+
+    state = np.full((1, 64), 0.4, np.float32)
+    state[0, 0] = 127
+    (items, scores), = draw_pair(17, change=change, units=64)[1].best(state, [1], [()], [None])
+    assert items.tolist() == [16] and scores.tolist() == [pytest.approx(127 + 0.4 * 63)]
 
 
 def test_equal_scores_come_in_the_order_of_the_items():
