@@ -74,4 +74,4 @@ lock requirements-dev.txt "$beside" "$testing$exporting$serving"
 lock requirements-export.txt "$beside --constraint requirements-dev.txt" "$exporting"
 lock requirements-tune.txt "$beside --constraint requirements-dev.txt" optuna
 lock requirements-intent.txt "$beside --constraint requirements-dev.txt" $'scikit-learn\nscipy<1.18'
-uv run --quiet --no-project --with 'pip>=25.1' python deploy/licences.py
+uv run --quiet --no-project --with 'pip>=25.1' --with numpy python deploy/licences.py

@@ -1,6 +1,6 @@
 """Write the tables of docs/licences.md: each package that requirements*.txt pin, its licence and what it is needed for.
 
-    uv run --no-project --with 'pip>=25.1' python deploy/licences.py
+    uv run --no-project --with 'pip>=25.1' --with numpy python deploy/licences.py
 
 pip tells the metadata of the pinned versions by the package index; no package is installed. lock.sh runs this at its
 end. What stands in docs/licences.md before the tables stays as it is.
@@ -39,7 +39,8 @@ PURPOSES = {  # of what requirements.in and lock.sh name; all others come with o
     "pytest-xdist": "runs two tests at once", "pyyaml": "reads YAML of `deploy/`; Optuna needs it",
     "redis": "live sessions in Redis",
     "ruff": "checks the code", "safetensors": "files of weights", "schemathesis": "asks what `/openapi.json` promises",
-    "scikit-learn": "simple methods beside `infer_intent.py`", "setuptools": "Paddle imports it",
+    "scikit-learn": "simple methods beside `infer_intent.py`", "scipy": "in a version that NumPy 1 takes",
+    "setuptools": "Paddle imports it",
     "starlette": "routes of `serve.py`", "tqdm": "progress bars", "uvicorn": "the server of `serve.py`",
     "uvicorn-worker": "the same under gunicorn", "uvloop": "its event loop"}
 # From the package's LICENSE file, where the metadata have none or don't say which.
