@@ -25,7 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from utils.data.session_files import refuse_conversion
 from utils.files import InputError, require_place, write_atomically
-from utils.model.directory import named_by
 from utils.options import COUNT, OUT_DIR, TEST_SESSIONS, Parser, number
 from utils.plotting.breakdown import GROUPINGS, recall_by_group, run_ranks
 from utils.plotting.runs import read_runs, setting_differences
@@ -57,8 +56,7 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
-    with named_by("MODEL_DIR"):
-        runs = read_runs(options.model_dirs)
+    runs = read_runs(options.model_dirs)
     for one in runs:
         print(f"read: {one.name} epochs:{len(one.epochs)} tests:{len(one.tests)}", flush=True)
     from utils.plotting import pictures  # slow to import, so only once the arguments are checked

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from utils.files import InputError
 from utils.model import checkpoint
+from utils.model.directory import named_by
 from utils.runlog import read_records
 
 NO_SETTINGS = {"model_dir", "overwrite", "resume", "config"}  # flags that don't affect how a run trains
@@ -47,7 +48,8 @@ def read_runs(paths):
     depth, parts = 1, [Path(os.path.realpath(path)).parts[1:] for path in paths]
     while len({part[-depth:] for part in parts}) < len(parts):
         depth += 1
-    return [_read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]
+    with named_by("MODEL_DIR"):
+        return [_read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts)]
 
 
 def _read_run(path, name):
