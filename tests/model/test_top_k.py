@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from utils.model.top_k import GROUPS, top_k, top_k_of_rows
+from utils.model.top_k import GROUPS, top_k, top_k_among, top_k_of_rows
 
 ITEMS = 23
 
@@ -35,6 +35,17 @@ def test_top_k_finds_the_best_wherever_it_stands(winner):
     scores[winner] = 1
     assert top_k(scores, 1)[0].tolist() == [winner]
     assert top_k(scores, 2, [winner])[0].tolist() == [item for item in range(3) if item != winner][:2]
+
+
+def test_the_best_of_each_row_are_found_where_they_are_in_no_group():
+    scores = np.zeros((2, 2 * GROUPS + 5), np.float32)
+    scores[[0, 1], [-1, -2]] = 1
+    assert [items.tolist() for items, _ in top_k_of_rows(scores, 1)] == [[2 * GROUPS + 4], [2 * GROUPS + 3]]
+
+
+def test_excluded_items_that_are_not_among_the_others_exclude_nothing():
+    items, scores = top_k_among(np.float32([1, 3, 2]), np.array([2, 5, 7]), 2, [3, 9])
+    assert items.tolist() == [5, 7] and scores.tolist() == [3, 2]
 
 
 def test_top_k_of_nothing_but_excluded_items_is_empty():
