@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from utils.data.session_files import refuse_conversion
+from utils.data.wording import counted, dates_of, sizes_of
 from utils.files import finish, naming, require_different, require_file, write_atomically
 from utils.options import DAYS, NEWEST_DAYS, Parser, add_table_flags, number, table_columns
 from utils.process import run
@@ -34,9 +35,9 @@ def main():
         refuse_conversion(Path(target).parent, flag)
     with ExitStack() as opened:  # all first, so that a folder that can't be written to is noticed at once
         files = [opened.enter_context(write_atomically(target, "wb")) for _, target in outputs]
-        sizes = [convert(*job, file, flags) for job, file in zip(jobs, files)]
-    for (_, target), size in zip(outputs, sizes):
-        print("{}: {:,} sessions, {:,} events, {:,} items".format(target, *size), flush=True)
+        written = [convert(*job, file, flags) for job, file in zip(jobs, files)]
+    for (_, target), what in zip(outputs, written):
+        print(f"{target}: {what}", flush=True)
 
 
 def parse_flags():
@@ -58,7 +59,7 @@ def parse_flags():
 def convert(flag, source, target, file, flags):
     """Write the sessions of the table `source`, named by `flag`, to `file`, which will become `target`.
 
-    Returns the number of sessions, of clicks, and of items.
+    Returns what the log says of them.
     """
     # slow to import, so only once the flags are checked
     from utils.data.click_files import read_clicks
@@ -69,13 +70,13 @@ def convert(flag, source, target, file, flags):
     if flags.newest_days and flag == "--train_input":
         older = clicks.sizes()
         clicks = sessions_since(clicks, round(flags.newest_days * DAY), Clicks.ends)
-        removed = [old - new for old, new in zip(older, clicks.sizes())]
-        print("--newest_days {:g}: left out {:,} sessions, {:,} events, {:,} items".format(flags.newest_days, *removed),
-              flush=True)
+        sessions, events, items = (old - new for old, new in zip(older, clicks.sizes()))
+        print(f"--newest_days {flags.newest_days:g}: left out "
+              f"{counted(sessions=sessions, events=events, items=items)}", flush=True)
     with naming(target):  # two files are open
         write_item_ids(clicks, file)
         finish(file)
-    return clicks.sizes()
+    return f"{sizes_of(clicks, 'sessions', 'events', 'items')}; {dates_of(clicks)}"
 
 
 if __name__ == "__main__":

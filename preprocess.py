@@ -28,18 +28,21 @@ from tempfile import TemporaryDirectory
 
 from utils.data.archives import CLICKS_FILE, PURCHASES_FILE, fetch, unpacked
 from utils.data.conversion import open_targets, text_paths
-from utils.data.preprocess_flags import parse_flags
+from utils.data.preprocess_flags import ARCHIVE, parse_flags
 from utils.data.session_files import refuse_conversion
+from utils.data.wording import counted, date, dates_of, sizes_of
 from utils.files import InputError, finish, naming, require_different, require_file, write_atomically
 from utils.intent.preparation_flags import intent_paths
 from utils.memory import available
 from utils.options import table_columns
-from utils.process import run
+from utils.process import run, tell
 
 STARTED = time.perf_counter()
 PARTS = "train_full", "test", "train_tr", "train_valid"
 GIGABYTE = 1e9
 SHARE = 0.75  # of the memory that there is
+# A test with a smaller share of the predictions, or after more days without any click, is likely one of wrong dates.
+FEWEST_TESTED, LONGEST_GAP = 0.001, 7
 
 
 def main():
@@ -49,7 +52,8 @@ def main():
         fetch(flags.url, Path(flags.input[0]), flags.sha256, say)
     for path in flags.input:
         if not Path(path).is_dir():
-            require_file(path, "--input" if flags.fetch else "--input (--fetch 1 downloads YOOCHOOSE's)")
+            is_default = flags.input == [ARCHIVE] and not flags.fetch
+            require_file(path, "--input", f"one that exists{' (--fetch 1 downloads it)' * is_default}")
     # Outputs are opened first, so that a folder that can't be written to is noticed at once.
     with ExitStack() as outputs:
         if flags.to_intent:
@@ -58,7 +62,11 @@ def main():
         write = outputs.enter_context((text_writer if flags.to_text else split_writer)(flags))
         bad_rows = outputs.enter_context(write_atomically(bad_rows_path(flags))) if flags.skip_bad else None
         clicks = filter_clicks(read(flags, bad_rows, outputs), flags)
-        write(*split(clicks, flags, "train_full", "test", flags.newest_fraction, flags.newest_days))
+        training, test = split(clicks, flags, "train_full", "test", flags.newest_fraction, flags.newest_days)
+        doubts = doubts_about_dates(clicks, training, test, flags.test_days)
+        write(training, test)
+    if doubts:
+        tell(doubts)
     say("done")
 
 
@@ -79,6 +87,8 @@ def check_paths(flags):
                                        for output in outputs):
             raise InputError(f"{flag}: found a place to write to within the directory --input {path}, expected another")
     refuse_conversion(split_paths(flags)[0].parent if flag == "--out_dir" else folder, flag)
+    if earlier := [str(path) for path in paths if path.exists()]:
+        say("there already, will be replaced: {}", " ".join(earlier))
 
 
 def split_paths(flags):
@@ -102,7 +112,7 @@ def split_writer(flags):
             say("writing")
             for path, file, part in zip(split_paths(flags), files, (train_full, test, train_tr, train_valid)):
                 save_part(part, file, path)
-                say("{}: {:,} sessions, {:,} events, {:,} items", path, *part.sizes())
+                say("{}: {}; {}", path, sizes_of(part, "sessions", "events", "items"), dates_of(part))
 
         yield write
 
@@ -118,10 +128,11 @@ def text_writer(flags):
 
             say("writing")
             *counts, items = write_indexed(training, test, targets, flags.to_text)
-            for path, count in zip(text_paths(flags.to_text), counts):
-                say("{}: {sessions:,} sessions, {events:,} events; left out {sessions_left_out:,} sessions, "
-                    "{clicks_left_out:,} clicks on unknown items", path, **count)
-            say("{}: {:,} items", text_paths(flags.to_text)[-1], items)
+            for path, part, count in zip(text_paths(flags.to_text), (training, test), counts):
+                say("{}: {}; {}; left out {} on unknown items", path,
+                    counted(sessions=count["sessions"], events=count["events"]), dates_of(part),
+                    counted(sessions=count["sessions_left_out"], clicks=count["clicks_left_out"]))
+            say("{}: {}", text_paths(flags.to_text)[-1], counted(items=items))
 
         yield write
 
@@ -167,7 +178,8 @@ def read(flags, bad_rows, temporary):
     with ExitStack() as archives:
         parts = click_parts(opened(flags.input, folder, archives), columns, "--input", left_out)
         clicks = gather(parts, int(memory), new_folder)
-    say("read {}: {:,} sessions, {:,} clicks, {:,} items", " ".join(flags.input), *clicks.sizes())
+    sessions = "users" if flags.session_gap else "sessions"
+    say("read {}: {}; {}", " ".join(flags.input), sizes_of(clicks, sessions, "clicks", "items"), dates_of(clicks))
     report_left_out(flags, left_out, bad_rows)
     return clicks
 
@@ -190,10 +202,11 @@ def columns_and_left_out(flags):
 def report_left_out(flags, left_out, bad_rows):
     """Say which rows were left out, and list the bad ones in the text file `bad_rows` if it isn't None."""
     if flags.events:
-        say("--events {}: left out {:,} rows", ",".join(flags.events), left_out.other_events)
+        say("--events {}: left out {}", ",".join(flags.events), counted(rows=left_out.other_events))
     if bad_rows:
         left_out.write_list(bad_rows)
-        say("--skip_bad {}: left out {:,} bad rows, listed in {}", flags.skip_bad, left_out.bad, bad_rows_path(flags))
+        say("--skip_bad {}: left out {}, listed in {}", flags.skip_bad, counted(**{"bad rows": left_out.bad}),
+            bad_rows_path(flags))
 
 
 def filter_clicks(clicks, flags):
@@ -210,10 +223,10 @@ def filter_clicks(clicks, flags):
 
     if flags.session_gap:
         clicks = cut_at_gaps(clicks, round(flags.session_gap * SECOND))
-        say("--session_gap {:g}: {:,} sessions", flags.session_gap, clicks.sizes()[0])
+        say("--session_gap {:g}: {}", flags.session_gap, sizes_of(clicks, "sessions"))
     if flags.session_span:
         clicks = cut_at_span(clicks, round(flags.session_span * SECOND))
-        say("--session_span {:g}: {:,} sessions", flags.session_span, clicks.sizes()[0])
+        say("--session_span {:g}: {}", flags.session_span, sizes_of(clicks, "sessions"))
     if flags.drop_repeats:
         clicks = report("--drop_repeats 1", clicks, drop_repeats(clicks))
     if flags.drop_one_item:
@@ -236,10 +249,10 @@ def filter_clicks(clicks, flags):
 
 def report(what, before, after):
     """Print what a filter removed and return what it left; InputError if that is nothing."""
-    removed = [old - new for old, new in zip(before.sizes(), after.sizes())]
     if not len(after):
-        raise InputError(f"{what}: left none of {before.sizes()[0]:,} sessions, {len(before):,} clicks; expected some")
-    say("{}: removed {:,} sessions, {:,} clicks, {:,} items", what, *removed)
+        raise InputError(f"{what}: left none of {sizes_of(before, 'sessions', 'clicks')}; expected some")
+    sessions, clicks, items = (old - new for old, new in zip(before.sizes(), after.sizes()))
+    say("{}: removed {}", what, counted(sessions=sessions, clicks=clicks, items=items))
     return after
 
 
@@ -282,6 +295,22 @@ def split(clicks, flags, training_name, test_name, newest_fraction=1.0, newest_d
     if not len(test):
         raise InputError(f"--test_days {flags.test_days:g}: left no session for {test_name}; expected more")
     return training, test
+
+
+def doubts_about_dates(clicks, training, test, test_days):
+    """What to say where few clicks with wrong dates seem to be the newest of all, and so the test; or nothing.
+
+    `training` and `test` are what `split` made of `clicks`.
+    """
+    from utils.data.clicks import DAY, around, newest_times
+
+    last, first = around(clicks, clicks.time_range()[1] - round(test_days * DAY))
+    tested, trained = (len(part) - part.sizes()[0] for part in (test, training))
+    found = [f"no click from {date(last)} to {date(first)}"] * (first - last > LONGEST_GAP * DAY)
+    found += [f"only {counted(predictions=tested)} of {tested + trained:,} in the test"] * (
+        tested < FEWEST_TESTED * (tested + trained))
+    newest = ", ".join(map(date, newest_times(clicks, 3))) if found else ""
+    return found and f"--test_days {test_days:g}: found {' and '.join(found)}; are the newest dates right, {newest}?"
 
 
 def save_part(clicks, file, path):

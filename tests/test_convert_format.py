@@ -23,8 +23,10 @@ def test_without_flags_it_converts_the_files_of_preprocess(tmp_path):
     process = assert_worked(run_script("convert_format.py", cwd=tmp_path))
     assert (tmp_path / "rsc15_train_tr_paddle.txt").read_text() == "c a a\na b\n"
     assert (tmp_path / "rsc15_test_paddle.txt").read_text() == "b a\n"
-    assert process.stdout == ("rsc15_train_tr_paddle.txt: 2 sessions, 5 events, 3 items\n"
-                              "rsc15_test_paddle.txt: 1 sessions, 2 events, 2 items\n")
+    assert process.stdout == ("rsc15_train_tr_paddle.txt: 2 sessions, 5 events, 3 items; "
+                              "1970-01-01T00:00:10Z to 1970-01-01T00:00:21Z\n"
+                              "rsc15_test_paddle.txt: 1 session, 2 events, 2 items; "
+                              "1970-01-01T00:00:01Z to 1970-01-01T00:00:02Z\n")
 
 
 def test_newest_days_leave_out_older_training_sessions_alone(tmp_path, convert):
@@ -36,7 +38,7 @@ def test_newest_days_leave_out_older_training_sessions_alone(tmp_path, convert):
                                     "--test_output", "test_out", "--newest_days", 1))
     assert (tmp_path / "out").read_text() == "a b\na b\n"
     assert (tmp_path / "test_out").read_text() == "a b\nc a\na b\na b\na b\n"
-    assert "--newest_days 1: left out 3 sessions, 6 events, 1 items\n" in process.stdout
+    assert "--newest_days 1: left out 3 sessions, 6 events, 1 item\n" in process.stdout
 
 
 def test_names_and_columns_by_flag_and_gzip(tmp_path, convert):

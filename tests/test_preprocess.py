@@ -82,7 +82,7 @@ def test_the_default_is_the_official_rsc15_split_of_the_archive(archive, tmp_pat
     assert (tmp_path / "rsc15_test.txt").read_text().splitlines()[1] == "4\t11\t1397040609.004"
     assert re.search(r"read yoochoose-data.7z: 20 sessions, 41 clicks, 3 items", process.stdout)
     assert re.search(r"--min_session_length 2: removed 6 sessions, 6 clicks, 0 items", process.stdout)
-    assert re.search(r"rsc15_test.txt: 3 sessions, 7 events, 3 items", process.stdout)
+    assert "rsc15_test.txt: 3 sessions, 7 events, 3 items; 2014-04-09T10:50:09Z to " in process.stdout
 
 
 def test_the_unpacked_and_the_gzipped_file_give_the_same(archive, tmp_path, preprocess):
@@ -123,12 +123,33 @@ def test_test_days_may_be_many_or_a_fraction(four_sessions, tmp_path, preprocess
         assert_one_line_error(process, f"--test_days {days}: left no session for {name}")
 
 
+@pytest.mark.parametrize("memory", [0, 1e-6], ids=["in_memory", "in_files"])
+def test_wrong_dates_that_make_the_test_are_named(tmp_path, preprocess, memory):
+    sessions = {day * 100 + number: [("a", day * DAY + number), ("b", day * DAY + number)]
+                for day in range(3) for number in range(50)}
+    flags = *SMALL, "--test_days", 0.5, "--memory", memory, "--input"
+    process = assert_worked(preprocess(tmp_path, *flags, write_clicks(tmp_path / "right.tsv", sessions)))
+    assert "150 sessions, 300 clicks, 2 items; 1970-01-01T00:00:00Z to 1970-01-03T00:00:49Z\n" in process.stdout
+    wrong = {999: [("a", 2 * DAY), ("b", 40 * 365 * DAY)]}  # it ends late, and its first click is among the others
+    process = preprocess(tmp_path, *flags, write_clicks(tmp_path / "wrong.tsv", sessions | wrong))
+    assert process.returncode == 0 and process.stderr == (
+        "preprocess.py: --test_days 0.5: found no click from 1970-01-03T00:00:49Z to 2009-12-22T00:00:00Z; are the "
+        "newest dates right, 1970-01-03T00:00:49Z, 1970-01-03T00:00:49Z, 2009-12-22T00:00:00Z?\n")
+    assert "rsc15_test.txt: 1 session, 2 events, 2 items; 1970-01-03T00:00:00Z to 2009-12-22" in process.stdout
+    many = {number: [("a", number % 2 * DAY), ("b", number % 2 * DAY)] for number in range(2000)}
+    many |= {9999: [("a", 3 * DAY), ("b", 3 * DAY)]}
+    process = preprocess(tmp_path, *flags, write_clicks(tmp_path / "few.tsv", many))
+    assert process.returncode == 0 and "found only 1 prediction of 2,001 in the test; are" in process.stderr
+    assert "there already, will be replaced: " in process.stdout
+
+
 def test_user_histories_are_cut_into_sessions(tmp_path, preprocess):
     clicks = write_clicks(tmp_path / "clicks.tsv", {
         "anna": [("a", 0), ("a", 5), ("b", 10), ("b", 3611), ("a", 3612), ("b", 5 * DAY), ("a", 5 * DAY)],
         "bob": [("b", 3 * DAY), ("a", 3 * DAY)]})
-    assert_worked(preprocess(tmp_path, "--input", clicks, "--session_gap", 3600, "--drop_repeats", 1,
-                             "--min_support", 1))
+    process = assert_worked(preprocess(tmp_path, "--input", clicks, "--session_gap", 3600, "--drop_repeats", 1,
+                                       "--min_support", 1))
+    assert "clicks.tsv: 2 users, 9 clicks, 2 items; " in process.stdout
     assert read_parts(tmp_path) == {"train_full": {"1": ["a", "b"], "2": ["b", "a"], "4": ["b", "a"]},
                                     "test": {"3": ["b", "a"]},
                                     "train_tr": {"1": ["a", "b"], "2": ["b", "a"]}, "train_valid": {"4": ["b", "a"]}}
@@ -175,7 +196,7 @@ def test_newest_days_leave_out_older_training_sessions(four_sessions, tmp_path, 
     parts = read_parts(tmp_path)
     assert {part: list(found) for part, found in parts.items()} == {
         "train_full": ["2", "3"], "test": ["4"], "train_tr": ["2"], "train_valid": ["3"]}
-    assert "--newest_days 2: removed 1 sessions, 2 clicks, 0 items" in process.stdout
+    assert "--newest_days 2: removed 1 session, 2 clicks, 0 items" in process.stdout
 
 
 def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path, preprocess):
@@ -186,7 +207,7 @@ def test_sessions_are_cut_by_their_span_and_those_of_one_item_dropped(tmp_path, 
                                        "--min_support", 1))
     assert read_parts(tmp_path)["train_full"] == {"1": ["a", "b"], "3": ["b", "a"], "4": ["b", "a"]}
     assert "--session_span 10: 5 sessions" in process.stdout
-    assert "--drop_one_item 1: removed 1 sessions, 2 clicks, 0 items" in process.stdout
+    assert "--drop_one_item 1: removed 1 session, 2 clicks, 0 items" in process.stdout
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -215,7 +236,7 @@ def test_unknown_items_may_leave_no_test(tmp_path, preprocess):
     sessions = [[("a", 0), ("b", 0)], [("a", 2 * DAY), ("b", 2 * DAY)], [("c", 4 * DAY), ("d", 4 * DAY)]]
     clicks = write_clicks(tmp_path / "clicks.tsv", dict(enumerate(sessions)))
     assert_one_line_error(preprocess(tmp_path, "--input", clicks, "--min_support", 1),
-                          "test, unknown items", "left none of 1 sessions, 2 clicks")
+                          "test, unknown items", "left none of 1 session, 2 clicks")
 
 
 @pytest.mark.parametrize("line, message", [
@@ -370,6 +391,9 @@ def test_a_page_that_is_not_there(tmp_path, serve):
 def test_without_the_data_the_error_says_how_to_get_it(tmp_path):
     assert_one_line_error(run_script("preprocess.py", cwd=tmp_path), "found no file yoochoose-data.7z",
                           "--fetch 1 downloads")
+    process = run_script("preprocess.py", "--input", "shop.csv", cwd=tmp_path)
+    assert_one_line_error(process, "--input: found no file shop.csv, expected one that exists")
+    assert "--fetch" not in process.stderr  # which has YOOCHOOSE's clicks alone
 
 
 def test_help_starts_fast():

@@ -1,5 +1,7 @@
 """preprocess.py --to_intent as a user runs it."""
 
+import re
+
 import py7zr
 import pytest
 from conftest import assert_one_line_error, assert_worked, files_below, run_script
@@ -57,7 +59,8 @@ def test_yoochoose_files_and_archive_are_split_by_time(yoochoose, prepare):
         assert part.buys.tolist() == [session % 4 == 0 for session in numbers]
         assert set(part.bought_count[part.buys]) == {2}
         assert part.lengths().tolist() == [1 + session % 3 for session in numbers]
-    assert "a/test: 4 sessions, 12 clicks; 1 sessions buy (25.00%), 3 purchases" in process.stdout
+    assert re.search(r"a/test: 4 sessions, 12 clicks; \d{4}-.*Z to .*Z; 1 session with 3 purchases \(25.00%\)",
+                     process.stdout)
 
 
 def test_the_hash_of_the_id_decides_wherever_the_session_stands(yoochoose, prepare):

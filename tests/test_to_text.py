@@ -66,7 +66,8 @@ def test_it_says_what_it_wrote_and_replaces_what_it_wrote_before(clicks, run_her
     process = assert_worked(to_text(run_here, "--split_by", "start"))
     record = json.loads((clicks / "shop/test_data/text2paddle.json").read_text())
     assert record["clicks_left_out"] > 0
-    assert (f"shop/test_data/test.txt: {record['sessions']} sessions, {record['events']} events; left out "
+    assert (f"shop/test_data/test.txt: {record['sessions']} sessions, {record['events']} events; "
+            "1970-01-04T00:00:00Z to 1970-01-04T00:00:06Z; left out "
             f"{record['sessions_left_out']} sessions, {record['clicks_left_out']} clicks") in process.stdout
     assert_worked(to_text(run_here, "--test_days", 2))
     assert json.loads((clicks / "shop/test_data/text2paddle.json").read_text()) != record

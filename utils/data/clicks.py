@@ -256,6 +256,27 @@ def split_by_start(clicks, test_time):
             clicks.each(lambda block: keep_sessions(block, block.starts() >= split_time)))
 
 
+def around(clicks, time):
+    """The times of the last click before `time` and of the first one since, all in microseconds.
+
+    Where there is none before, the first of all takes its place.
+    """
+    last, first = clicks.time_range()
+    for block in clicks.blocks():
+        is_before = block.times < time
+        last = np.max(block.times[is_before], initial=last)
+        first = np.min(block.times[~is_before], initial=first)
+    return int(last), int(first)
+
+
+def newest_times(clicks, count):
+    """The times of the last `count` clicks (microseconds), ascending: int64 [count], or fewer."""
+    newest = np.empty(0, np.int64)
+    for block in clicks.blocks():
+        newest = np.sort(np.concatenate([newest, block.times]))[-count:]
+    return newest
+
+
 def newest_sessions(clicks, fraction, times_of):
     """Keep the newest `fraction` of the sessions, rounded up; of equally old ones those with higher ids.
 

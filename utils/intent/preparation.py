@@ -9,6 +9,7 @@ import numpy as np
 from utils.data.click_writing import as_words, write_table
 from utils.data.clicks import DAY, SECOND, cut_at_gaps
 from utils.data.conversion import vocabulary_order
+from utils.data.wording import counted, dates_of, sizes_of
 from utils.files import InputError, finish, write_atomically
 from utils.intent.events import join, keep, read_events
 from utils.intent.preparation_flags import PARTS, intent_paths
@@ -33,10 +34,11 @@ def prepare(click_paths, purchase_paths, columns, left_out, flags, files, say):
     say : function that prints a line
     """
     events = read_events(click_paths, purchase_paths, columns, left_out=left_out)
-    say("read {:,} sessions, {:,} clicks and purchases", *events.rows.sizes()[:2])
+    sessions = "users" if flags.session_gap else "sessions"
+    say("read {} and purchases; {}", sizes_of(events.rows, sessions, "clicks"), dates_of(events.rows))
     if flags.session_gap:
         events = replace(events, rows=cut_at_gaps(events.rows, round(flags.session_gap * SECOND)))
-        say("--session_gap {:g}: {:,} sessions", flags.session_gap, len(events.rows.sessions))
+        say("--session_gap {:g}: {}", flags.session_gap, sizes_of(events.rows, "sessions"))
     joined, dropped = join(events)
     say("left out {late_clicks:,} clicks at or after their session's first purchase, {sessions_without_clicks:,} "
         "sessions without a click before it", **dropped)
@@ -47,10 +49,10 @@ def prepare(click_paths, purchase_paths, columns, left_out, flags, files, say):
     say("writing")
     items, categories = write_intent(parts, flags.min_support, files)
     for name, part in zip(PARTS, parts):
-        sessions, clicks, _ = part.clicks.sizes()
-        say("{}/{}: {:,} sessions, {:,} clicks; {:,} sessions buy ({:.2%}), {:,} purchases", flags.to_intent, name,
-            sessions, clicks, len(part.purchases.sessions), len(part.purchases.sessions) / sessions,
-            len(part.purchases))
+        buying = len(part.purchases.sessions)
+        say("{}/{}: {}; {}; {} with {} ({:.2%})", flags.to_intent, name, sizes_of(part.clicks, "sessions", "clicks"),
+            dates_of(part.clicks), counted(sessions=buying), counted(purchases=len(part.purchases)),
+            buying / len(part.clicks.sessions))
     say("{}: {:,} items, {:,} categories", flags.to_intent, items, categories)
 
 
