@@ -28,7 +28,15 @@ from utils.data.sessions import read_sessions
 from utils.files import InputError
 from utils.memory import require_memory
 from utils.model import checkpoint, upkeep
-from utils.model.directory import choose_epoch, is_known, named_by, read_items, read_settings, vocabulary_checksum
+from utils.model.directory import (
+    NET,
+    choose_epoch,
+    is_known,
+    named_by,
+    read_items,
+    read_settings,
+    vocabulary_checksum,
+)
 from utils.model.joined import JOINED, member_directory
 from utils.model.layout import GATES, ITEM_MATRIX, LAST_CLICK, NetworkSettings, layers, weight_count
 from utils.model.load import load_model
@@ -178,8 +186,9 @@ def write_joined(options, configs, weights, memory):
         for place, config in enumerate(configs):
             member = member_directory(epoch_dir, place + 1)
             member.mkdir()
+            net = Path(options.models[place], NET.name)
             upkeep.start_run(member, {name: value for name, value in config.items() if name != MEMORY}, vocabulary,
-                             overwrite=False)
+                             overwrite=False, net=net if net.is_file() else None)
             checkpoint.save_epoch(member, epochs[place], all_weights[place], {}, {})
 
 

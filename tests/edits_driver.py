@@ -68,7 +68,9 @@ def findings(train_script, infer_script):
             "loss": last_loss("model"), "plain loss": last_loss("plain"),
             "evaluated": [line.split()[1:3] for line in evaluated.splitlines() if line.startswith("model:")],
             "recommended": [line.split("\t")[2] for line in recommended.splitlines()], "says": says,
-            "expected": expected_items("model", item_ids), "served": served_items("model")}
+            "expected": expected_items("model", item_ids), "served": served_items("model"),
+            "keeps net.py": Path("model/net.py").is_file() and Path("model/net.py").read_text() == Path(
+                "net.py").read_text()}
 
 
 if __name__ == "__main__":

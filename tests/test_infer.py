@@ -173,6 +173,28 @@ def test_a_model_of_another_net_py_is_evaluated_with_one_warning(model, infer):
     assert figures_of(assert_worked(infer())) == figures_of(plain), "net.py evaluates whatever it defines"
 
 
+def test_weights_that_another_net_py_has_are_one_line_that_says_how_to_go_on(model, infer, run_here):
+    resave(model, lambda weights: weights | {"head.weight": np.zeros([8, 8], np.float32)})
+    (model / "net.py").write_text("raise SystemExit('nothing runs this')")
+    begin = (f"{model}: trained with another net.py than the one here, which has other weights (found float32 [8, 8] "
+             "head.weight, expected none); ")
+    for net, how in [("0" * 64, "its own had the SHA-256 000000000000..."),
+                     (checksum(model / "net.py"), f"to go on with its own, put {model / 'net.py'} in place of net.py")]:
+        edit_config(model, network_is_known=False, net_sha256=net)
+        assert_one_line_error(infer("--last_index", 1), begin + how)
+        assert_one_line_error(run_here("recommend.py", "--model_dir", model, "--epoch", 1, "item_1"), begin + how)
+    edit_config(model, network_is_known=True)
+    (model / "net.py").unlink()
+    assert_one_line_error(infer("--last_index", 1), begin + "its own computed what net.py computes as it comes")
+
+
+def test_the_other_model_of_another_net_py_is_refused_in_one_line(tiny_model, model, infer):
+    resave(model, lambda weights: weights | {"head.weight": np.zeros([8, 8], np.float32)}, epoch=2)
+    edit_config(model, network_is_known=False, net_sha256="0" * 64)
+    process = infer("--model_dir", tiny_model, "--against", model)
+    assert_one_line_error(process, f"{model}: trained with another net.py than the one here, which has other weights")
+
+
 def test_a_model_of_before_net_py_had_a_checksum_gets_no_warning(model, infer):
     config = read_config(model)
     assert config.pop("network_is_known") is True and config.pop("net_sha256") == net_checksum()

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +11,7 @@ from conftest import assert_one_line_error, assert_worked, files_below, run_scri
 
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
+from utils.model.directory import net_checksum
 from utils.plotting.breakdown import COUNTS, GROUPINGS, Ranks, by_count, by_share, recall_by_group, run_ranks
 from utils.plotting.pictures import loss_kinds
 from utils.plotting.runs import FULL_LOSS, Run, read_runs, setting_differences
@@ -109,6 +111,8 @@ def test_runs_are_read_as_they_were_recorded(models):
     assert differences["--hid_size"] == ["8", "6,4"] and differences["--valid_fraction"] == ["0.2", "0.0"]
     assert "--seed" not in differences and "--model_dir" not in differences
     assert setting_differences([first, first]) == {}
+    edited = replace(second, config=second.config | {"net_sha256": "0" * 64, "network_is_known": False})
+    assert setting_differences([first, edited])["net.py"] == [net_checksum()[:12], "000000000000, edited"]
 
 
 def test_the_breakdown_is_that_of_infers_ranks(models, tiny_data):

@@ -113,8 +113,10 @@ def test_a_pickle_is_refused_and_not_run(model_dir, tmp_path):
 
 def test_weights_of_another_network_are_refused(model_dir):
     save(model_dir, 1)
-    with pytest.raises(InputError, match="shapes"):
+    with pytest.raises(InputError, match=r"found float32 .* matrix, expected float32 \[3, 3\], as config.json"):
         checkpoint.load_weights(model_dir, 1, {**SHAPES, "matrix": [3, 3]})
+    with pytest.raises(InputError, match=r"found no first, expected float32 \[1\], and 1 more that differ, as"):
+        checkpoint.load_weights(model_dir, 1, {"first": [1], "second": [1], **SHAPES})
 
 
 def test_a_line_that_a_crash_cut_off_stays_alone(tmp_path):

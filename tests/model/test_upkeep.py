@@ -39,6 +39,24 @@ def test_a_run_is_not_overwritten_unasked(model_dir, tmp_path):
     assert sorted(path.name for path in model_dir.iterdir()) == ["config.json", "notes.txt", "vocab.txt"]
 
 
+def test_an_edited_net_py_is_kept_and_goes_with_its_run(model_dir, tmp_path):
+    (tmp_path / "edited.py").write_text("edited")
+    upkeep.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True, net=tmp_path / "edited.py")
+    assert (model_dir / "net.py").read_text() == "edited"
+    upkeep.start_run(model_dir, {}, tmp_path / "vocab.txt", overwrite=True)
+    assert not (model_dir / "net.py").exists()
+
+
+def test_no_net_py_is_deleted_that_no_run_left(tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text("a user's own")
+    with pytest.raises(InputError, match="found net.py in .* that no training of this project put there"):
+        upkeep.require_room(tmp_path, overwrite=True)
+    upkeep.write_json(tmp_path / "config.json", {"format": checkpoint.FORMAT})
+    monkeypatch.setattr(upkeep, "NET", tmp_path / "net.py")
+    with pytest.raises(InputError, match="where net.py is"):
+        upkeep.require_room(tmp_path, overwrite=True)
+
+
 def test_a_directory_with_somebody_elses_vocabulary_is_refused(tmp_path):
     """Such as the repository itself, by --model_dir . """
     (tmp_path / "vocab.txt").write_text("precious\n", encoding="utf-8")

@@ -158,6 +158,8 @@ def _prepare(evaluation):
     if evaluation.train_dir:
         read_conversion(evaluation.train_dir, vocab_sha256, "--train_dir")
         training = read_sessions(evaluation.train_dir, item_count, "--train_dir")
+    others = [(model_dir, epochs[0])] + [(Path(evaluation.against), other_epoch)] * bool(other_epoch)
+    warnings = [_warning_of_net(*other) for other in others]
     unknown = record.get("clicks_left_out", 0)  # from here on nothing is refused: that would be a second line on stderr
     log(f"test:{evaluation.test_dir} sessions:{len(sessions.lengths)} predictions:{sessions.predictions} "
         f"items:{item_count} unknown_clicks_left_out:{unknown} ties:{evaluation.ties}"
@@ -167,8 +169,8 @@ def _prepare(evaluation):
     if sampled:
         warn(f"--sampled {sampled}: ranks among sampled items flatter every model and can turn their order around "
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
-    if another := other_net(model_dir, config):
-        warn(another)
+    for warning in filter(None, warnings):
+        warn(warning)
     if not best:
         _warn_of_missing(epochs, evaluation)
     return Test(sessions, item_ids or list(map(str, range(item_count))), unknown, training), epochs, other_epoch
@@ -182,9 +184,15 @@ def _other_epoch(evaluation, vocab_sha256):
         if vocabulary_checksum(other_dir, config) != vocab_sha256:
             raise InputError(f"found another vocab.txt in {other_dir} than in {evaluation.model_dir}, expected the "
                              "same, to compare the same predictions")
-        if another := other_net(other_dir, config):
-            warn(another)
         return choose_epoch(other_dir)
+
+
+def _warning_of_net(model_dir, epoch):
+    """`other_net` of a model whose network net.py can make, or None; InputError where it can't."""
+    another = other_net(model_dir, checkpoint.read_config(model_dir))
+    if another:
+        load(model_dir, epoch)
+    return another
 
 
 def _epochs_to_evaluate(finished, evaluation):

@@ -30,15 +30,15 @@ def evaluate(options):
     """Do what the options of infer_intent.py ask for; InputError for what is wrong with files or flags."""
     began = time.perf_counter()
     model = load_intent_model(options.model_dir, options.epoch or None)
-    if another := other_net(options.model_dir, model.config):
-        warn(another)
     test = _read(options.test_dir, model, "--test_dir")
     pairs, name = pairs_of(test), str(epoch_directory(options.model_dir, model.epoch))
     outcomes = outcomes_of(test, pairs)
     known = 1 - float((test.items == len(model.item_ids)).mean())
     log(f"test:{options.test_dir} sessions:{len(test)} clicks:{len(test.items)} buying:{outcomes.buys.sum()} "
         f"share:{outcomes.buys.mean():.4f} known_clicks:{known:.4f}")
-    network = load_network(model)
+    network = load_network(model, options.model_dir)
+    if another := other_net(options.model_dir, model.config):
+        warn(another)
     session_scores, pair_scores, _ = network_scores(network, test, model.counts, model.knots)
     found = decide(outcomes.owners, session_scores, pair_scores, model.session_threshold, model.item_threshold)
     predictions = _of_baselines(options, model, test) if options.train_dir else {}

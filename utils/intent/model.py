@@ -14,7 +14,7 @@ from utils.intent.features import Counts
 from utils.intent.scorer import IntentScorer
 from utils.intent.settings import IntentSettings, weight_shapes
 from utils.model import checkpoint
-from utils.model.directory import KIND, choose_epoch, is_known, read_items
+from utils.model.directory import KIND, choose_epoch, is_known, other_net, read_items
 
 CLOSE = 1e-4  # of log-odds: what different orders of sums differ by is far less
 EXPECTED = "expected one of train_intent.py"
@@ -101,14 +101,16 @@ def _read_network(model_dir, config):
     return settings, categories
 
 
-def load_network(model):
-    """The net.IntentNetwork of an IntentModel; needs Paddle."""
+def load_network(model, model_dir):
+    """The net.IntentNetwork of an IntentModel of a model directory; needs Paddle."""
     from net import IntentNetwork
     from utils.intent.settings import STATISTICS
     from utils.model.network import put_weights, shapes
     network = IntentNetwork(model.settings, {name: model.weights[name] for name in STATISTICS})
     if {name: list(values.shape) for name, values in model.weights.items()} != shapes(network):
-        raise InputError("net.py: found another IntentNetwork than the model was trained with, expected the same")
+        what = "whose IntentNetwork has other weights"
+        raise InputError(other_net(model_dir, model.config, what) or "net.py: found another IntentNetwork than the "
+                         "model was trained with, expected the same")
     put_weights(network, model.weights)
     return network
 

@@ -1,6 +1,7 @@
 """The model directory: written so that a crash at any moment leaves every finished epoch usable, read without pickle.
 
     config.json             settings, versions and data of the run
+    net.py                  the one that trained it, where it was edited: a record, which nothing runs
     vocab.txt               the items that the model knows
     popular.json            what was clicked most lately (popular.py)
     epoch_1/model_N/        in a directory of joined models each of them, in this same form (joined.py)
@@ -41,6 +42,17 @@ PROGRESS_KINDS = {"epoch": int, "num_steps": int, "predictions": int, "seconds":
                   "recent": list, "best": (dict, type(None)), "processes": int}
 FILE_KINDS = {"bytes": int, "sha256": str}
 LARGEST = 1e15  # products of weights below it stay finite in float32, so states and scores are never NaN
+
+
+class OtherWeights(InputError):
+    """A file has other weights than the network.
+
+    difference : str, in what
+    """
+
+    def __init__(self, path, difference):
+        super().__init__(f"{path}: {difference}, as config.json and vocab.txt say")
+        self.difference = difference
 
 
 class Weights(dict):
@@ -218,12 +230,19 @@ def _read_weights(directory, *how):
 
 def _load_weights(directory, shapes, room=own_room, key="", finish=lambda weights: None):
     def require_shapes(weights):
-        found = {name: (values.dtype.name, list(values.shape)) for name, values in weights.items()}
-        if found != {name: ("float32", shape) for name, shape in shapes.items()}:
-            raise InputError(f"{directory / MODEL}: found weights of the types and shapes {found}, "
-                             f"expected float32 of the shapes {shapes} from config.json and vocab.txt")
+        found = {name: f"{values.dtype.name} {list(values.shape)}" for name, values in weights.items()}
+        expected = {name: f"float32 {list(shape)}" for name, shape in shapes.items()}
+        if found != expected:
+            raise OtherWeights(directory / MODEL, _first_difference(found, expected))
         finish(weights)
     return _read_weights(directory, room, f"{key} {shapes}", require_shapes)
+
+
+def _first_difference(found, expected):
+    """The first of the weights that differ in two dicts of texts by name, and how many more there are."""
+    names = [name for name in expected | found if found.get(name) != expected.get(name)]
+    more = f", and {len(names) - 1} more that differ" if len(names) > 1 else ""
+    return f"found {found.get(names[0], 'no')} {names[0]}, expected {expected.get(names[0], 'none')}{more}"
 
 
 def _load_arrays(directory, name, state, room=own_room, key="", finish=lambda arrays: None):

@@ -37,13 +37,31 @@ def net_checksum():
     return hashlib.sha256(NET.read_bytes()).hexdigest()
 
 
-def other_net(model_dir, config):
-    """A warning where a model was trained with another net.py than the one here; None where it is the same."""
-    then = config.get("net_sha256")
+def other_net(model_dir, config, what="which computes now"):
+    """What to say where a model was trained with another net.py than the one here; None where it is the same.
+
+    The text says of the one here `what`, and how to go on with the model's own.
+    """
+    then, own = config.get("net_sha256"), Path(model_dir) / NET.name
     if then in (None, net_checksum()):
         return None
-    return (f"{model_dir}: trained with another net.py than the one here (SHA-256 {str(then)[:12]}..., here "
-            f"{net_checksum()[:12]}...), which computes now")
+    if own.is_file() and checksum(own) == then:
+        how = f"to go on with its own, put {own} in place of net.py"
+    elif is_known(config):
+        how = "its own computed what net.py computes as it comes"
+    else:
+        how = f"its own had the SHA-256 {str(then)[:12]}..."
+    return f"{model_dir}: trained with another net.py than the one here, {what}; {how}"
+
+
+@contextmanager
+def blaming_net(model_dir, config):
+    """Within the block, weights of other shapes are put down to net.py where that is another than the model's."""
+    try:
+        yield
+    except checkpoint.OtherWeights as error:
+        what = f"which has other weights ({error.difference})"
+        raise InputError(other_net(model_dir, config, what) or str(error)) from None
 
 
 def choose_epoch(model_dir, epoch=None):

@@ -7,7 +7,7 @@ import paddle
 from net import Network
 from utils.memory import require_memory
 from utils.model import checkpoint
-from utils.model.directory import read_items, read_settings
+from utils.model.directory import blaming_net, read_items, read_settings
 from utils.model.layout import weight_count
 
 LOADED_BYTES = 8  # of a weight: in the network, and in the file that it is read from
@@ -25,7 +25,8 @@ def load_network_and_checksum(model_dir, epoch):
     require_memory(LOADED_BYTES * weight_count(settings, item_count),
                    f"{Path(model_dir) / 'config.json'}: found a network of {item_count} items")
     network = Network(item_count, settings)
-    weights = checkpoint.load_weights(model_dir, epoch, shapes(network))
+    with blaming_net(model_dir, config):
+        weights = checkpoint.load_weights(model_dir, epoch, shapes(network))
     put_weights(network, weights)
     return network, weights.checksum
 

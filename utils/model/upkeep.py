@@ -9,6 +9,7 @@ from utils.files import InputError, write_atomically
 from utils.memory import read_bytes
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
+from utils.model.directory import NET
 from utils.model.popular import POPULAR
 from utils.runlog import warn
 
@@ -18,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LEFT_BY_A_CRASH = (".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp",
+                   f".{NET.name}.*.tmp",
                    f".{checkpoint.NEIGHBOURS}.*.tmp")
 EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
@@ -27,18 +29,20 @@ def require_room(model_dir, overwrite):
     if (model_dir / "config.json").exists():
         checkpoint.read_config(model_dir)
     else:
-        for path in [model_dir / "vocab.txt", *sorted(model_dir.glob("epoch_*"))]:
+        for path in [model_dir / "vocab.txt", model_dir / NET.name, *sorted(model_dir.glob("epoch_*"))]:
             if path.exists():
                 raise InputError(f"--model_dir: found {path.name} in {model_dir} that no training of this project put "
                                  "there, expected an empty directory, a model directory, or none")
+    if model_dir.resolve() == NET.parent:
+        raise InputError(f"--model_dir: found {model_dir}, where net.py is, expected another directory")
     clean_up(model_dir)
     if holds_run(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
                          "continue that run with --resume 1, or delete it with --overwrite 1")
 
 
-def start_run(model_dir, config, vocab_path, overwrite, popular=None):
-    """Make `model_dir` ready for a new run: its config.json, vocab.txt and popular.json, and no epoch.
+def start_run(model_dir, config, vocab_path, overwrite, popular=None, net=None):
+    """Make `model_dir` ready for a new run: its config.json, vocab.txt, popular.json and net.py, and no epoch.
 
     Parameters
     ----------
@@ -50,6 +54,8 @@ def start_run(model_dir, config, vocab_path, overwrite, popular=None):
         Delete the run that is already there.
     popular : dict, optional
         Written to popular.json.
+    net : Path, optional
+        The net.py to keep a copy of.
 
     Raises
     ------
@@ -59,20 +65,23 @@ def start_run(model_dir, config, vocab_path, overwrite, popular=None):
     """
     require_room(model_dir, overwrite)
     _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR, checkpoint.NEIGHBOURS):
+    for name in ("metrics.jsonl", POPULAR, checkpoint.NEIGHBOURS, NET.name):
         (model_dir / name).unlink(missing_ok=True)
     write_json(model_dir / "config.json", {"format": checkpoint.FORMAT, **config})
     with write_atomically(model_dir / "vocab.txt", "wb") as file:
         file.write(read_bytes(vocab_path, "--vocab_path"))
     if popular:
         write_json(model_dir / POPULAR, popular)
+    if net:
+        with write_atomically(model_dir / NET.name, "wb") as file:
+            file.write(net.read_bytes())
 
 
 def discard_run(model_dir):
     """Remove what a run wrote that came to no checkpoint, and the directory unless other files are in it."""
     clean_up(model_dir)
     _remove_checkpoints(model_dir)
-    for name in ("metrics.jsonl", POPULAR, checkpoint.NEIGHBOURS, "vocab.txt", "config.json"):
+    for name in ("metrics.jsonl", POPULAR, checkpoint.NEIGHBOURS, NET.name, "vocab.txt", "config.json"):
         (model_dir / name).unlink(missing_ok=True)
     if not any(model_dir.iterdir()):
         model_dir.rmdir()

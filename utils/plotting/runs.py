@@ -6,7 +6,7 @@ from pathlib import Path
 
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.directory import named_by
+from utils.model.directory import is_known, named_by
 from utils.runlog import read_records
 
 NO_SETTINGS = {"model_dir", "overwrite", "resume", "config"}  # flags that don't affect how a run trains
@@ -76,7 +76,8 @@ def _read_run(path, name):
 def settings(run):
     """A run's flags, data and versions: a dict of names to values as text."""
     sections = [("--", "options"), ("data ", "data"), ("", "versions")]
-    found = {"script": run.config.get("script", "")}
+    net = str(run.config.get("net_sha256", "-"))[:12]
+    found = {"script": run.config.get("script", ""), "net.py": net if is_known(run.config) else f"{net}, edited"}
     for prefix, section in sections:
         found |= {f"{prefix}{name}": value for name, value in run.config.get(section, {}).items()
                   if name not in NO_SETTINGS}

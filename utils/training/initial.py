@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.files import InputError
 from utils.model import checkpoint
-from utils.model.directory import choose_epoch, named_by, other_net, read_items, read_settings
+from utils.model.directory import blaming_net, choose_epoch, named_by, other_net, read_items, read_settings
 from utils.model.layout import ITEM_MATRIX
 from utils.model.neighbours_file import MEMORY
 from utils.runlog import log, warn
@@ -26,6 +26,7 @@ class InitialModel:
     row_of : int64 [items of the new run], where in its matrices each of them is; -1 for new items
     gone : list of str, the items that the new run doesn't have
     weights_sha256 : str
+    config : dict, its config.json
     """
 
     epoch_dir: Path
@@ -33,6 +34,7 @@ class InitialModel:
     row_of: np.ndarray
     gone: list
     weights_sha256: str
+    config: dict
 
     @property
     def is_known(self):
@@ -72,14 +74,12 @@ def find_initial(model_dir, item_ids):
     if known_ids is None or item_ids is None:
         where = "--vocab_path" if item_ids is None else f"the vocab.txt of {model_dir}"
         raise InputError(f"--init_from: found nothing but the number of items in {where}, expected item ids")
-    if another := other_net(model_dir, config):
-        warn(another)
     row_of = {item_id: row for row, item_id in enumerate(known_ids)}
     rows = np.array([row_of.pop(item_id, -1) for item_id in item_ids], np.int64)
     if not (rows >= 0).any():
         raise InputError(f"--init_from: found none of the items of --vocab_path in {model_dir}, expected some")
     return InitialModel(epoch_dir, count, rows, list(row_of), state.get("files", {}).get(checkpoint.MODEL, {})
-                        .get("sha256"))
+                        .get("sha256"), config)
 
 
 def load_initial(model, trainer):
@@ -97,9 +97,13 @@ def _put_together(model, trainer, drawn):
     shapes = trainer.shapes()
     by_item = {ITEM_MATRIX, trainer.input_matrix}
     shapes_then = {name: [model.items, *shape[1:]] if name in by_item else shape for name, shape in shapes.items()}
+    model_dir = model.epoch_dir.parent
     with named_by("--init_from"):
-        weights, arrays, _ = checkpoint.load_checkpoint(model.epoch_dir, shapes_then)
+        with blaming_net(model_dir, model.config):
+            weights, arrays, _ = checkpoint.load_checkpoint(model.epoch_dir, shapes_then)
         checkpoint.require_optimizer_of(model.epoch_dir, arrays, shapes_then)
+    if another := other_net(model_dir, model.config):
+        warn(another)
     if weights.checksum != model.weights_sha256:
         raise InputError(f"--init_from: found {model.epoch_dir} changed while it was read, expected a finished model")
     known, rows = model.is_known, model.row_of[model.is_known]

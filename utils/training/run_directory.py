@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from utils.model import checkpoint, upkeep
+from utils.model.directory import NET, is_known
 from utils.runlog import append_record, import_event_writers, log, read_records
 from utils.training.resume import Progress, find_checkpoint, read_progress
 from utils.training.versions import versions
@@ -54,7 +55,8 @@ class RunDirectory:
             if self.output.resume and (self.path / "config.json").exists():
                 start_from = find_checkpoint(self.path, config)
             if start_from is None:
-                upkeep.start_run(self.path, config, vocab_path, self.output.overwrite, popular)
+                net = None if is_known(config) else NET
+                upkeep.start_run(self.path, config, vocab_path, self.output.overwrite, popular, net)
             return start_from
 
         with upkeep.hold_directory(self.path) if is_first else nullcontext():
