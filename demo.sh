@@ -19,3 +19,6 @@ set -x
   demo_output/train_data demo_output/test_data demo_output/vocab.txt
 "$python" train.py --train_dir demo_output/train_data --vocab_path demo_output/vocab.txt --model_dir demo_output/model
 "$python" infer.py --test_dir demo_output/test_data --model_dir demo_output/model --train_dir demo_output/train_data
+"$python" recommend.py --model_dir demo_output/model --topk 5 p0000 p0003
+{ set +x; } 2> /dev/null
+echo "next: docs/your-data.md has the same steps for your own clicks; README.md, \"Five minutes of use\", has a server"

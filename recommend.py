@@ -8,7 +8,7 @@ r"""Recommend the next items of sessions with a trained model.
 A session is the item ids of its clicks in time order: the arguments, or a line of a text file, separated by blanks and
 written as in vocab.txt, where a blank within an id is `\{20}` and a backslash `\\`. Items that the model does not know
 are left out, and counted on stderr. For each session the best items are printed, as lines of session, rank, item and
-score separated by tabs, or with --format json as one line like this:
+score separated by tabs, on a terminal under a line that names these; or with --format json as one line like this:
 
     {"session": 1, "items": [...], "scores": [...]}
 
@@ -16,8 +16,9 @@ A session without any click that the model knows, such as an empty line, gets po
 of clicks in the newest training sessions, and the JSON line also has "fallback": "popular". Models of older versions
 have no such counts: then nothing is recommended, and empty lines are skipped.
 
-Sessions are numbered by their lines, from 1. A higher score means a likelier item; items with equal scores are in the
-order of vocab.txt. Needs no Paddle, and uses one thread unless OMP_NUM_THREADS says otherwise.
+Sessions are numbered by their lines, from 1. A higher score means a likelier item; with a memory of neighbours, and
+for models side by side, it is the logarithm of the item's probability. Items with equal scores are in the order of
+vocab.txt. Needs no Paddle, and uses one thread unless OMP_NUM_THREADS says otherwise.
 """
 
 if __name__ == "__main__":  # before the imports, which take time: Ctrl-C ends the script with one line from here on
@@ -80,6 +81,8 @@ def main():
              "answers")
         item_ids = [str(index) for index in range(len(scorer.item_biases))]
     index_of = {item_id: index for index, item_id in enumerate(item_ids)}
+    if options.format == "tsv" and sys.stdout.isatty():
+        print("session", "rank", "item", "score", sep="\t")
     popular, allowed = read_popular(options.model_dir, len(item_ids)), read_selection(options, item_ids)
     skipped = Skipped(options.sessions, popular is not None)
     for lines in [[(1, options.clicks)]] if options.clicks else read_lines(options.sessions):

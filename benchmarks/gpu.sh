@@ -60,7 +60,7 @@ kill_and_resume() {  # kill a training once it has saved itself, resume it, comp
   kill -KILL "$training" 2>/dev/null || true
   if wait "$training" 2>/dev/null; then echo "the training ended before it could be killed"; fi
   train train_sample_neg.py killed "${flags[@]}" --resume 1
-  sed -n 's/^resumed from .*: /killed and resumed: /p' "$work/killed.log"
+  sed -n 's/^resumed from .*, /killed and resumed, /p' "$work/killed.log"
   if cmp -s "$work/whole/epoch_2/model.safetensors" "$work/killed/epoch_2/model.safetensors"; then
     echo "the weights are those of a run that was never killed, bit by bit"
   else

@@ -144,6 +144,8 @@ def test_every_page_is_read_and_nothing_is_left_out_in_vain():
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ELSEWHERE])
 def test_the_commands_of_a_page_work_in_their_order(clone, pipelines_done, page):
     port = free_port()
+    if page == "docs/your-data.md":
+        shutil.rmtree(clone / "shop", ignore_errors=True)  # README.md has a model there, which nothing overwrites
     lines = [line.replace("localhost:8080", f"localhost:{port}").replace("serve.py ", f"serve.py --port {port} ")
              for line in commands_of(page) if line.partition(" #")[0].strip() not in pipelines_done]
     if not lines:

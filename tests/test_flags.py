@@ -31,6 +31,7 @@ DIFFERENT = {
                                                                      "valid_dir valid_fraction watch",
     "one script writes what another one reads; the reference has several defaults": "model_dir vocab_path",
     "trained, evaluated or answered together": "batch_size",
+    "one of several that the infer scripts can evaluate": "epoch",
     "one or several cut-offs, or the length of a list": "topk",
     "of purchases, each draw counts all sessions anew": "draws",
     "live sessions and whole ones differ in serve.py": "exclude",

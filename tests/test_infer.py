@@ -157,6 +157,18 @@ def test_nothing_else_is_said_beside_a_wrong_directory(infer, flag):
     assert_one_line_error(infer(flag, "nowhere", "--last_index", 9), f"infer.py: {flag}: found nothing at nowhere")
 
 
+def test_all_epochs_are_evaluated_unless_some_are_asked_for(tiny_data, model, run_here):
+    shutil.copytree(model / "epoch_2", model / "epoch_12")
+    infer = lambda *flags: run_here("infer.py", "--test_dir", tiny_data / "test_data", "--model_dir", model, *flags)
+    for flags, epochs in [([], [1, 2, 12]), (["--start_index", 3], [12]), (["--epoch", 2], [2]),
+                          (["--epoch", 0], [12])]:
+        process = infer(*flags)
+        assert process.stderr == "" or flags == ["--start_index", 3]
+        assert [line.split()[0] for line in model_lines(process)] == [f"model:{model}/epoch_{each}" for each in epochs]
+    process = infer("--epoch", 3)
+    assert_one_line_error(process, f"--epoch: found no finished epoch 3 in {model}, expected one of 1, 2, 12")
+
+
 def test_an_absurd_range_of_epochs_takes_no_time(infer):
     process = infer("--start_index", 2, "--last_index", 2**31 - 1)
     assert process.returncode == 0 and "skipped epochs that are not there: 3 to 2147483647" in process.stderr
@@ -258,6 +270,7 @@ def test_nothing_else_in_the_model_directory_changes(model, infer):
     (["--batch_size", "0"], ["--batch_size", "an integer >= 1"]),
     (["--start_index", "0"], ["--start_index", "an integer >= 1"]),
     (["--start_index", "3"], ["--start_index: found 3, expected at most --last_index 2"]),
+    (["--epoch", "1"], ["--epoch: found 1 with --last_index, expected one of them"]),
     (["--start_index", "3", "--last_index", "4"],
      ["--model_dir: found none of the epochs 3 to 4", "epochs there: 1, 2"]),
     (["--use_cuda", "2"], ["--use_cuda"]),

@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_no_file_and_the_old_one(infer, tmp_path, monkeypatch
     (["--draws", "5"], ["--draws", "an integer >= 100"]),
     (["--against", "nowhere"], ["--against: found no file nowhere"]),
     (["--per_prediction", "p.csv"], ["--per_prediction: found p.csv", ".parquet"]),
-    (["--per_prediction", "p.parquet", "--start_index", "1"], ["--per_prediction: found 2 epochs", "--start_index"]),
+    (["--per_prediction", "p.parquet", "--start_index", "1"], ["--per_prediction: found 2 epochs", "--epoch"]),
     (["--per_prediction", "{test}/p.parquet"], ["--per_prediction: found", "read as sessions"]),
 ])
 def test_wrong_flags_end_in_one_line(tiny_data, model, infer, flags, fragments):

@@ -1,6 +1,7 @@
 """recommend.py as a user runs it: what it answers, what it leaves out, what it refuses, and how fast it starts."""
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -45,6 +46,16 @@ def sessions_file(tmp_path):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
     return write
+
+
+def test_columns_have_names_on_a_terminal_alone(model):
+    ours, of_script = os.openpty()
+    command = [sys.executable, ROOT / "recommend.py", "--model_dir", model, "--topk", "1", "item_1"]
+    process = subprocess.run(command, stdout=of_script, stderr=subprocess.PIPE, text=True, check=True)
+    os.close(of_script)
+    lines = os.read(ours, 1000).decode().splitlines()
+    os.close(ours)
+    assert lines[0] == "session\trank\titem\tscore" and lines[1].startswith("1\t1\titem_") and process.stderr == ""
 
 
 def expected_answer(model, items, topk=20, excluded=(), epoch=None):

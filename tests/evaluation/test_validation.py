@@ -138,6 +138,7 @@ def test_figures_of_each_epoch_are_infers_own(tiny_data, tmp_path, run_here):
     infer = lambda *more: assert_worked(run_here("infer.py", "--test_dir", tiny_data / "test_data",
                                                  "--model_dir", model_dir, *more))
     assert infer("--start_index", 1, "--last_index", 3).stdout.count("model:") == 3
+    assert f"model:{model_dir}/epoch_{best} " in infer("--epoch", 0).stdout
     output = infer().stdout
     assert output.count("model:") == 1 and f"model:{model_dir}/epoch_{best} recall@20:{values[best - 1]:.4f}" in output
     assert f"epoch:{best} the best by validation" in output

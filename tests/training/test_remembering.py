@@ -88,10 +88,10 @@ def test_a_run_gets_a_memory_of_all_its_sessions(tiny_data, sessions, run_here, 
     record = next(record for record in records if record["event"] == "neighbours")
     sums = np.add(record["recall@20"], record["mrr@20"])
     assert record["weight"] == weight == record["weights"][int(np.argmax(sums))] and len(sums) == 8
-    assert "sessions held out, to choose how much neighbours count: 10" in process.stdout
+    assert "sessions not trained on, which choose the weight of the memory of neighbours: 10" in process.stdout
     returns = config_of(tmp_path / "model")["neighbours"]["returns"]
-    assert f"neighbours: weight:{weight:g} returns:{','.join(f'{each:.2f}' for each in returns)} recall@20:" in (
-        process.stdout)
+    assert "neighbours: weight:{:g} returns(last:{:.2f} clicked:{:.2f} step:{:.2f} habit:{:.2f}) recall@20:".format(
+        weight, *returns) in process.stdout
     assert record["returns"] == returns and any(returns)
     assert sum(record["with_returns"].values()) > sums.max()
     assert remembered(tmp_path / "model") == as_tuples(sessions)

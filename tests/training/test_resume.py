@@ -117,7 +117,7 @@ def test_as_a_user_stops_and_resumes_it(tiny_data, tmp_path, signal_number, stat
     assert_one_line_error(again, "--resume 1", "--overwrite 1")
     with long_run(tiny_data, model_dir, "--resume", 1) as resumed:
         line = next(line for line in resumed.stdout if line.startswith("resumed"))
-    assert re.match(rf"resumed from {model_dir}/last: epoch 1, \d+ steps of it done", line)
+    assert re.match(rf"resumed from {model_dir}/last, saved after step \d+ of epoch 1\n", line)
 
 
 def test_last_is_invisible_to_infer(tiny_data, tmp_path, run_here):

@@ -52,10 +52,13 @@ def add_inference_flags(parser):
 def _add_data_flags(data):
     data.add_argument("--test_dir", default="test_data", help=TEST_SESSIONS)
     data.add_argument("--model_dir", default="model_recall20", help=MODEL)
+    data.add_argument("--epoch", type=number(int, 0, COUNT),
+                      help="the only epoch to evaluate; 0: the best one by validation, or the last without validation; "
+                      "default: the best one by validation, or all without validation")
     data.add_argument("--start_index", type=number(int, 1, COUNT),
-                      help="first epoch; default: 1; without this flag and --last_index, only the best epoch if "
-                      "training had a validation")
-    data.add_argument("--last_index", type=number(int, 1, COUNT), help="last epoch; default: 10")
+                      help="in place of --epoch, the first of several; default: the first that is there")
+    data.add_argument("--last_index", type=number(int, 1, COUNT),
+                      help="in place of --epoch, the last of several; default: the last that is there")
     data.add_argument("--vocab_path", default="",
                       help="vocab.txt of the test sessions, to check that it is the model's; empty: the model's own")
     data.add_argument("--train_dir", default="",
@@ -87,7 +90,12 @@ def add_draws_flag(evaluation, default):
 
 def check_inference_flags(options):
     """Refuse combinations of flags that can't work, before Paddle loads."""
-    epochs(options)
+    first, last = options.start_index, options.last_index
+    if first and last and first > last:
+        raise InputError(f"--start_index: found {first}, expected at most --last_index {last}")
+    if options.epoch is not None and (first or last):
+        raise InputError(f"--epoch: found {options.epoch} with --{'start' if first else 'last'}_index, expected one of "
+                         "them")
     lists = [metric for metric in options.metrics if metric in OF_LISTS]
     if options.sampled and (lists or options.per_prediction):
         found = f"--metrics {lists[0]}" if lists else "--per_prediction"
@@ -124,16 +132,7 @@ def _check_file(options):
 def evaluation(options):
     """The inference.Evaluation that the infer scripts' flags ask for; after `device.prepare`, since it loads Paddle."""
     from utils.evaluation.inference import Evaluation
-    first, last = epochs(options)
-    same_names = ["model_dir", "test_dir", "train_dir", "vocab_path", "metrics", "ties", "batch_size", "seed",
+    same_names = ["model_dir", "epoch", "test_dir", "train_dir", "vocab_path", "metrics", "ties", "batch_size", "seed",
                   "intervals", "against", "draws", "per_prediction", "sampled"]
-    return Evaluation(first_epoch=first, last_epoch=last, best_alone=not (options.start_index or options.last_index),
-                      cutoffs=options.topk, **{name: getattr(options, name) for name in same_names})
-
-
-def epochs(options):
-    """The first and the last epoch that the infer scripts' flags ask for."""
-    first, last = options.start_index or 1, options.last_index or 10
-    if first > last:
-        raise InputError(f"--start_index: found {first}, expected at most --last_index {last}")
-    return first, last
+    return Evaluation(first_epoch=options.start_index, last_epoch=options.last_index, cutoffs=options.topk,
+                      **{name: getattr(options, name) for name in same_names})

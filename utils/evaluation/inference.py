@@ -1,5 +1,6 @@
 """What both infer scripts do: evaluate the epochs of a model directory and report the figures."""
 
+import math
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,8 +33,9 @@ class Evaluation:
     model_dir, test_dir : str
     train_dir : str, training sessions for POP and item transitions; empty: without these
     vocab_path : str, must be the model's; empty: not looked at
-    first_epoch, last_epoch : int
-    best_alone : bool, the epoch that validation found best instead, where there was a validation
+    epoch : int or None, the only epoch; 0: the best one by validation, or the last without validation
+    first_epoch, last_epoch : int or None, of several in its place; None: the first or the last that is there. Where
+        all three are None, the best one by validation is evaluated, or all without validation
     cutoffs : list of int
     metrics : list of str, of metrics.METRICS
     ties : str, as of metrics.target_ranks
@@ -50,9 +52,9 @@ class Evaluation:
     test_dir: str
     train_dir: str = ""
     vocab_path: str = ""
-    first_epoch: int = 1
-    last_epoch: int = 10
-    best_alone: bool = False
+    epoch: int = None
+    first_epoch: int = None
+    last_epoch: int = None
     cutoffs: list = (20,)
     metrics: list = ("recall", "mrr")
     ties: str = "standard"
@@ -140,11 +142,14 @@ def _prepare(evaluation):
     """The Test, the epochs to evaluate, and the epoch of the model to compare with or None."""
     model_dir, sampled = Path(evaluation.model_dir), evaluation.sampled
     config = checkpoint.read_config(model_dir)
-    best = checkpoint.best_epoch(model_dir) if evaluation.best_alone else None
-    epochs = [best] if best else _epochs_to_evaluate(checkpoint.finished_epochs(model_dir), evaluation)
+    is_range, best = bool(evaluation.first_epoch or evaluation.last_epoch), None
+    if evaluation.epoch is not None:
+        epochs = [choose_epoch(model_dir, evaluation.epoch or None)]
+    else:
+        best = None if is_range else checkpoint.best_epoch(model_dir)
+        epochs = [best] if best else _epochs_to_evaluate(checkpoint.finished_epochs(model_dir), evaluation)
     if evaluation.per_prediction and len(epochs) > 1:
-        raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --start_index and "
-                         "--last_index choose it")
+        raise InputError(f"--per_prediction: found {len(epochs)} epochs to evaluate, expected one; --epoch chooses it")
     item_ids, item_count, vocab_sha256 = read_items(model_dir, config)
     if evaluation.vocab_path:
         _require_vocabulary(evaluation.vocab_path, vocab_sha256)
@@ -165,13 +170,13 @@ def _prepare(evaluation):
         f"items:{item_count} unknown_clicks_left_out:{unknown} ties:{evaluation.ties}"
         + f" sampled:{sampled}" * bool(sampled))
     if best:
-        log(f"epoch:{best} the best by validation; --start_index and --last_index choose others")
+        log(f"epoch:{best} the best by validation; --epoch, --start_index and --last_index choose others")
     if sampled:
         warn(f"--sampled {sampled}: ranks among sampled items flatter every model and can turn their order around "
              "(Krichene and Rendle, KDD 2020); don't compare them with full ranks")
     for warning in filter(None, warnings):
         warn(warning)
-    if not best:
+    if is_range:
         _warn_of_missing(epochs, evaluation)
     return Test(sessions, item_ids or list(map(str, range(item_count))), unknown, training), epochs, other_epoch
 
@@ -197,18 +202,19 @@ def _warning_of_net(model_dir, epoch):
 
 def _epochs_to_evaluate(finished, evaluation):
     """The finished epochs that were asked for; InputError where none of them is there."""
-    first, last = evaluation.first_epoch, evaluation.last_epoch
+    first, last = evaluation.first_epoch or 1, evaluation.last_epoch or math.inf
     found = [epoch for epoch in finished if first <= epoch <= last]
     if not found:
+        wanted = f"to {last}" if evaluation.last_epoch else "and later"
         there = ", ".join(map(str, finished)) or "none"
-        raise InputError(f"--model_dir: found none of the epochs {first} to {last} in {evaluation.model_dir}, expected "
+        raise InputError(f"--model_dir: found none of the epochs {first} {wanted} in {evaluation.model_dir}, expected "
                          f"at least one (epochs there: {there})")
     return found
 
 
 def _warn_of_missing(found, evaluation):
     """Name the epochs that were asked for and aren't among those that were found."""
-    around = [evaluation.first_epoch - 1, *found, evaluation.last_epoch + 1]
+    around = [(evaluation.first_epoch or found[0]) - 1, *found, (evaluation.last_epoch or found[-1]) + 1]
     missing = [f"{before + 1}" if after - before == 2 else f"{before + 1} to {after - 1}"
                for before, after in zip(around, around[1:]) if after - before > 1]
     if missing:

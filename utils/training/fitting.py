@@ -109,13 +109,13 @@ def chosen_of(falling, constant, usual):
         return usual
     whole, best = falling[-1], max(falling + constant, key=lambda one: one.value)
     if not best.is_ahead(whole):
-        log(f"fit: as usual, epochs:{usual['pass_num']} lr_end:{usual['lr_end']:g}; recall+mrr@{CUTOFF}:"
-            f"{whole.value:.4f}, at best {best.value:.4f}")
+        log(f"fit: as usual, epochs:{usual['pass_num']} lr_end:{usual['lr_end']:g}; the sum of recall@{CUTOFF} and "
+            f"mrr@{CUTOFF} is {whole.value:.4f} with them, and {best.value:.4f} at best")
         found = usual
     else:
         rate_left = round(1 - (1 - best.lr_end) * best.epoch / usual["pass_num"], 9)
-        log(f"fit: epochs:{best.epoch} lr_end:{rate_left:g}; recall+mrr@{CUTOFF}:{best.value:.4f}, as usual "
-            f"{whole.value:.4f}")
+        log(f"fit: epochs:{best.epoch} lr_end:{rate_left:g}; the sum of recall@{CUTOFF} and mrr@{CUTOFF} is "
+            f"{best.value:.4f} with them, and {whole.value:.4f} as usual")
         found = {"pass_num": best.epoch, "lr_end": rate_left}
     return found | {"tried": [{"lr_end": one.lr_end, "epoch": one.epoch, "recall_and_mrr": one.value}
                               for one in falling + constant]}

@@ -137,7 +137,7 @@ def _read_sessions(asked, item_count, vocab_sha256, initial_model):
         log(f"validation sessions:{len(validation.lengths)} predictions:{validation.predictions} "
             f"unknown_clicks_left_out:{left_out}")
     elif remembering and remembering.weight is None:
-        log(f"sessions held out, to choose how much neighbours count: {remembering.held_out}")
+        log(f"sessions not trained on, which choose the weight of the memory of neighbours: {remembering.held_out}")
     return training, validation, remembering, description, count_popular(whole, item_count)
 
 

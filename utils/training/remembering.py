@@ -27,7 +27,7 @@ from utils.model.neighbours_file import (
     write_neighbours,
 )
 from utils.model.network import load_network
-from utils.model.returns import features, fit_returns
+from utils.model.returns import NAMES, features, fit_returns
 from utils.runlog import append_record, log
 
 HELD_OUT, NEWEST = 0.02, 0.1  # the share of all sessions that is held out, from this share of them, the newest
@@ -160,7 +160,8 @@ def _chosen(network, neighbours, choosing):
     recall, mrr = _figures_of(model_ranks(Model([network], [1 - WEIGHTS[best]], memory), choosing, Way()))
     if recall + mrr <= recalls[best] + mrrs[best]:
         returns, recall, mrr = NO_RETURNS, recalls[best], mrrs[best]
-    log(f"neighbours: weight:{WEIGHTS[best]:g} returns:{','.join(f'{each:.2f}' for each in returns)} "
+    log(f"neighbours: weight:{WEIGHTS[best]:g} "
+        f"returns({' '.join(f'{name}:{each:.2f}' for name, each in zip(NAMES, returns))}) "
         f"recall@{CUTOFF}:{recall:.4f} mrr@{CUTOFF}:{mrr:.4f}, without returns recall@{CUTOFF}:{recalls[best]:.4f} "
         f"mrr@{CUTOFF}:{mrrs[best]:.4f}, without both recall@{CUTOFF}:{recalls[0]:.4f} mrr@{CUTOFF}:{mrrs[0]:.4f}, "
         f"by {choosing.predictions} predictions")

@@ -1,10 +1,11 @@
 """What a run saves in its model directory, and goes on from."""
 
+import shlex
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from utils.model import checkpoint, upkeep
-from utils.model.directory import NET, is_known
+from utils.model.directory import KIND, NET, is_known
 from utils.runlog import append_record, import_event_writers, log, read_records
 from utils.training.resume import Progress, find_checkpoint, read_progress
 from utils.training.versions import versions
@@ -63,7 +64,15 @@ class RunDirectory:
             start_from = self.processes.first_does(start)
             self.event_writers = [open_events(self.path) for open_events in event_files]
             yield start_from
+            log(f"next: {self._next_commands(config)}")
             log("finish training")
+
+    def _next_commands(self, config):
+        """What a user can do with the finished model, as command lines."""
+        flag = f"--model_dir {shlex.quote(str(self.path))}"
+        if KIND in config:
+            return f"python infer_intent.py {flag} --test_dir DIR"
+        return f"python infer.py {flag} --test_dir DIR, python recommend.py {flag} ITEM ITEM"
 
     def load(self, start_from, weights, arrays):
         """Give the trainer the weights of the checkpoint in the directory `start_from`; where that is None, `weights`.
@@ -109,7 +118,9 @@ class RunDirectory:
             self._record_if_missing(state)
         append_record(self.path, {"event": "resume", "epoch": progress.epoch, "step": progress.num_steps,
                                   **versions()})
-        log(f"resumed from {directory}: epoch {progress.epoch}, {progress.num_steps} steps of it done")
+        done = f"step {progress.num_steps} of epoch {progress.epoch}" if progress.num_steps else (
+            f"the end of epoch {progress.epoch - 1}")
+        log(f"resumed from {directory}, saved after {done}")
         self._remove_old_epochs(progress.best)  # where the run before was killed as it came to that
         return progress, weights, arrays
 
