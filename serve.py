@@ -76,7 +76,8 @@ def add_server_flags(server):
     server.add_argument("--workers", type=number(int, 0, 256), default=0,
                         help="processes; 0: one per core on Linux, one elsewhere")
     server.add_argument("--log", choices=("all", "errors"), default="all",
-                        help="which requests get a line of JSON on stderr")
+                        help="which requests get a line of JSON on stderr: all, or those that the server failed on; "
+                        "what it does by itself, such as loading a model, always gets one")
     server.add_argument("--drain_seconds", type=number(float, 0, 3600), default=0.0,
                         help="seconds to keep serving after SIGTERM while /readyz says 503")
     server.add_argument("--model_name", type=plain_name, default="gru4rec",

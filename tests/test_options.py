@@ -178,6 +178,9 @@ def test_the_limits_of_times_themselves_work(tmp_path, run_here, flag, low, high
 
 @pytest.mark.parametrize("arguments, fragments", [
     (["--no_such_flag", "1"], ["--no_such_flag", "make_sample.py -h"]),
+    (["--outptu=x"], ["--outptu=x; did you mean --output? (make_sample.py -h"]),
+    (["more", "--session-count", "7"], ["--session-count 7; did you mean --session_count? ("]),
+    (["--zzz", "7"], ["unrecognized arguments: --zzz 7 (make_sample.py -h"]),
     (["--intent", ""], ["--intent: found an empty name"]),
     (["--intent", "a", "--output", "b"], ["--intent", "--output"]),
     (["--item_count", "x"], ["--item_count", "'x'", "an integer >= "]),

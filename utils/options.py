@@ -4,6 +4,7 @@ import argparse
 import codecs
 import json
 import math
+import re
 import textwrap
 
 from utils.files import InputError, require_file
@@ -119,7 +120,7 @@ class Parser(argparse.ArgumentParser):
             action = self._option_string_actions.get(flag)
             if action is None or flag in ("--config", "--help"):
                 raise InputError(f"--config: found {flag.removeprefix('--')!r} in {path}, expected names of flags as "
-                                 f"{self.prog} -h lists them")
+                                 f"{self.prog} -h lists them{self._suggestion(flag)}")
             kinds, expected = _kinds_in_config(action)
             if type(value) not in kinds:
                 raise InputError(f"--config: found {json.dumps(value)[:40]} for {flag.removeprefix('--')} in {path}, "
@@ -134,7 +135,16 @@ class Parser(argparse.ArgumentParser):
             raise InputError(f"--config {path}: {error}") from None
 
     def error(self, message):
-        raise InputError(message.replace("\n", " ") + f" ({self.prog} -h lists the flags)")
+        unknown = re.match(r"unrecognized arguments:.*? (--[^\s=]+)", message)
+        suggestion = self._suggestion(unknown[1]) if unknown else ""
+        raise InputError(message.replace("\n", " ") + f"{suggestion} ({self.prog} -h lists the flags)")
+
+    def _suggestion(self, flag):
+        """A question that names the flag most like an unknown one, or nothing where none is."""
+        from difflib import get_close_matches  # only needed here
+        name = flag.removeprefix("--").replace("-", "_")
+        similar = get_close_matches(f"--{name}", self._option_string_actions, 1)
+        return f"; did you mean {similar[0]}?" if similar else ""
 
 
 class _JsonObject(dict):
@@ -195,8 +205,6 @@ def sizes(text):
 def cutoffs(text):
     """A type for argparse: `20` or `1,5,20` as an ascending list of distinct positive integers."""
     return sorted(set(sizes(text)))
-
-
 
 
 def separator(text):

@@ -348,6 +348,12 @@ def test_queries(text, expected):
         assert found == Click(session_id="a", item_id="bü", **expected)
 
 
+def test_a_switch_of_another_kind_is_told_in_json_s_words():
+    with pytest.raises(Refused) as refused:
+        read_query(Query("session_id=a&item_id=b&user_consent=yes"), Click)
+    assert (refused.value.where, refused.value.message) == ("query.user_consent", "Expected true or false, got 'str'")
+
+
 def test_a_query_that_is_not_utf_8():
     with pytest.raises(Refused) as refused:
         read_query(Query("session_id=%ff&item_id=a"), Click)

@@ -104,4 +104,4 @@ def _names(text):
 def wrong_message(part, error):
     """Refused, with the place where msgspec found the mistake."""
     message, _, place = str(error).partition(" - at `$")
-    return Refused(422, part + place.removesuffix("`"), message.replace("`", "'"))
+    return Refused(422, part + place.removesuffix("`"), message.replace("`bool`", "true or false").replace("`", "'"))
