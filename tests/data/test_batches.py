@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data.batches import Batching, evaluation_batches, pack, session_parallel_steps, training_batches
+from utils.data.batches import Batching, evaluation_batches, pack, side_by_side_steps, training_batches
 from utils.data.sessions import Sessions
 from utils.processes import Processes
 
@@ -177,7 +177,7 @@ def test_session_parallel_steps_equal_the_spelled_out_ones(lengths, slots, fewes
     lists = [[100 * session + click for click in range(length)] for session, length in enumerate(lengths)]
     sessions = Sessions(np.array(sum(lists, []), np.int32), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
     before, found = None, []
-    for step in session_parallel_steps(sessions, slots, fewest):
+    for step in side_by_side_steps(sessions, slots, fewest):
         pairs = [(item // 100, item % 100) for item in step.inputs.tolist()]
         assert (step.targets == step.inputs + 1).all()
         if before is not None:  # what the state is carried by
@@ -198,7 +198,7 @@ def test_batching_chooses_between_the_two_ways():
     assert whole != flat(training_batches(sessions, 6, random()))
     side_by_side = Batching(side_by_side=True, size=6).batches(sessions, random(), fewest_slots=3)
     steps = [step.inputs.tolist() for step in side_by_side]
-    assert steps == [step.inputs.tolist() for step in session_parallel_steps(sessions, 6, 3)]
+    assert steps == [step.inputs.tolist() for step in side_by_side_steps(sessions, 6, 3)]
     assert {len(inputs) for inputs in steps} == {4, 6}
 
 

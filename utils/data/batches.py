@@ -40,10 +40,10 @@ class Batching:
         return cut_windows(sessions, self.longest, self.overlap) if self.longest else (sessions, None)
 
     def batches(self, sessions, random, fewest_slots=1):
-        """Yield the steps of an epoch: ParallelStep, or Batch in an order drawn from a numpy.random.Generator."""
+        """Yield the steps of an epoch: SideBySideStep, or Batch in an order drawn from a numpy.random.Generator."""
         windows, context = self.windows(sessions)
         if self.side_by_side:
-            return session_parallel_steps(windows, self.size, fewest_slots, context)
+            return side_by_side_steps(windows, self.size, fewest_slots, context)
         return training_batches(windows, self.size, random, self.shuffle, self.group, context)
 
 
@@ -134,7 +134,7 @@ def training_batches(sessions, batch_size, random, shuffle=False, group=1, conte
             yield pack(sessions, members[cut:cut + batch_size], context=context)
 
 
-class ParallelStep(NamedTuple):
+class SideBySideStep(NamedTuple):
     """One step of session-parallel training: one click of each running session.
 
     inputs : int64 [slots], the click seen
@@ -156,7 +156,7 @@ class ParallelStep(NamedTuple):
         return [len(self.inputs)]
 
 
-def session_parallel_steps(sessions, batch_size, fewest_slots=1, context=None):
+def side_by_side_steps(sessions, batch_size, fewest_slots=1, context=None):
     """Steps through all sessions in their order, `batch_size` side by side (Hidasi et al., ICLR 2016, figure 2).
 
     When a slot's session ends, the slot takes the next waiting session. If none is left the slot goes, so the last
@@ -164,7 +164,7 @@ def session_parallel_steps(sessions, batch_size, fewest_slots=1, context=None):
 
     Yields
     ------
-    ParallelStep
+    SideBySideStep
     """
     waiting = np.flatnonzero(sessions.lengths > 1)
     running, next_waiting = waiting[:batch_size], min(batch_size, len(waiting))
@@ -175,10 +175,10 @@ def session_parallel_steps(sessions, batch_size, fewest_slots=1, context=None):
         for _ in range(int((ends - positions).min()) - 1):
             inputs, targets = (sessions.items[at].astype(np.int64) for at in (positions, positions + 1))
             if (positions >= begins).all():
-                yield ParallelStep(inputs, targets, kept, restarted)
+                yield SideBySideStep(inputs, targets, kept, restarted)
             else:
                 predicted = np.flatnonzero(positions >= begins)
-                yield ParallelStep(inputs, targets[predicted], kept, restarted, predicted)
+                yield SideBySideStep(inputs, targets[predicted], kept, restarted, predicted)
             kept = restarted = None
             positions = positions + 1
         restarted = ends - positions <= 1

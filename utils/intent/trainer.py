@@ -136,7 +136,7 @@ class IntentTrainer:
     def restore(self, arrays):
         self.optimizer.restore(arrays)
 
-    def meet_weights(self):
+    def average_weights(self):
         """One process alone trains."""
 
 

@@ -36,7 +36,7 @@ class PaddleEngine:
         self.states = None
 
     def carry_states(self, batch):
-        """Bring the layers' states from the slots of the step before to those of a batches.ParallelStep."""
+        """Bring the layers' states from the slots of the step before to those of a batches.SideBySideStep."""
         if self.states is None:
             self.states = self.network.first_states(len(batch.inputs))
             return

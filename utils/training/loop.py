@@ -146,7 +146,7 @@ class Run:
                 if wishes[-1]:
                     self._save_last(progress)
                     self.saved = time.monotonic()
-        self.trainer.meet_weights()
+        self.trainer.average_weights()
         self._read_losses(progress)
         progress.seconds = seconds_before + time.monotonic() - began  # a GPU has ended its last steps only now
         self._require_finite(progress)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.data.batches import ParallelStep
+from utils.data.batches import SideBySideStep
 from utils.tensors import as_array, as_tensor, host_array, is_on_host, wrapped
 
 KEYS_APART = 0x9E3779B97F4A7C15  # of the dropout of two processes: odd, and far from what a key advances by
@@ -20,7 +20,7 @@ KEYS_APART = 0x9E3779B97F4A7C15  # of the dropout of two processes: odd, and far
 class Part(NamedTuple):
     """What one process computes of a step.
 
-    batch : batches.Batch or ParallelStep, of its sessions alone
+    batch : batches.Batch or SideBySideStep, of its sessions alone
     own : int64 [positions] or None, where in the whole step they are; None for the whole step
     share : float, of the step's predictions; 0 where there are fewer sessions than processes, and this process has
         none: it goes through one of another process then, for gradients of the same shapes, which don't count
@@ -47,10 +47,10 @@ class Division:
         self.slots = None
 
     def part(self, batch):
-        """The Part of a batches.Batch or ParallelStep."""
+        """The Part of a batches.Batch or SideBySideStep."""
         if self.processes.is_alone:
             return Part(batch)
-        return self._of_slots(batch) if isinstance(batch, ParallelStep) else self._of_sessions(batch)
+        return self._of_slots(batch) if isinstance(batch, SideBySideStep) else self._of_sessions(batch)
 
     def own_slots(self):
         """The slots of the last step whose sessions this process computes, int64 array."""
@@ -83,7 +83,7 @@ class Division:
         if not len(own):  # the state of one slot stays, for the gradients' shapes
             own, share, restarted = np.zeros(1, np.int64), 0.0, None
             kept = np.zeros(1, np.int64) if kept is not None and (before == rank).any() else None
-        part = ParallelStep(step.inputs[own], step.targets[own], kept, restarted)
+        part = SideBySideStep(step.inputs[own], step.targets[own], kept, restarted)
         return Part(part, own, share * len(own) / len(step.targets))
 
 

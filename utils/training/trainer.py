@@ -68,7 +68,7 @@ class Trainer:
         self.engine, self.kernels = engine or self.engine, kernels
 
     def batches(self, random):
-        """The batches of an epoch, batches.Batch or ParallelStep, each to be given to `step`."""
+        """The batches of an epoch, batches.Batch or SideBySideStep, each to be given to `step`."""
         self.engine.start_epoch(random)
         self._key_apart()
         self.objective.start_epoch(random if self.exchange.every == 1 else self._own_generator(random))
@@ -93,34 +93,33 @@ class Trainer:
         else:
             loss, self.optimizer.steps = 0.0, self.optimizer.steps + 1  # the others count this step
         if self.steps % self.exchange.every == 0:
-            self.meet_weights()
+            self.average_weights()
         return loss
 
-    def meet_weights(self):
+    def average_weights(self):
         """Where processes train by themselves: make their weights and the optimiser's state the means of all."""
         if self.exchange.every > 1:
             self.exchange.average([*self.parameters.values(), *self.optimizer.state_of_all(self.parameters)])
 
     def _update(self, batch, part):
         """One update for a Part of a batch; the mean loss over the whole batch."""
-        part, own, share = part
         # The official code divides a step's loss by the nominal number of slots also when fewer are left.
         nominal = len(batch.targets) / self.nominal_slots if self.batching.side_by_side else 1.0
-        scale = share * nominal
+        scale = part.share * nominal
         if self.batching.side_by_side:
-            self.engine.carry_states(part)
+            self.engine.carry_states(part.batch)
         scored = self._draw(batch)
         if scored is None:  # there is no gradient
             if batch.predicted is not None:  # but a state that sessions carry on
                 self.engine.forward(batch.inputs, batch.rows_per_step)
             return 0.0
-        if own is not None:
-            scored = self.objective.part(scored, own)
+        if part.own is not None:
+            scored = self.objective.part(scored, part.own)
             scored = scored._replace(key=scored.key + self.division.processes.rank * KEYS_APART)
         item_rows, input_rows = self.look_up(scored)
         with products(self.amp):
-            hidden = self.engine.forward(part.inputs, part.rows_per_step, input_rows)
-            hidden = hidden if share else hidden * 0.0  # of another process's session
+            hidden = self.engine.forward(part.batch.inputs, part.batch.rows_per_step, input_rows)
+            hidden = hidden if part.share else hidden * 0.0  # of another process's session
             predicting = self._predicting(hidden, batch.predicted)
             loss, hidden_gradient, items_gradient, others = self.objective(predicting, item_rows, scored)
         if batch.predicted is not None:
@@ -129,9 +128,9 @@ class Trainer:
         gradients, inputs_gradient = self.engine.backward(scaled(hidden_gradient, scale))
         for name, values in others.items():
             gradients[name] = gradients[name] + scaled(values, scale) if name in gradients else scaled(values, scale)
-        gradients = self.meet(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
+        gradients = self.collect_gradients(gradients, scaled(items_gradient, scale), inputs_gradient, scored)
         if self.exchange.every == 1:
-            gradients, loss = self.exchange.sum(gradients, loss * share)
+            gradients, loss = self.exchange.sum(gradients, loss * part.share)
         gradients = clip_by_global_norm(gradients, self.grad_cap)
         if self.split:
             gradients = self.split.own(gradients, scaled(self.objective.gradient, nominal))
@@ -169,7 +168,7 @@ class Trainer:
         elif part.share:
             self._draw(part.batch)
 
-    def meet(self, gradients, items_gradient, inputs_gradient, scored):
+    def collect_gradients(self, gradients, items_gradient, inputs_gradient, scored):
         """All gradients of a step, a list of Gradient: those by whole weights, and those by rows of the item matrices.
 
         Parameters
