@@ -1,10 +1,8 @@
 """Losses over scores, as formulas; Paddle's autograd has their gradients.
 
-Edit one, and that is what trains: utils/native/losses.cc, which computes the same faster, is compared with it before a
-run's first step and used only where both agree.
+Edit one, and that is what trains: utils/native/losses.cc, which computes the same faster, is used only for losses that
+stand here as they came (utils/training/sources.py), and after both agreed on a small batch.
 """
-
-from dataclasses import dataclass
 
 import paddle
 import paddle.nn.functional as F
@@ -14,26 +12,22 @@ SMALLEST = 1e-24  # the official code's; keeps logarithms finite
 SAFE_SUM = 1e30  # sums of exponentials from 1/SAFE_SUM to SAFE_SUM lost nothing to overflow or underflow
 
 
-@dataclass(frozen=True)
 class Loss:
-    """One of the losses below with its parameters: a function of scores and targets as `bpr` is.
+    """A loss over a sample with its parameters: a function of scores and targets as `bpr` is.
 
-    name : {"ce", "bpr", "bpr-max", "top1", "top1-max"}
-    smoothing : float, of ce
-    elu, regularisation : float, of bpr-max
+    Parameters
+    ----------
+    name : str
+        One of FUNCTIONS.
+    parameters : float
+        Of that function, by their names.
     """
 
-    name: str = "ce"
-    smoothing: float = 0.0
-    elu: float = 0.0
-    regularisation: float = 1.0
+    def __init__(self, name="ce", **parameters):
+        self.name, self.parameters = name, parameters
 
     def __call__(self, scores, targets):
-        if self.name == "ce":
-            return cross_entropy(scores, targets, self.smoothing)
-        if self.name == "bpr-max":
-            return bpr_max(scores, targets, self.elu, self.regularisation)
-        return {"bpr": bpr, "top1": top1, "top1-max": top1_max}[self.name](scores, targets)
+        return FUNCTIONS[self.name](scores, targets, **self.parameters)
 
 
 def bpr(scores, targets):
@@ -112,6 +106,10 @@ def cross_entropy(scores, targets, smoothing=0.0):
         return target_part
     count = scores.shape[1]
     return (1 - smoothing * count / (count - 1)) * target_part - smoothing / (count - 1) * log_probabilities.sum(axis=1)
+
+
+# By their names on the command line; sampled_flags.py says which flags their parameters come from.
+FUNCTIONS = {"ce": cross_entropy, "bpr": bpr, "bpr-max": bpr_max, "top1": top1, "top1-max": top1_max}
 
 
 def cross_entropy_of_scores(scores, targets):

@@ -8,6 +8,7 @@ import paddle
 import pytest
 
 from utils.losses import Loss, cross_entropy
+from utils.native import kernels as kernels_module
 
 ROWS, ITEMS, UNITS = 10, 23, 6
 CHUNKS = 1, 3, ROWS, 128
@@ -182,6 +183,15 @@ def test_tiled_loss_is_that_of_losses_py(kernels, name, scale, negatives, share)
     found = kernels.tiled_loss(LOSSES[name], hidden, item_rows, candidates, share, 99)
     assert_same(found, expected, negatives)
     assert (found[2][:, -1] == 0).all()
+
+
+def test_a_kind_of_loss_that_cpp_lacks_gives_no_number(kernels, monkeypatch):
+    monkeypatch.setattr(kernels_module, "LOSSES", [*kernels_module.LOSSES, "hinge"])
+    hidden, item_rows, targets = draw_scored(1, 0)
+    weights, candidates = np.ones(ITEMS, np.float32), np.tile([0, 3, 4, 7], (ROWS, 1))
+    found = kernels.shared_loss(Loss("hinge"), hidden, item_rows, weights, targets, True, None, None, 4)
+    assert np.isnan(found[0]).all() and np.isnan(found[2]).any()
+    assert np.isnan(kernels.tiled_loss(Loss("hinge"), hidden, item_rows, candidates)[0]).all()
 
 
 @pytest.mark.parametrize("place", ["hidden", "item row", "bias"])

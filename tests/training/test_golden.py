@@ -165,7 +165,9 @@ def check(name, data, kernels, monkeypatch):
     network = Network(item_count, settings)
     official_weights(network, item_count, settings)
     monkeypatch.setattr(net, "dropout", PatternDropout())
-    loss = Loss({"cross-entropy": "ce"}.get(given["loss"], given["loss"]), 0.0, given["elu_param"], given["bpreg"])
+    is_bpr_max = given["loss"] == "bpr-max"
+    loss = Loss({"cross-entropy": "ce"}.get(given["loss"], given["loss"]),
+                **({"elu": given["elu_param"], "regularisation": given["bpreg"]} if is_bpr_max else {}))
     support = np.bincount(training.items, minlength=item_count)
     objective = OfficialNegatives(network, loss, support, given["n_sample"], given["sample_alpha"], given["logq"], True)
     optimizer = Adagrad(given["learning_rate"], given["momentum"])

@@ -59,8 +59,8 @@ SETTINGS = {
 }
 OBJECTIVES = {
     "all items": AllItems,
-    **{f"{name}, {words}": shared(Loss(name, elu=0.5), logq, in_batch) for name in LOSSES
-       for words, logq, in_batch in [("in batch", 0.0, True), ("drawn alone, logQ", 1.0, False)]},
+    **{f"{name}, {words}": shared(Loss(name, **{"elu": 0.5} if name == "bpr-max" else {}), logq, in_batch)
+       for name in LOSSES for words, logq, in_batch in [("in batch", 0.0, True), ("drawn alone, logQ", 1.0, False)]},
     "smoothed": shared(Loss("ce", smoothing=0.1), 1.0),
     "tiled": lambda network: TiledNegatives(network, Loss("bpr"), 5, 0.3),
 }

@@ -15,7 +15,8 @@ from utils.native.compiling import FLOAT, INTEGER, KEY, POINTER, NotCompiled, ad
 SOURCES = [Path(__file__).with_name(name) for name in ("training.cc", "network.cc", "losses.cc", "optimizers.cc")]
 COMPILE = ["-march=native", "-mprefer-vector-width=512", "-fopenmp"]
 LIBRARIES = ["libmklml_intel.so", "libiomp5.so"]  # Paddle's own, which it has loaded by then
-LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in losses.cc
+LOSSES = "ce", "bpr", "bpr-max", "top1", "top1-max"  # by their numbers in prediction.h
+PARAMETERS = {"smoothing": 0.0, "elu": 0.0, "regularisation": 1.0}  # of these losses, with their defaults
 LOSS = [INTEGER] + [FLOAT] * 3
 UPDATE = "8qd"  # optimizers.cc's Update, as of the module struct
 ARGUMENTS = {
@@ -280,7 +281,7 @@ def require_rows(numbers, count):
 
 
 def _numbers(loss):
-    return LOSSES.index(loss.name), loss.smoothing, loss.elu, loss.regularisation
+    return LOSSES.index(loss.name), *(loss.parameters.get(name, default) for name, default in PARAMETERS.items())
 
 
 def _argument(value, kept):

@@ -195,7 +195,7 @@ class SharedNegatives(Objective):
 
     @property
     def is_softmax(self):
-        return self.loss.name == "ce" and not self.loss.smoothing
+        return self.loss.name == "ce" and not self.loss.parameters.get("smoothing")
 
     def start_epoch(self, random):
         self.sampler = PopularitySampler(self.support, self.alpha, self.size, random, self.kernels)

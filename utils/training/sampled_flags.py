@@ -5,7 +5,14 @@ from utils.options import COUNT, FLOAT32, Parser, number
 from utils.training.flags import add_smoothing_flag, add_training_flags, batching, parse_training_flags
 from utils.training.optimizer_flags import make_optimizer, rates_of
 
-LOSSES = ("ce", "bpr", "bpr-max", "top1", "top1-max")
+# The names of losses.FUNCTIONS; for the parameters of each, the flags that they come from.
+LOSSES = {
+    "ce": {"smoothing": "label_smoothing"},
+    "bpr": {},
+    "bpr-max": {"elu": "elu_param", "regularisation": "bpreg"},
+    "top1": {},
+    "top1-max": {},
+}
 RATES = rates_of(adagrad=0.15)
 SCALE = 30.0  # default score scale of ce with shared negatives
 
@@ -87,7 +94,7 @@ def make_trainer(options, network, sessions):
     from utils.training.objectives import SharedNegatives, TiledNegatives, require_negatives
     from utils.training.trainer import Trainer
 
-    loss = Loss(options.loss, options.label_smoothing, options.elu_param, options.bpreg)
+    loss = Loss(options.loss, **{name: getattr(options, flag) for name, flag in LOSSES[options.loss].items()})
     if options.negatives == "tiled":
         objective = TiledNegatives(network, loss, options.neg_size, options.candidate_dropout)
     else:
