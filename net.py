@@ -1,8 +1,8 @@
 """The network: embedding, FC to three times the hidden size, dynamic GRU, softmax over all items.
 
-Edit it here, and what you wrote is what trains, evaluates and answers; docs/changing-it.md has examples. Before the
-first step of a run, the C++ that is made for this network is compared with it. Where they differ, Paddle trains what
-stands here.
+Edit it here, and what you wrote is what trains, evaluates and answers; docs/changing-it.md has examples. The C++ that
+is made for this network takes its place only while it stands here as it came, and gives the same numbers. Otherwise
+Paddle trains what stands here.
 
 Training, evaluation and answering use nothing of `Network` but `settings`, `input_weights`, `item_matrix`,
 `first_states`, `hidden_states`, `scores` and `loss`.
@@ -270,7 +270,15 @@ class Head(nn.Layer):
 
 
 class FullyConnected(nn.Layer):
-    """x W + b, W float32 [inputs, 3 units]: the inputs of a GRU layer's gates for all clicks at once."""
+    """x W + b; in front of a GRU layer, the inputs of its gates for all clicks at once.
+
+    Parameters
+    ----------
+    weight : float32 array [inputs, outputs]
+        Initial values of W; b begins at 0.
+    lr_x : float
+        Times the learning rate, theirs.
+    """
 
     def __init__(self, weight, lr_x):
         super().__init__()

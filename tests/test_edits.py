@@ -55,8 +55,7 @@ EDITS = {
         ("net.py", "return [paddle.zeros([sessions, units]) for units in self.settings.hid_size]",
          "return [paddle.zeros([sessions, units])\n"
          "                for units in (*self.settings.hid_size, self.settings.hid_size[-1] + 1)]")]),
-    "a further FC": ("engine", [in_init("self.last = nn.Linear(columns - 1, columns - 1)"),
-                                before_return("        states = paddle.tanh(self.last(states))\n")]),
+    "a further FC": ("engine", of_docs("A layer more")),
     "scores scaled by a learned number": ("loss", [
         in_init("self.scale = parameter(self, np.ones([1]))"),
         ("net.py", "        return paddle.matmul(states, vectors, transpose_y=True)",
@@ -67,7 +66,7 @@ EDITS = {
     "states times 0": ("engine", [
         ("net.py", RETURN_STATES, RETURN_STATES.replace("return ", "return 0.0 * "))]),
 }
-ANSWERED_AS_EVER = "another loss", "dropout in another place"  # once training is over, the network is as it was
+ANSWERED_AS_EVER = "another loss",  # its network is as it was
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +130,28 @@ def test_an_edit_takes_effect(tried, unedited, name):
         assert now["recommended"] == now["expected"] == now["served"]
         assert ("by Paddle" in now["says"]) == (name not in ANSWERED_AS_EVER)
         assert now["warnings"] == "" and now["keeps net.py"] == (name not in ANSWERED_AS_EVER)
+
+
+def test_a_new_loss_by_the_steps_of_the_docs(copied, tiny_data):
+    directory = copied(of_docs("A new loss"))
+
+    def train(*more):
+        flags = ["--train_dir", tiny_data / "train_data", "--vocab_path", tiny_data / "vocab.txt", "--hid_size", "8",
+                 "--pass_num", "1", "--neg_size", "20", "--fit", "0", "--neighbours", "0", "--loss", "hinge"]
+        command = [sys.executable, "train_sample_neg.py", *map(str, flags), *more]
+        return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
+
+    process = assert_worked(train("--margin", "0.5"))
+    assert "loss:paddle (not what utils/native computes: utils/losses.py: hinge new) optimizer:native" in process.stdout
+    config = json.loads((directory / "model_neg_recall20/config.json").read_text(encoding="utf-8"))
+    assert config["loss"] == "hinge" and config["options"]["margin"] == 0.5
+    path = directory / "utils/losses.py"
+    text = path.read_text(encoding="utf-8")
+    line = "(F.relu(margin - target_scores + scores) * is_negative).sum(axis=1) / (scores.shape[1] - 1)"
+    assert text.count(line) == 1
+    path.write_text(text.replace(line, "F.relu(margin - target_scores + scores).mean()"), encoding="utf-8")
+    assert_one_line_error(train("--overwrite", "1"), "utils/losses.py: found a loss of shape [] by hinge, expected [")
+    assert config == json.loads((directory / "model_neg_recall20/config.json").read_text(encoding="utf-8"))
 
 
 def test_the_loss_of_net_py_is_that_of_train_py(tried, unedited):

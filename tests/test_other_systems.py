@@ -59,7 +59,7 @@ def test_training_without_what_only_linux_has_and_without_mkl(tiny_data, tmp_pat
     monkeypatch.setattr(kernels, "LIBRARIES", ["libmkl_of_x86.so"])
     log, found = train(tiny_data, tmp_path / "arm64", run_here)
     assert " native:no(this_Paddle_has_no_libmkl_of_x86.so)\n" in log
-    assert "\nengine:paddle loss:paddle optimizer:paddle\n" in log
+    assert "\nengine:paddle loss:softmax optimizer:paddle\n" in log
     for name, weights in expected.items():
         np.testing.assert_allclose(found[name], weights, rtol=0, atol=1e-3)
 

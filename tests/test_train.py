@@ -109,7 +109,7 @@ def test_options_train_and_can_be_evaluated(tiny_data, tmp_path, more, run_here)
 
 def test_without_the_tuning_paddle_computes_everything(tiny_data, tmp_path, run_here):
     process = assert_worked(run_here("train.py", *flags(tiny_data, tmp_path / "model", "--tune_cpu", 0)))
-    assert "engine:paddle loss:paddle optimizer:paddle" in process.stdout.splitlines()
+    assert "engine:paddle loss:softmax optimizer:paddle" in process.stdout.splitlines()
 
 
 def test_long_sessions_are_cut_and_told(tiny_data, tmp_path, run_here):

@@ -86,7 +86,7 @@ def test_fast_engines_train_it(kernels, monkeypatch, form, more, parallel):
     monkeypatch.setattr(proof_module, "is_gpu", lambda: True)
     if form[2] and not (more.get("carry_dropped") and not parallel):
         trainer = Trainer(network, sessions, Batching(parallel, 4), AllItems(network), Adagrad(0.1))
-        assert prove(trainer, None)[1] == "engine:fused loss:paddle optimizer:paddle"
+        assert prove(trainer, None)[1] == "engine:fused loss:softmax optimizer:paddle"
 
 
 def test_models_merge():

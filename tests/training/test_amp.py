@@ -29,7 +29,7 @@ def losses_and_weights(objective, smoothing):
     network = make_network(NETWORKS["shared"], smoothing)
     made = make_trainer(network, OBJECTIVES[objective](network), BATCHINGS["sessions"], None)
     made.use(FusedEngine(network))
-    made.objective.softmax = softmax.PaddleSoftmax()
+    made.objective.paddle_softmax = softmax.PaddleSoftmax()
     losses = [made.step(batch) for batch in made.batches(np.random.default_rng(4))]
     assert all(loss.dtype == paddle.float64 for loss in losses)
     assert all(weight.dtype == paddle.float32 for weight in network.parameters())
@@ -55,7 +55,7 @@ def test_the_trainer_asks_for_what_the_flag_says(monkeypatch):
     monkeypatch.setattr(paddle.amp, "auto_cast", lambda **how: asked.append(how) or rounded_products(None))
     network = make_network(NETWORKS["shared"])
     made = make_trainer(network, OBJECTIVES["all items"](network), BATCHINGS["sessions"], None)
-    made.objective.softmax = softmax.PaddleSoftmax()
+    made.objective.paddle_softmax = softmax.PaddleSoftmax()
     made.use(FusedEngine(network))
     batch = next(made.batches(np.random.default_rng(4)))
     made.step(batch)

@@ -30,7 +30,7 @@ def fused_trainer(objective, batching="sessions", grad_cap=0.0, smoothing=0.0):
     network = make_network(NETWORKS["shared"], smoothing)
     trainer = make_trainer(network, OBJECTIVES[objective](network), BATCHINGS[batching], None, grad_cap=grad_cap)
     trainer.use(FusedEngine(network))
-    trainer.objective.softmax = softmax.PaddleSoftmax() if trainer.objective.is_softmax else None
+    trainer.objective.paddle_softmax = softmax.PaddleSoftmax() if trainer.objective.needs_only_softmax else None
     return trainer
 
 

@@ -27,6 +27,7 @@ from utils.model.layout import input_matrix, input_width
 from utils.model.load import load_model
 from utils.processes import ALONE
 from utils.runlog import log
+from utils.training import sources
 from utils.training.flags import output_of, schedule_of
 from utils.training.limits import WEIGHT_BYTES, flag_to_blame
 from utils.training.loop import Run
@@ -51,6 +52,8 @@ def run_intent_training(options):
     trainer = _make_trainer(options, settings, training, sizes, known_vectors)
     config = {"script": Path(sys.argv[0]).name, KIND: {"network": settings.as_dict(), "categories": vocabularies[1]},
               "network_is_known": prove(trainer), "net_sha256": net_checksum(), "versions": versions(),
+              "definitions": {"engine": sources.checksum([sources.INTENT]),
+                              "optimizer": sources.checksum(sources.optimizer(type(trainer.optimizer)))},
               "options": vars(options), "processes": 1,
               "data": {"sessions": len(training), "buying": int(training.buys.sum()), "events": len(training.items),
                        "items": sizes[0], "vocab_sha256": checksum(vocab_path),

@@ -34,7 +34,8 @@ MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.j
 NEIGHBOURS = "neighbours.safetensors"
 LAST, LAST_BEFORE = "last", ".last.before"  # the second exists only while the first is being replaced
 CONFIG_KINDS = {"data": dict, "options": dict, "versions": dict, "script": str, "net_sha256": str, "loss": str,
-                "loss_is_sampled": bool, "merged": list, "joined": dict, "neighbours": dict, "fit": dict}
+                "loss_is_sampled": bool, "merged": list, "joined": dict, "neighbours": dict, "fit": dict,
+                "definitions": dict, "computed_by": dict}
 STATE_KINDS = {"epoch": int, "files": dict, "progress": dict, "best": (dict, type(None))}
 NUMBER = int, float
 BEST_KINDS = {"epoch": int, "watched": str, "value": NUMBER}

@@ -54,7 +54,8 @@ def run_training(asked, make_trainer, device):
     trainer, validation, remembering, initial_model, popular, config = processes.in_turn(
         lambda: prepare(asked, make_trainer, device.kernels, rows))
     config["processes"] = processes.count
-    processes.require_same([config["data"], config["network"], config["net_sha256"]], "data, settings or net.py")
+    processes.require_same([config["data"], config["network"], config["net_sha256"], config["definitions"]],
+                           "data, settings, net.py, losses or optimisers")
     trainer.join(processes, asked.splits_items, asked.exchange_steps)
     initial = load_initial(initial_model, trainer) if initial_model else ({}, {})
     validate = None

@@ -1,9 +1,9 @@
 """What a step minimises: which items are scored for each prediction, and the loss over their scores.
 
 An objective takes the hidden states and the scored rows of the item matrix, and gives the mean loss and its gradients
-by both. Where its `kernels` are set, utils/native/losses.cc computes them, and where its `softmax` is set, softmax.py.
-Else Paddle's autograd does, from `plain`: net.py's scores and the loss as utils/losses.py or net.py defines it. With
-autograd, further weights in net.py's `scores` and `loss` get gradients too.
+by both. Where its `kernels` are set, utils/native/losses.cc computes them, and where its `paddle_softmax` is set,
+softmax.py. Else Paddle's autograd does, from `plain`: net.py's scores and the loss as utils/losses.py or net.py defines
+it. With autograd, further weights in net.py's `scores` and `loss` get gradients too.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,10 @@ import paddle.nn.functional as F
 
 import net
 from utils.files import InputError
+from utils.losses import FUNCTIONS
 from utils.model.layout import scored_length
 from utils.tensors import CHUNK_ROWS, as_array, as_tensor, chunk_rows, is_on_host
+from utils.training import sources
 from utils.training.engines import gradients_of, trainable
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 
@@ -58,12 +60,13 @@ class Objective:
 
     fewest_slots = 1  # sessions side by side that a step needs
     name = "ce"  # of the loss
+    definitions = ()  # of the scores and the loss, for sources.edits
     gradient = None  # by rows of the item matrix that no other process has, besides what a call returns
     is_sampled = True  # else exp(loss) is the perplexity over the vocabulary
-    is_softmax = False
+    needs_only_softmax = False  # whether a softmax cross-entropy is all that `fast` needs
 
     def __init__(self, network):
-        self.network, self.kernels, self.softmax = network, None, None
+        self.network, self.kernels, self.paddle_softmax = network, None, None
         self.has_own_input_matrix = network.input_weights() is not network.item_matrix
         self.item_count = network.item_count  # the matrix may have fewer rows here
         self.place_of_item = np.empty(network.item_count, np.int64)  # room to work in
@@ -92,14 +95,15 @@ class Objective:
         """
         if self.kernels:
             hidden, item_rows = as_array(hidden), as_array(item_rows)
-        if self.kernels or self.softmax:
+        if self.kernels or self.paddle_softmax:
             losses, *gradients, constant = self._scaled(hidden, item_rows, scored)
             return mean_loss(losses) + constant, *gradients, {}
         return self.by_autograd(as_tensor(hidden), as_tensor(item_rows), scored)
 
     def _scaled(self, hidden, item_rows, scored):
         """As `fast`, of vectors as long as the network has them."""
-        length, units, fast = scored_length(self.network.settings), hidden.shape[1], self.kernels or self.softmax
+        length, units = scored_length(self.network.settings), hidden.shape[1]
+        fast = self.kernels or self.paddle_softmax
         if not length:
             return self.fast(hidden, item_rows, scored)
         rows, factors = fast.set_lengths(item_rows, units, length)
@@ -117,7 +121,7 @@ class Objective:
         chunk = max(1, AUTOGRAD_LOGITS // columns)
         for start in range(0, positions, chunk):
             rows = slice(start, min(start + chunk, positions))
-            part = self.plain(hidden[rows], item_rows, scored, rows).sum() / positions
+            part = self._require_one_each(self.plain(hidden[rows], item_rows, scored, rows), rows).sum() / positions
             loss += float(part) if is_on_host(part) else part.detach()
             sums = [_sum(before, new) for before, new in zip(sums, gradients_of(part, weights))]
         by_hidden, by_rows, *others = sums  # an edited loss may use none of them
@@ -125,6 +129,15 @@ class Objective:
         by_rows = paddle.zeros_like(item_rows) if by_rows is None else by_rows
         others = {name: values for name, values in zip(parameters, others) if values is not None}
         return loss, by_hidden, by_rows, others
+
+    def _require_one_each(self, losses, rows):
+        """Losses as they are; InputError unless they are one number for each position of the slice `rows`."""
+        found, expected = list(getattr(losses, "shape", [])), [rows.stop - rows.start]
+        if found != expected:
+            file, name = self.definitions[-1]
+            raise InputError(f"{file}: found a loss of shape {found} by {name}, expected {expected}: one number for "
+                             "each prediction; training takes their mean")
+        return losses
 
     def part(self, scored, own):
         """What is left of a Scored for some of its positions, an int64 array: the same items, loss and negatives."""
@@ -147,10 +160,11 @@ class AllItems(Objective):
     """net.py's loss over the scores of all items."""
 
     is_sampled = False
-    is_softmax = True  # whether a softmax cross-entropy is all that `fast` needs
+    needs_only_softmax = True
+    definitions = sources.FULL_LOSS
 
     def draw(self, batch):
-        """The Scored of a batches.Batch or ParallelStep; None where there is nothing to compare a target with."""
+        """The Scored of a batches.Batch or SideBySideStep; None where there is nothing to compare a target with."""
         if not self.has_own_input_matrix:
             return Scored(None, batch.targets, None, None, batch.inputs)
         return Scored(None, batch.targets, None, *distinct(batch.inputs, self.place_of_item, self.kernels))
@@ -162,7 +176,7 @@ class AllItems(Objective):
     def fast(self, hidden, item_rows, scored):
         """Losses, float32 array [positions], gradients as of `__call__`, and what is to be added to the mean loss."""
         smoothing, chunk = self.network.settings.label_smoothing, chunk_rows(len(item_rows))
-        fast = self.kernels or self.softmax
+        fast = self.kernels or self.paddle_softmax
         return *fast.softmax_cross_entropy(hidden, item_rows, scored.candidates, smoothing, None, chunk), 0.0
 
 
@@ -189,12 +203,13 @@ class SharedNegatives(Objective):
     def __init__(self, network, loss, support, size, alpha, logq, in_batch):
         super().__init__(network)
         self.loss, self.name, self.size, self.alpha = loss, loss.name, size, alpha
+        self.definitions = sources.sampled_loss(FUNCTIONS[loss.name])
         self.logq, self.in_batch = logq, in_batch
         self.support, self.log_support = support, np.log(np.maximum(support, 1)).astype(np.float32)
         self.fewest_slots = 1 if size else 2  # a target alone has nothing to be compared with
 
     @property
-    def is_softmax(self):
+    def needs_only_softmax(self):
         return self.loss.name == "ce" and not self.loss.parameters.get("smoothing")
 
     def start_epoch(self, random):
@@ -222,9 +237,9 @@ class SharedNegatives(Objective):
     def fast(self, hidden, item_rows, scored):
         kernels, own, first_drawn = self.kernels, self._own(scored), len(scored.candidates) - self.size
         targets = scored.candidates[own]
-        if self.is_softmax:
+        if self.needs_only_softmax:
             shift, own_shift, constant = self._merged_shift(scored, len(item_rows))
-            fast = kernels or self.softmax
+            fast = kernels or self.paddle_softmax
             found = fast.softmax_cross_entropy(hidden, item_rows, targets, 0.0, shift, chunk_rows(len(item_rows)),
                                                own_shift)
             return *found, constant
@@ -295,6 +310,7 @@ class TiledNegatives(Objective):
     def __init__(self, network, loss, size, candidate_dropout):
         super().__init__(network)
         self.loss, self.name, self.size, self.candidate_dropout = loss, loss.name, size, candidate_dropout
+        self.definitions = sources.sampled_loss(FUNCTIONS[loss.name])
 
     def start_epoch(self, random):
         self.random = random

@@ -75,17 +75,18 @@ def prepare(asked, make_trainer, kernels, rows):
     # Before an older run is deleted: the network may be too large for the memory.
     network = Network(item_count, asked.network, asked.schedule.seed, rows)
     trainer = make_trainer(network, training)
-    network_is_known = _prove(trainer, kernels, rows != slice(None))
+    proof = _prove(trainer, kernels, rows != slice(None))
     return Prepared(trainer, validation, remembering, initial_model, popular, {
-        "script": Path(sys.argv[0]).name, "network": asked.network.as_dict(), "network_is_known": network_is_known,
-        "net_sha256": net_checksum(), "loss": trainer.objective.name, "loss_is_sampled": trainer.objective.is_sampled,
-        "data": description, "versions": versions(), "options": asked.flags,
-        **({"fit": asked.fitted} if asked.fitted else {}),
+        "script": Path(sys.argv[0]).name, "network": asked.network.as_dict(),
+        "network_is_known": proof.agrees("scorer"), "net_sha256": net_checksum(), "definitions": proof.definitions,
+        "computed_by": proof.computed_by, "loss": trainer.objective.name,
+        "loss_is_sampled": trainer.objective.is_sampled, "data": description, "versions": versions(),
+        "options": asked.flags, **({"fit": asked.fitted} if asked.fitted else {}),
         **({"init_from": initial_model.as_dict()} if initial_model else {})})
 
 
 def _prove(trainer, kernels, splits_items):
-    """Prove the C++, let the trainer use what agrees with net.py, and log it; whether the scorers agree too."""
+    """Prove the C++, let the trainer use what agrees with net.py, and log it: a proof.Proof."""
     proof, line = prove(trainer, kernels)
     log(line)
     if splits_items and isinstance(trainer.objective, AllItems) and not proof.agrees("loss"):
@@ -96,7 +97,7 @@ def _prove(trainer, kernels, splits_items):
         warn("net.py gives other hidden states click by click than for whole sessions (first_states and `before` carry "
              "what it keeps): sessions side by side train it without what is not carried; --batching sessions trains "
              "it whole")
-    return proof.agrees("scorer")
+    return proof
 
 
 def read_whole(data, item_count, vocab_sha256):

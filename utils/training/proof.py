@@ -1,9 +1,11 @@
 """Proof before use: C++ and net.py compute a small batch of the run's own data both ways, before the run's first step.
 
 What stands in net.py, losses.py and optimizers.py is what trains. The C++ in utils/native/ and the scorers in
-utils/model/ are made for net.py as it comes, and take its place only where they give the same numbers: hidden states,
-losses, gradients. So an edit takes effect without any flag. The weights of the comparison are drawn anew, so large that
-no activation is near a straight line, and the run's own weights are put back afterwards.
+utils/model/ are made for these as they come. They take their place only where nothing that the run needs of them was
+edited (sources.py), and where both give the same numbers here: hidden states, losses, gradients. So an edit takes
+effect without any flag, however small it is, and so does a change to what these files use of other ones. The weights of
+the comparison are drawn anew, so large that no activation is near a straight line, and the run's own weights are put
+back afterwards.
 """
 
 from contextlib import contextmanager
@@ -21,7 +23,9 @@ from utils.model.equal_lengths import fold_lengths
 from utils.model.layout import ITEM_MATRIX, input_matrix, layers, weight_shapes
 from utils.model.network import shapes
 from utils.model.scorer import Scorer
+from utils.native.kernels import LOSSES
 from utils.tensors import as_array, is_gpu
+from utils.training import sources
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.fused import FusedEngine, computes
 from utils.training.masks import DrawnMasks, NativeMasks, dropout_by
@@ -40,11 +44,16 @@ MATRICES = ITEM_MATRIX, "embedding"
 class Proof:
     """What was found.
 
-    differs : dict of str to list of str, by `engine`, `loss`, `optimizer`, `scorer` and `carrying` the names of what
-        differs
+    differs : dict of str to list of str, by `engine`, `loss`, `optimizer`, `scorer` and `carrying` what was edited, or
+        else the names of what differs
+    computed_by : dict of str to str, by `engine`, `loss` and `optimizer` what computes them: `native` (C++), `fused`
+        and `softmax` (the modules of this name) or `paddle` (what stands in net.py, losses.py and optimizers.py)
+    definitions : dict of str to str, by the same the checksum of what they are by net.py, losses.py and optimizers.py
     """
 
     differs: dict = field(default_factory=dict)
+    computed_by: dict = field(default_factory=dict)
+    definitions: dict = field(default_factory=dict)
 
     def agrees(self, part):
         """Whether a part was compared and nothing differed."""
@@ -69,46 +78,55 @@ def prove(trainer, kernels):
     Raises
     ------
     InputError
-        net.py trains another network than it evaluates, or one that sees a session's later clicks.
+        net.py trains another network than it evaluates, or one that sees a session's later clicks; or a loss isn't one
+        number for each prediction.
     """
     network, random = trainer.network, np.random.default_rng(0)
     batch, rows = _small_batch(trainer.sessions), network.item_matrix.shape[0]
     batch = batch._replace(inputs=batch.inputs % rows, targets=batch.targets % rows)  # all rows, or this process's
-    changed_weights = _other_weights(network)
+    of_optimizer = sources.optimizer(type(trainer.optimizer))
+    edited = sources.edits([sources.NETWORK]) or _other_weights(network)
     is_fused = is_gpu() and computes(network.settings, trainer.batching.side_by_side)
     with trial_weights(network, random):
         require_same_rows(network, batch)
         require_no_future(network, batch)
-        proof = Proof({"scorer": changed_weights or _scorer_differences(network, batch, random),
+        edited_scores = edited or sources.edits([sources.SCORES])
+        proof = Proof({"scorer": edited_scores or _scorer_differences(network, batch, random),
                        "carrying": carrying_differences(network, batch, random)})
         if kernels:
-            proof.differs["engine"] = changed_weights or _engine_differences(network, kernels, batch, random)
+            proof.differs["engine"] = edited or _engine_differences(network, kernels, batch, random)
         elif is_fused:
-            proof.differs["engine"] = changed_weights or _fused_differences(
+            proof.differs["engine"] = edited or _fused_differences(
                 network, _one_click(batch) if trainer.batching.side_by_side else batch, random)
-        if kernels or trainer.objective.is_softmax:
-            proof.differs["loss"] = _loss_differences(trainer.objective, kernels, batch, random)
-        if kernels and trainer.optimizer.name:
-            proof.differs["optimizer"] = _optimizer_differences(trainer.optimizer, kernels)
+        differs = _loss_differences(trainer.objective, kernels, batch, random)
+        if kernels or trainer.objective.needs_only_softmax:
+            proof.differs["loss"] = differs
+        if kernels:
+            proof.differs["optimizer"] = (sources.edits(of_optimizer)
+                                          or _optimizer_differences(trainer.optimizer, kernels))
     if proof.agrees("engine"):
         trainer.use(NativeEngine(network, kernels) if kernels else FusedEngine(network), kernels)
     else:
         trainer.use(None, kernels)
     if proof.agrees("loss"):
-        trainer.objective.kernels, trainer.objective.softmax = kernels, None if kernels else PaddleSoftmax()
+        trainer.objective.kernels, trainer.objective.paddle_softmax = kernels, None if kernels else PaddleSoftmax()
     trainer.optimizer.kernels = kernels if proof.agrees("optimizer") else None
-    return proof, _log_line(proof, kernels)
+    fast = {"engine": "fused", "loss": "softmax", "optimizer": "paddle"}
+    proof.computed_by = {part: "paddle" if not proof.agrees(part) else "native" if kernels else name
+                         for part, name in fast.items()}
+    proof.definitions = {part: sources.checksum(definitions) for part, definitions in zip(
+        fast, ([sources.NETWORK], trainer.objective.definitions, of_optimizer))}
+    return proof, _log_line(proof, kernels, fast)
 
 
-def _log_line(proof, kernels):
-    """Which parts go by C++, and for the others what in net.py, losses.py or optimizers.py the C++ doesn't compute."""
+def _log_line(proof, kernels, fast):
+    """What computes each part, and of those that Paddle does what in net.py, losses.py or optimizers.py is the reason.
+    """
     words = []
-    for part in ("engine", "loss", "optimizer"):
+    for part, name in proof.computed_by.items():
         differs = proof.differs.get(part)
-        fast = "utils/native" if kernels else f"utils/training/{'fused' if part == 'engine' else 'softmax'}.py"
-        because = f" (not what {fast} computes: {', '.join(differs)})" if differs else ""
-        name = "native" if kernels else "fused" if part == "engine" else "paddle"
-        words.append(f"{part}:{name if proof.agrees(part) else 'paddle'}{because}")
+        faster = "utils/native" if kernels else f"utils/training/{fast[part]}.py"
+        words.append(f"{part}:{name}" + (f" (not what {faster} computes: {', '.join(differs)})" if differs else ""))
     return " ".join(words)
 
 
@@ -222,8 +240,17 @@ def _differences_of(engine, make_masks, batch, random):
     return differences(found, expected)
 
 
+def _loss_edits(objective):
+    """What the C++ and softmax.py weren't written after: a list of str."""
+    is_unknown = objective.name not in LOSSES
+    return sources.edits(objective.definitions) or ([f"the loss {objective.name}"] if is_unknown else [])
+
+
 def _loss_differences(objective, kernels, batch, random):
-    """What losses.cc, or without it softmax.py, and `objective.plain` differ in: a list of str."""
+    """What losses.cc, or without it softmax.py, and `objective.plain` differ in: a list of str.
+
+    InputError for a `plain` loss of another shape, also where nothing else computes it.
+    """
     network = objective.network
     objective.start_epoch(np.random.default_rng(2))
     scored = objective.draw(batch)
@@ -236,11 +263,15 @@ def _loss_differences(objective, kernels, batch, random):
     hidden = np.tanh(_normal(random, len(batch.inputs), units))
     vectors, biases = 2 * _normal(random, count, units) / np.sqrt(units), 0.5 * _normal(random, count, 1)
     item_rows = np.hstack([vectors, biases]).astype(np.float32)
-    objective.kernels, objective.softmax, results = kernels, None if kernels else PaddleSoftmax(), []
-    found = objective(hidden, item_rows, scored)
-    objective.kernels = objective.softmax = None
+    objective.kernels = objective.paddle_softmax = None
     with dropout_by(NativeMasks(kernels, scored.key, 0) if kernels else net.dropout):
         expected = objective(hidden, item_rows, scored)
+    edited = _loss_edits(objective)
+    if edited or not (kernels or objective.needs_only_softmax):
+        return edited
+    objective.kernels, objective.paddle_softmax, results = kernels, None if kernels else PaddleSoftmax(), []
+    found = objective(hidden, item_rows, scored)
+    objective.kernels = objective.paddle_softmax = None
     for loss, by_hidden, by_rows, _ in (found, expected):
         results.append({"loss": np.array([float(loss)]), "gradient by hidden states": as_array(by_hidden),
                         "gradient by item rows": as_array(by_rows)})
@@ -249,6 +280,8 @@ def _loss_differences(objective, kernels, batch, random):
 
 def _optimizer_differences(optimizer, kernels):
     """What optimizers.cc and the optimiser's plain update differ in: a list of str."""
+    if not optimizer.name:
+        return [type(optimizer).__name__]
     random, results = np.random.default_rng(3), []
     start, values = _normal(random, 6, 3), _normal(random, len(STEPS), 4, 3)
     values[:, 3:, -1] = 0  # rows_with_bias

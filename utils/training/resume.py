@@ -24,6 +24,7 @@ LATER = {"exchange_steps": 1, "amp": None, "neighbours": 0, "score_scale": 0.0, 
          "lr_schedule": "linear", "warmup": 0.0, "optimizer": "adagrad", "momentum": 0.0, "weight_decay": 0.0,
          "grad_cap": 0.0, "window_overlap": 0, "look_back": 0, "drop_one_item": 0, "newest_sessions": 0,
          "recency_half_life": 0.0}
+DEFINED_IN = {"engine": "net.py's network", "loss": "the loss's source", "optimizer": "the optimiser's source"}
 DEVICE = {"use_cuda", "threads", "tune_cpu"}  # these change how sums are rounded, and what dropout drops
 
 
@@ -115,6 +116,7 @@ def require_same_run(model_dir, then, now):
         elsewhere += _changed(*({name: run["options"][name] for name in DEVICE} for run in (then, now)))
         elsewhere += _changed({"processes": then.get("processes", 1)}, {"processes": now.get("processes", 1)})
         elsewhere += _changed({"net.py": then.get("net_sha256", now["net_sha256"])}, {"net.py": now["net_sha256"]})
+        elsewhere += _changed(then.get("computed_by", now.get("computed_by")) or {}, now.get("computed_by") or {})
     except (KeyError, TypeError, AttributeError):
         raise InputError(f"{model_dir / 'config.json'}: found no complete settings of a run, "
                          "expected those of train.py") from None
@@ -135,7 +137,12 @@ def differences(then, now):
                 for of_run in options]
     models = ({"--init_from": (run.get("init_from") or {}).get("weights_sha256")} for run in (then, now))
     networks = ({"net.py": "as it comes" if run.get("network_is_known", True) else "edited"} for run in (then, now))
-    return _changed(*networks) + _changed(*models) + _changed(*compared) + _changed(then["data"], now["data"])
+    definitions = [{DEFINED_IN[part]: value for part, value in run["definitions"].items()}
+                   for run in (then, now) if "definitions" in run]  # older runs lack them
+    found = _changed(*networks)
+    if not found and len(definitions) == 2:
+        found = _changed(*definitions)
+    return found + _changed(*models) + _changed(*compared) + _changed(then["data"], now["data"])
 
 
 def _changed(then, now):

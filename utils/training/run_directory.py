@@ -29,6 +29,7 @@ class RunDirectory:
     def __init__(self, output, trainer):
         self.path, self.output, self.trainer, self.good = Path(output.model_dir), output, trainer, None
         self.processes, self.event_writers = trainer.exchange.processes, []
+        self.computed_by = None  # as of proof.Proof, for metrics.jsonl
 
     @contextmanager
     def started(self, config, vocab_path, popular=None):
@@ -48,6 +49,7 @@ class RunDirectory:
             Of the checkpoint to go on from.
         """
         is_first, event_files = self.processes.is_first, []
+        self.computed_by = config.get("computed_by")
         if is_first:
             event_files = import_event_writers(self.output.event_files)
 
@@ -117,7 +119,7 @@ class RunDirectory:
         if directory.name != checkpoint.LAST:
             self._record_if_missing(state)
         append_record(self.path, {"event": "resume", "epoch": progress.epoch, "step": progress.num_steps,
-                                  **versions()})
+                                  "computed_by": self.computed_by, **versions()})
         done = f"step {progress.num_steps} of epoch {progress.epoch}" if progress.num_steps else (
             f"the end of epoch {progress.epoch - 1}")
         log(f"resumed from {directory}, saved after {done}")
