@@ -149,7 +149,7 @@ def test_another_network_is_trained_in_a_copy(run_ablation, ablation, monkeypatc
     again = assert_worked(run_ablation("--edited_networks", "bilinear"))  # which trains nothing
     assert again.stdout.partition("\n\n")[2].splitlines()[2:] == rows and "(1 of" not in again.stdout
     output = tmp_path / "output"
-    assert "engine:paddle (not what utils/native computes: weight bilinear)" in (
+    assert "engine:paddle (not what utils/native computes: net.py: class Network, Network.__init__, " in (
         output / "network_bilinear_seed_1.log").read_text()
     assert (output / "networks/bilinear/net.py").read_bytes() == ablation.net_with("bilinear")
     model_dir = output / "defaults_seed_1"

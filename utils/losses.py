@@ -1,7 +1,7 @@
 """Losses over scores, as formulas; Paddle's autograd has their gradients.
 
 Edit one, and that is what trains: utils/native/losses.cc, which computes the same faster, is used only for losses that
-stand here as they came (utils/training/sources.py), and after both agreed on a small batch.
+stand here as they came (utils/sources.py), and after both agreed on a small batch.
 """
 
 import paddle

@@ -4,13 +4,13 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from utils import sources
 from utils.files import InputError
 from utils.intent.batches import make_batch
 from utils.intent.model import CLOSE, agrees
 from utils.intent.sessions import choose_sessions, first_clicks
 from utils.intent.trainer import ITEMS, tensors_of
 from utils.runlog import warn
-from utils.training import sources
 from utils.training.proof import trial_weights
 
 SESSIONS, CLICKS = 8, 12  # of the comparison: the first sessions and the longest one, of so many clicks each at most

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 
 from net import IntentNetwork
+from utils import sources
 from utils.data.vocabulary import checksum
 from utils.files import InputError
 from utils.intent.answers import network_scores
@@ -27,7 +28,6 @@ from utils.model.layout import input_matrix, input_width
 from utils.model.load import load_model
 from utils.processes import ALONE
 from utils.runlog import log
-from utils.training import sources
 from utils.training.flags import output_of, schedule_of
 from utils.training.limits import WEIGHT_BYTES, flag_to_blame
 from utils.training.loop import Run

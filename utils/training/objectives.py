@@ -13,11 +13,11 @@ import paddle
 import paddle.nn.functional as F
 
 import net
+from utils import sources
 from utils.files import InputError
 from utils.losses import FUNCTIONS
 from utils.model.layout import scored_length
 from utils.tensors import CHUNK_ROWS, as_array, as_tensor, chunk_rows, is_on_host
-from utils.training import sources
 from utils.training.engines import gradients_of, trainable
 from utils.training.sampling import PopularitySampler, distinct, tiled_negatives
 

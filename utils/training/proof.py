@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 
 import net
+from utils import sources
 from utils.data.batches import Batch, pack
 from utils.data.sessions import choose, cut_windows
 from utils.files import InputError
@@ -25,7 +26,6 @@ from utils.model.network import shapes
 from utils.model.scorer import Scorer
 from utils.native.kernels import LOSSES
 from utils.tensors import as_array, is_gpu
-from utils.training import sources
 from utils.training.engines import NativeEngine, PaddleEngine, input_matrix_name
 from utils.training.fused import FusedEngine, computes
 from utils.training.masks import DrawnMasks, NativeMasks, dropout_by

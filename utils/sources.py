@@ -1,11 +1,12 @@
 """Is the Python that stands here the one that the C++ was written after?
 
 net.py, utils/losses.py and utils/training/optimizers.py say what trains. utils/native/ computes the same faster, and so
-do softmax.py and fused.py. They were written after the definitions whose digests sources.json has, and are used only
-where those that a run needs are still the same. A digest is that of a definition's syntax tree, by which comments,
-docstrings and formatting don't count. Whoever changes a definition and its faster form records the digests anew:
+do softmax.py and fused.py in utils/training/. They were written after the definitions whose digests sources.json has,
+and are used only where those that a run needs are still the same. A digest is that of a definition's syntax tree, by
+which comments, docstrings and formatting don't count. Whoever changes a definition and its faster form records the
+digests anew:
 
-    python -m utils.training.sources
+    python -m utils.sources
 """
 
 import ast
@@ -15,7 +16,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 NET, LOSSES, OPTIMIZERS = FILES = "net.py", "utils/losses.py", "utils/training/optimizers.py"
 RECORD = Path(__file__).with_suffix(".json")
 BESIDE = "statements beside definitions"  # what a file does as it is loaded, such as replacing a method
@@ -43,25 +44,30 @@ class Source:
             elif isinstance(statement, ast.ClassDef):
                 self._add_class(statement)
             elif isinstance(statement, (ast.Import, ast.ImportFrom)):
-                for alias in statement.names:
-                    one = ast.Import([alias])
-                    if isinstance(statement, ast.ImportFrom):
-                        one = ast.ImportFrom(statement.module, [alias], statement.level)
-                    name = alias.asname or alias.name.partition(".")[0]
-                    self.trees[BESIDE if name == "*" else name].append(one)
+                self._add_import(statement)
             else:
                 for name in _assigned(statement) or [BESIDE]:
                     self.trees[name].append(statement)
 
+    def _add_import(self, statement):
+        for alias in statement.names:
+            one = ast.Import([alias])
+            if isinstance(statement, ast.ImportFrom):
+                one = ast.ImportFrom(statement.module, [alias], statement.level)
+            name = alias.asname or alias.name.partition(".")[0]
+            trees = self.trees[BESIDE if name == "*" else name]
+            if _plain([one]) != _plain(trees[-1:]):  # a second time, as at the head of what is appended to a file
+                trees.append(one)
+
     def _add_class(self, statement):
-        rest = []
+        of_class, rest = self.trees[f"{statement.name}.class"], []
         for part in _without_docstring(statement.body):
             if isinstance(part, FUNCTION):
                 self.trees[f"{statement.name}.{part.name}"].append(part)
             else:
                 rest.append(part)
-        self.trees[f"{statement.name}.class"].append(
-            ast.ClassDef(statement.name, statement.bases, statement.keywords, rest, statement.decorator_list))
+        of_class.append(ast.ClassDef(statement.name, statement.bases, statement.keywords, rest,
+                                     statement.decorator_list))
 
     @functools.cached_property
     def digests(self):

@@ -1,4 +1,4 @@
-"""utils/training/sources.py: an edit is found however small it is, and what changes nothing counts as none."""
+"""utils/sources.py: an edit is found however small it is, and what changes nothing counts as none."""
 
 import inspect
 
@@ -7,6 +7,7 @@ import pytest
 from conftest import assert_one_line_error, assert_worked
 
 from net import Network
+from utils import sources
 from utils.data.batches import Batching
 from utils.data.sessions import Sessions
 from utils.files import InputError
@@ -16,12 +17,12 @@ from utils.model.checkpoint import read_config
 from utils.model.layout import NetworkSettings
 from utils.native.kernels import LOSSES, PARAMETERS
 from utils.runlog import read_records
-from utils.training import sampled_flags, sources
+from utils.sources import NET, NETWORK, OPTIMIZERS, SCORES, Source
+from utils.training import sampled_flags
 from utils.training.engines import NativeEngine, PaddleEngine
 from utils.training.objectives import AllItems, SharedNegatives
 from utils.training.optimizers import Adagrad
 from utils.training.proof import prove
-from utils.training.sources import NET, NETWORK, OPTIMIZERS, SCORES, Source
 from utils.training.trainer import Trainer
 
 BPR = sources.sampled_loss(FUNCTIONS["bpr"])
@@ -60,7 +61,7 @@ def edited(monkeypatch, tmp_path):
 
 def test_what_is_recorded_stands_here():
     record = sources.RECORD.read_text(encoding="utf-8")
-    assert record == sources.record(), "a maintainer who changed both forms runs python -m utils.training.sources"
+    assert record == sources.record(), "a maintainer who changed both forms runs python -m utils.sources"
     assert all(sources.edits(definitions) == [] for definitions in ALL.values())
 
 
