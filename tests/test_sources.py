@@ -61,7 +61,7 @@ def edited(monkeypatch, tmp_path):
 
 def test_what_is_recorded_stands_here():
     record = sources.RECORD.read_text(encoding="utf-8")
-    assert record == sources.record(), "a maintainer who changed both forms runs python -m utils.sources"
+    assert record == sources.record(), "a maintainer who changed both forms runs python utils/sources.py"
     assert all(sources.edits(definitions) == [] for definitions in ALL.values())
 
 

@@ -6,7 +6,7 @@ and are used only where those that a run needs are still the same. A digest is t
 which comments, docstrings and formatting don't count. Whoever changes a definition and its faster form records the
 digests anew:
 
-    python -m utils.sources
+    python utils/sources.py
 """
 
 import ast
