@@ -53,7 +53,8 @@ def test_a_network_that_only_paddle_knows_takes_the_place_of_another(own_server)
         server.wait_for(lambda: server.workers_with_model("model/epoch_2") == 2)
     assert not load.failures and {response.status_code for response in load.responses} == {200}
     scoring = [line["scoring"] for line in server.log_lines() if line["message"] == "model loaded"]
-    assert scoring[:2] == ["native:yes"] * 2 and all("Paddle" in way for way in scoring[2:]) and len(scoring) == 4
+    # A worker that looks between the two writes above loads the first epoch once more.
+    assert scoring[:2] == ["native:yes"] * 2 and all("Paddle" in way for way in scoring[2:]) and len(scoring) >= 4
     server.process.send_signal(signal.SIGTERM)  # whose handler is lost as Paddle loads, and must be put back
     wait_for_drain(server)
     assert server.process.wait(timeout=30) == 0
