@@ -254,6 +254,19 @@ def test_edited_scores_are_found(kernels, monkeypatch, objective):
     assert found.differs["loss"] and found.differs["scorer"] == ["scores"] and found.agrees("engine")
 
 
+def test_a_weight_of_the_loss_is_found_where_it_changes_nothing_yet(kernels):
+    class Idle(Network):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            self.idle = net.parameter(self, np.array([1.0]))
+
+        def loss(self, scores, targets):
+            return super().loss(scores, targets) + 0 * self.idle
+
+    _, found, _ = proven(kernels, network=Idle(ITEMS, NetworkSettings([9], 9), seed=3))
+    assert found.differs["loss"] == ["weight idle"]
+
+
 def test_other_first_states_and_input_weights_are_found(kernels, monkeypatch):
     monkeypatch.setattr(Network, "first_states", lambda self, sessions: [paddle.ones([sessions, 9])])
     assert "first_states" in proven(kernels)[1].differs["engine"]
