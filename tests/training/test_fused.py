@@ -46,7 +46,9 @@ def assert_same_step(network, inputs, rows_per_step, states=None):
 @pytest.mark.parametrize("rows_per_step", [[4, 3, 3, 1], [1, 1, 1], [5], [3, 3]], ids=str)
 @pytest.mark.parametrize("settings", WHOLE.values(), ids=WHOLE)
 def test_whole_sessions_of_any_lengths_are_those_of_net(settings, rows_per_step):
-    assert_same_step(make_network(settings), np.arange(sum(rows_per_step)) % 9, rows_per_step)
+    states = [np.tanh(draw(rows_per_step[0], units)) for units in settings.hid_size]
+    for before in (None, states):
+        assert_same_step(make_network(settings), np.arange(sum(rows_per_step)) % 9, rows_per_step, before)
 
 
 @pytest.mark.parametrize("settings", ONE_CLICK.values(), ids=ONE_CLICK)
