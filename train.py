@@ -14,12 +14,13 @@ from functools import partial
 
 from utils import device
 from utils.process import run
-from utils.training.flags import asked_by
+from utils.training.flags import asked_by, require_files
 from utils.training.full_flags import make_trainer, parse_arguments
 
 
 def main():
     options = parse_arguments(description=__doc__)
+    require_files(options)
     prepared = device.start(options)
     from utils.training.fitting import fit  # they load Paddle, which device.start must come before
     from utils.training.loop import run_training

@@ -145,7 +145,9 @@ def main():
         studies.enqueue(study, first)
         log(f"search:{directory} parameters:{len(list(all_parameters(parameters)))} trials:{options.trials} "
             f"workers:{options.workers} threads:{options.threads} pruner:{options.pruner} watch:{options.watch}")
-        log(f"first come: {', '.join(name for name, _, _ in first)}")
+        log(f"first come: {', '.join(name for name, _, _ in first)}" + (
+            f"; with --trials {options.trials}, nothing is drawn (--first without a file leaves out those in settings/)"
+            if options.trials <= len(first) else ""))
         device = {name: getattr(options, name) for name in ("use_cuda", "threads", "tune_cpu")}
         plan = Plan(directory, options.script, parameters, base, folds=models, watched=options.watch,
                     seed=options.seed, trials=options.trials, workers=options.workers, device=device,

@@ -36,6 +36,11 @@ def require_room(model_dir, overwrite):
     if model_dir.resolve() == NET.parent:
         raise InputError(f"--model_dir: found {model_dir}, where net.py is, expected another directory")
     clean_up(model_dir)
+    require_no_run(model_dir, overwrite)
+
+
+def require_no_run(model_dir, overwrite):
+    """Raise InputError where `model_dir` holds a run, unless that may be overwritten."""
     if holds_run(model_dir) and not overwrite:
         raise InputError(f"--model_dir: found another run in {model_dir}, expected none; name another directory, "
                          "continue that run with --resume 1, or delete it with --overwrite 1")

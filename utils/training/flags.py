@@ -2,8 +2,8 @@
 
 import os
 
-from utils.data.session_files import refuse_sessions
-from utils.files import InputError
+from utils.data.session_files import refuse_sessions, session_files
+from utils.files import InputError, require_file
 from utils.options import (
     COUNT,
     FLOAT32,
@@ -16,6 +16,7 @@ from utils.options import (
     number,
     sizes,
 )
+from utils.process import place
 from utils.training.optimizer_flags import add_rate_flags, add_update_flags, check_optimizer_flags
 from utils.training.sequence_flags import add_sequence_flags, check_sequence_flags, train_paths, window_sizes
 
@@ -193,6 +194,17 @@ def parse_training_flags(parser, rates, arguments=None):
                                  " as that model has")
     check_optimizer_flags(options, rates)
     return check_training_flags(options, parser.given)
+
+
+def require_files(options):
+    """InputError where what a trainer reads isn't there, or where --model_dir has another run: before Paddle loads."""
+    from utils.model.upkeep import require_no_run  # slow to import, so only once the flags are checked
+    require_file(options.vocab_path, "--vocab_path")
+    for flag, path in [("--train_dir", path) for path in train_paths(options.train_dir)] + (
+            [("--valid_dir", options.valid_dir)] * bool(options.valid_dir)):
+        session_files(path, flag)
+    if not options.resume and not place().rank:  # process 0 alone writes
+        require_no_run(options.model_dir, options.overwrite)
 
 
 def _network_flags(model_dir):
