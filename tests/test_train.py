@@ -143,6 +143,15 @@ def test_a_second_run_needs_overwrite(tiny_data, tiny_model, tmp_path, run_here)
     assert checkpoint.finished_epochs(model_dir) == [1]
 
 
+@pytest.mark.parametrize("script", ["train.py", "train_sample_neg.py"])
+def test_what_is_not_there_is_refused_before_paddle_loads(tiny_data, tiny_model, tmp_path, run_here, script):
+    for flag, path in [("--train_dir", "nowhere"), ("--vocab_path", "nowhere"), ("--valid_dir", "nowhere"),
+                       ("--model_dir", tiny_model)]:
+        process = run_here(script, *with_flags(flags(tiny_data, tmp_path / "model"), [flag, path]))
+        assert_one_line_error(process, f"{flag}: found ")
+        assert process.stdout == "", "the first line comes when Paddle has loaded"
+
+
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
