@@ -10,6 +10,7 @@ from net import Network
 from utils import sources
 from utils.data.batches import Batching
 from utils.data.sessions import Sessions
+from utils.evaluation import ranks
 from utils.files import InputError
 from utils.losses import FUNCTIONS, Loss
 from utils.model.checked_json import write_json
@@ -161,6 +162,13 @@ def test_an_edit_of_later_clicks_alone_trains_and_is_answered_by_net(kernels, ed
     found, line = prove(trainer, kernels)
     assert line.startswith("engine:paddle (not what utils/native computes: net.py: Network.hidden_states edited) ")
     assert type(trainer.engine) is PaddleEngine and not found.agrees("scorer") and found.agrees("loss")
+
+
+def test_edited_scores_are_ranked_as_they_stand(edited):
+    network = make_trainer(AllItems).network
+    assert ranks._scoring(network)[1] is not None
+    edited(NET, "transpose_y=True) + biases", "transpose_y=True) + 1.0001 * biases")
+    assert ranks._scoring(network)[1] is None
 
 
 def test_without_cpp_an_edited_loss_is_not_taken_for_the_softmax(edited):

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, run_script, with_flags
 from purchases import write_data
 
+from utils import sources
 from utils.intent.model import load_intent_model
 from utils.model import checkpoint
 from utils.model.checked_json import write_json
@@ -219,6 +220,14 @@ def test_any_edit_is_found_whatever_the_first_sessions(data, tmp_path, run_here,
     monkeypatch.setattr(getattr(net, owner), method, edited(getattr(getattr(net, owner), method)))
     process = run_here("train_intent.py", *flags(one_click, tmp_path / "model", "--networks", 1))
     assert process.returncode == 0 and "serve.py refuses it" in process.stderr
+
+
+def test_an_edit_that_no_number_shows_is_found_in_the_source(data, tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(sources, "edits", lambda definitions: ["net.py: Head.forward edited"] * (
+        definitions == [sources.INTENT]))
+    process = run_here("train_intent.py", *flags(data, tmp_path / "model", "--networks", 1, "--pass_num", 1))
+    assert process.returncode == 0 and "net.py: Head.forward edited: infer_intent.py" in process.stderr
+    assert checkpoint.read_config(tmp_path / "model")["network_is_known"] is False
 
 
 def test_tune_searches_its_settings(data, tmp_path):
