@@ -71,6 +71,13 @@ def test_the_optimizer_is_that_of_the_flags():
     assert not make_optimizer(full_flags.parse_arguments([])).epsilon_inside
 
 
+def test_a_name_without_an_optimizer_is_refused():
+    options = parse()
+    options.optimizer = "lion"
+    with pytest.raises(InputError, match="--optimizer: found lion, expected one that make_optimizer"):
+        make_optimizer(options)
+
+
 def test_both_trainers_keep_their_rates():
     options = parse(), full_flags.parse_arguments([])
     assert [(given.base_lr, given.lr_end, given.optimizer) for given in options] == [(0.15, 0.1, "official"),

@@ -276,6 +276,35 @@ def test_other_first_states_and_input_weights_are_found(kernels, monkeypatch):
     assert proven(kernels, network=network)[1].differs["engine"] == ["input_weights"]
 
 
+WRONG_STATES = {  # what an edit makes of the states, and what the line says
+    "too wide": (lambda states: paddle.concat([states, states[:, :1]], axis=1), "states of shape"),
+    "too narrow": (lambda states: states[:, :-1], "states of shape"),
+    "too few": (lambda states: states[:-1], "states of shape"),
+    "three axes": (lambda states: states.unsqueeze(0), "states of shape"),
+    "float64": (lambda states: states.astype("float64"), "float64"),
+    "a list": (lambda states: [states], "returns a list"),
+    "drawn anew": (lambda states: states + paddle.rand(states.shape), "other states the second time"),
+    "no numbers": (lambda states: paddle.log(states - 9), "not finite"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_states_that_no_score_can_take_are_refused(kernels_or_none, monkeypatch, name):
+    """C++ would read and write beside them."""
+    right, (change, message) = Network.hidden_states, WRONG_STATES[name]
+    monkeypatch.setattr(Network, "hidden_states", lambda *arguments: change(right(*arguments)))
+    with pytest.raises(InputError, match=f"^net.py: found .*{message}"):
+        proven(kernels_or_none)
+
+
+def test_cpp_takes_no_states_of_another_width(kernels):
+    hidden, rows = np.ones([3, 5], np.float32), np.ones([7, 5], np.float32)
+    with pytest.raises(ValueError, match="hidden states of 5 numbers, expected 4"):
+        kernels.softmax_cross_entropy(hidden, rows, np.zeros(3, np.int64), 0.0, None, 2)
+    with pytest.raises(ValueError, match="expected 4"):
+        kernels.count_above(hidden, np.ones([4, 7], np.float32), np.zeros(3, np.int64), 2)
+
+
 def test_a_network_that_trains_another_way_than_it_evaluates_is_refused(kernels, monkeypatch):
     right = Network.hidden_states
     monkeypatch.setattr(Network, "hidden_states", lambda self, items, rows_per_step, item_rows=None, before=None: right(

@@ -205,6 +205,14 @@ def steps_of(data):
     return -(-sum(len(session.split()) > 1 for session in sessions) // 10)
 
 
+def test_a_loss_that_is_no_number_before_any_update_blames_no_learning_rate(tiny_data, tmp_path, run_here, monkeypatch):
+    from utils.training.trainer import Trainer
+    monkeypatch.setattr(Trainer, "step", lambda trainer, batch: float("nan"))
+    process = run_here("train.py", *flags(tiny_data, tmp_path / "model"))
+    assert_one_line_error(process, "utils/losses.py: found a loss of nan in step 1, before any weight was changed")
+    assert "--base_lr" not in process.stderr
+
+
 def test_weights_that_overflowed_are_never_saved_as_last(tiny_data, tmp_path, run_here):
     process = run_here("train.py", *flags(tiny_data, tmp_path / "model", "--base_lr", 1e38, "--save_seconds", 1e-9))
     assert_one_line_error(process, "--base_lr", "last good checkpoint")

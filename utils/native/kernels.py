@@ -232,6 +232,7 @@ class Kernels:
         """
         items = items_by_unit.shape[1]
         require_rows(targets, items)
+        _require_width(hidden, len(items_by_unit))
         above, at_least = np.empty(len(hidden), np.int64), np.empty(len(hidden), np.int64)
         best = np.empty((len(hidden), min(k, items)), np.int32)
         self.call("count_above", hidden, items_by_unit, targets, *hidden.shape, items, chunk, best.shape[1], above,
@@ -268,7 +269,14 @@ def copied(values):
 
 
 def _results(hidden, item_rows):
+    _require_width(hidden, item_rows.shape[1] - 1)
     return [_empty(shape, hidden) for shape in (hidden.shape[:1], hidden.shape, item_rows.shape)]
+
+
+def _require_width(hidden, expected):
+    """ValueError unless states have as many numbers as scores take: C++ would read and write elsewhere."""
+    if hidden.shape[1] != expected:
+        raise ValueError(f"hidden states of {hidden.shape[1]} numbers, expected {expected}")
 
 
 def require_rows(numbers, count):

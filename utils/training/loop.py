@@ -287,6 +287,9 @@ class Run:
                 raise self._not_finite(f"{name} no longer finite after", progress)
 
     def _not_finite(self, found, progress, step=None):
+        if step == 1 and progress.epoch == 1:
+            return InputError(f"net.py, utils/losses.py: found {found} step 1, before any weight was changed, expected "
+                              "a number; the network or the loss gives none")
         step = step or progress.num_steps
         return InputError(f"{self.blamed}: found {found} step {step} of epoch {progress.epoch}, expected "
                           f"a number; lower it (last good checkpoint: {self.directory.good or 'none yet'})")

@@ -87,4 +87,7 @@ def make_optimizer(options):
         return Nadam(**of_all)
     if options.optimizer in ADAMS:
         return Adam(decoupled=options.optimizer == "adamw", **of_all)
-    return Adagrad(momentum=options.momentum, epsilon_inside=options.optimizer == "official", **of_all)
+    if options.optimizer in ("official", "adagrad"):
+        return Adagrad(momentum=options.momentum, epsilon_inside=options.optimizer == "official", **of_all)
+    raise InputError(f"--optimizer: found {options.optimizer}, expected one that make_optimizer in "
+                     "utils/training/optimizer_flags.py makes")

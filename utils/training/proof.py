@@ -88,6 +88,7 @@ def prove(trainer, kernels):
     edited = sources.edits([sources.NETWORK]) or _other_weights(network)
     is_fused = is_gpu() and computes(network.settings, trainer.batching.side_by_side)
     with trial_weights(network, random):
+        require_states(network, batch)
         require_same_rows(network, batch)
         require_no_future(network, batch)
         edited_scores = edited or sources.edits([sources.SCORES])
@@ -161,6 +162,27 @@ def trial_weights(network, random, matrices=MATRICES):
         for weight, values in kept.values():
             paddle.assign(paddle.to_tensor(values), weight)
         network.train() if was_training else network.eval()
+
+
+def require_states(network, batch):
+    """Raise InputError unless `hidden_states` gives each click a state that scores can take, and the same one twice."""
+    network.eval()
+    items = paddle.to_tensor(batch.inputs)
+    with paddle.no_grad():
+        found, again = (network.hidden_states(items, batch.rows_per_step) for _ in range(2))
+    if not paddle.is_tensor(found):
+        raise InputError(f"net.py: found hidden_states that returns a {type(found).__name__}, expected a tensor")
+    clicks, units = len(items), network.item_matrix.shape[1] - 1
+    if found.ndim == 2 and sources.edits([sources.SCORES]):
+        units = found.shape[1]  # edited scores take what they like
+    if found.shape != [clicks, units] or found.dtype != paddle.float32:
+        raise InputError(f"net.py: found states of shape {found.shape} by hidden_states, {str(found.dtype)[7:]}, "
+                         f"expected {[clicks, units]}, float32: one state for each click, as wide as scores take")
+    if not bool(paddle.isfinite(found).all()):
+        raise InputError("net.py: found states that are not finite numbers by hidden_states, expected numbers")
+    if differences({"states": again.numpy()}, {"states": found.numpy()}):
+        raise InputError("net.py: found hidden_states that gives other states the second time, expected the same once "
+                         "trained (weights made in it, dropout that doesn't ask self.training)")
 
 
 def require_same_rows(network, batch):
