@@ -24,7 +24,7 @@ COUNTED_STEPS = 20  # whose candidates are counted
 METHODS = [  # of a trainer's parts, and what of a step's time they are
     ("engine", "carry_states", "forward"), ("objective", "draw", "drawing"), ("engine", "forward", "forward"),
     ("engine", "rows", "looking up rows"), ("objective", "__call__", "loss"), ("engine", "backward", "backward"),
-    ("trainer", "meet", "adding gradients up"), ("optimizer", "step", "optimiser"),
+    ("trainer", "collect_gradients", "adding gradients up"), ("optimizer", "step", "optimiser"),
 ]
 
 

@@ -227,7 +227,7 @@ def test_missing_empty_and_misplaced_directories_are_one_line(raw, convert, run_
     before = files_below(raw)
     assert_one_line_error(convert(raw_train="absent"), "raw_train_dir: found nothing at absent")
     assert_one_line_error(convert(raw_test="empty"), "raw_test_dir: found no session files in empty")
-    assert_one_line_error(convert(train="file"), "train_dir file/", "found a file at ")
+    assert_one_line_error(convert(train="file"), "train_dir: found a file at file")
     assert_one_line_error(convert(vocab="empty"), "empty: found a directory")
     assert_one_line_error(convert(test="file/test"), "file")
     assert_one_line_error(run_here("text2paddle.py", "raw_train"), "raw_test_dir", "text2paddle.py -h")

@@ -99,7 +99,7 @@ def test_no_sessions_of_anyone_else_are_mixed_in_or_overwritten(clicks, run_here
     process = run_here("preprocess.py", "--input", "shop/vocab.txt", "--to_text", "shop")
     assert_one_line_error(process, "--to_text: found shop/vocab.txt, where --input would be overwritten")
     process = run_here("preprocess.py", "--input", "shop/vocab.txt", "--to_text", "shop/vocab.txt")
-    assert_one_line_error(process, "--to_text shop/vocab.txt/", "found a file at ", "expected a directory")
+    assert_one_line_error(process, "--to_text: found a file at shop/vocab.txt, expected a directory")
 
 
 def test_too_little_to_choose_from_or_to_test_is_an_error(clicks, run_here):
