@@ -55,7 +55,7 @@ EDITS = {
         ("net.py", "return [paddle.zeros([sessions, units]) for units in self.settings.hid_size]",
          "return [paddle.zeros([sessions, units])\n"
          "                for units in (*self.settings.hid_size, self.settings.hid_size[-1] + 1)]")]),
-    "a further FC": ("engine", of_docs("A layer more")),
+    "a further FC": ("engine", of_docs("One more layer")),
     "scores scaled by a learned number": ("loss", [
         in_init("self.scale = parameter(self, np.ones([1]))"),
         ("net.py", "        return paddle.matmul(states, vectors, transpose_y=True)",

@@ -69,6 +69,16 @@ def test_a_record_of_another_vocabulary_is_an_error(tmp_path):
         read_conversion(tmp_path, "abd", "--test_dir")
 
 
+def test_the_vocabulary_that_lies_beside_the_sessions_is_named(tmp_path):
+    sessions, vocabulary = tmp_path / "train_data", tmp_path / "vocab.txt"
+    sessions.mkdir()
+    vocabulary.write_bytes(b"a\n")
+    record = {"vocab_sha256": hashlib.sha256(b"a\n").hexdigest()}
+    (sessions / CONVERSION).write_text(json.dumps(record))
+    with pytest.raises(InputError, match=f"; theirs is {vocabulary}$"):
+        read_conversion(sessions, "abd", "--train_dir")
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name),
                                   lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("none")],
                          ids=["directory", "pipe", "loop", "device", "dangling"])

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from utils.data.vocabulary import checksum
 from utils.files import InputError
 from utils.memory import read_bytes
 
@@ -46,8 +47,11 @@ def read_conversion(path, vocab_sha256, flag):
     """
     record = _read_record(path, flag)
     if record and vocab_sha256 is not None and record["vocab_sha256"] != vocab_sha256:
+        own = Path(path).parent / "vocab.txt"
+        is_there = own.is_file() and checksum(own) == record["vocab_sha256"]
         raise InputError(f"{flag}: found sessions in {path} that were converted with another vocab.txt (SHA-256 "
-                         f"{record['vocab_sha256'][:12]}...), expected {vocab_sha256[:12]}...")
+                         f"{record['vocab_sha256'][:12]}...), expected {vocab_sha256[:12]}..."
+                         + f"; theirs is {own}" * is_there)
     return {} if Path(path).is_file() else record
 
 
