@@ -262,3 +262,32 @@ def tiny_model(tiny_data, tmp_path_factory):
                              "--vocab_path", tiny_data / "vocab.txt", "--hid_size", 8, "--pass_num", 2,
                              "--batch_size", 10, "--threads", 1))
     return model_dir
+
+
+@pytest.fixture
+def data(tiny_data, tmp_path):
+    """A copy of `tiny_data`, to change."""
+    return shutil.copytree(tiny_data, tmp_path / "data")
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy of `tiny_model`, to change."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def infer(run_here, data, model):
+    """infer.py of the two epochs of `model` on the test sessions of `data`; further flags win."""
+    usual = ["--test_dir", data / "test_data", "--model_dir", model, "--last_index", 2, "--threads", 1, "--tune_cpu", 0]
+    return lambda *flags: run_here("infer.py", *with_flags(usual, flags))
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """A model directory in which a run has begun that has no epoch yet."""
+    from utils.model import upkeep
+    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
+    directory = tmp_path / "model"
+    upkeep.start_run(directory, {"data": {}}, tmp_path / "vocab.txt", overwrite=False)
+    return directory

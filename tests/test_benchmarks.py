@@ -217,3 +217,12 @@ def test_parallel_compares_processes_and_kills_them(tiny_data):
     assert sum(line.startswith("train.py: one process ") and "; ratio " in line for line in lines) == 1
     assert sum(line.startswith("train.py, a model, not a measurement") for line in lines) == 1
     assert sum(line.endswith(" ms") for line in lines) == 4 and lines[-1].startswith("killed 1 times at random")
+
+
+def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path, run_here):
+    for name in ("one", "two"):
+        assert_worked(run_here("benchmarks/make_clicks.py", "--click_count", 5000, "--item_count", 300,
+                               "--output", tmp_path / name))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    process = assert_worked(run_here("preprocess.py", "--out_dir", tmp_path, "--input", tmp_path / "one"))
+    assert "5,000 clicks" in process.stdout

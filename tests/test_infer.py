@@ -5,31 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import assert_one_line_error, assert_worked, files_below, run_script, with_flags
+from changed_models import edit_config, resave
+from conftest import assert_one_line_error, assert_worked, files_below, run_script
 
 from utils.data.vocabulary import checksum
 from utils.model.checked_json import write_json
-from utils.model.checkpoint import read_config, save_epoch
+from utils.model.checkpoint import read_config
 from utils.model.directory import net_checksum
-
-
-@pytest.fixture
-def data(tiny_data, tmp_path):
-    """A copy of `tiny_data`, to change."""
-    return shutil.copytree(tiny_data, tmp_path / "data")
-
-
-@pytest.fixture
-def model(tiny_model, tmp_path):
-    """A copy of `tiny_model`, to change."""
-    return shutil.copytree(tiny_model, tmp_path / "model")
-
-
-@pytest.fixture
-def infer(run_here, data, model):
-    """infer.py of the two epochs of `model` on the test sessions of `data`; further flags win."""
-    usual = ["--test_dir", data / "test_data", "--model_dir", model, "--last_index", 2, "--threads", 1, "--tune_cpu", 0]
-    return lambda *flags: run_here("infer.py", *with_flags(usual, flags))
 
 
 def model_lines(process):
@@ -44,19 +26,6 @@ def recorded(model, event="test"):
 def figures_of(process):
     """The figures of each epoch as printed, a list of dicts."""
     return [dict(word.split(":") for word in line.split()[1:-1]) for line in model_lines(process)]
-
-
-def resave(model, change, epoch=1):
-    """Save an epoch anew, with its weights, a dict of arrays, as `change` returns them."""
-    from safetensors.numpy import load_file
-    directory = model / f"epoch_{epoch}"
-    weights = change(load_file(directory / "model.safetensors"))
-    shutil.rmtree(directory)
-    save_epoch(model, epoch, weights, {}, {})
-
-
-def edit_config(model, **changes):
-    write_json(model / "config.json", read_config(model) | changes)
 
 
 # What a user sees
@@ -336,84 +305,3 @@ def test_a_run_without_a_finished_epoch_is_one_line(model, infer):
     for epoch in 1, 2:
         (model / f"epoch_{epoch}" / "state.json").unlink()
     assert_one_line_error(infer(), "--model_dir: found none of the epochs 1 to 2", "epochs there: none")
-
-
-def other_byte(contents, position):
-    """`contents` with another byte at `position` than the one there; a digit, so that text stays text."""
-    changed = bytearray(contents)
-    changed[position] = ord("8") if changed[position] == ord("7") else ord("7")
-    return bytes(changed)
-
-
-DAMAGES = {
-    "deleted": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
-    "halved": lambda path: path.write_bytes(path.read_bytes()[:path.stat().st_size // 2]),
-    "changed": lambda path: path.write_bytes(other_byte(path.read_bytes(), -9)),
-    "binary": lambda path: path.write_bytes(np.random.default_rng(1).bytes(5000)),
-    "text": lambda path: path.write_text("not what you expected\n"),
-    "a list": lambda path: path.write_text("[1, 2]"),
-    "an object": lambda path: path.write_text("{}"),
-    "a number": lambda path: path.write_text("36\n"),
-    "deep": lambda path: path.write_text("[" * 100_000),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
-}
-
-
-@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "epoch_1/state.json", "epoch_1/model.safetensors"])
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_one_line_that_names_it(model, infer, name, damage):
-    DAMAGES[damage](model / name)
-    process = infer("--last_index", 1)
-    # this file is what makes an epoch a finished one
-    is_unfinished = (name, damage) in [("epoch_1/state.json", "deleted")]
-    assert_one_line_error(process, "found none of the epochs 1 to 1" if is_unfinished else model / name)
-    assert model_lines(process) == []
-
-
-def test_a_file_of_another_epoch_is_one_line(model, infer):
-    shutil.copy(model / "epoch_2" / "model.safetensors", model / "epoch_1")
-    assert_one_line_error(infer(), "epoch_1/model.safetensors", "truncated or changed")
-
-
-@pytest.mark.parametrize("network", [
-    None, [], {}, "text", 7, {"hid_size": [8]}, {"hid_size": 8, "emb_size": 8}, {"hid_size": [], "emb_size": 8},
-    {"hid_size": ["8"], "emb_size": 8}, {"hid_size": [8.5], "emb_size": 8}, {"hid_size": [-8], "emb_size": 8},
-    {"hid_size": [0], "emb_size": 8}, {"hid_size": [8], "emb_size": None},
-    {"hid_size": [8], "emb_size": 8, "color": "red"},
-    {"hid_size": [8], "emb_size": 9}, {"hid_size": [9], "emb_size": 9},
-    {"hid_size": [8], "emb_size": 8, "init_range": -1},
-    {"hid_size": [8], "emb_size": 8, "init_range": "wide"}, {"hid_size": [8], "emb_size": 8, "shared": False},
-    {"hid_size": [8, 8], "emb_size": 8},
-])
-def test_network_settings_that_are_not_those_of_the_weights_are_one_line(model, infer, network):
-    edit_config(model, network=network)
-    assert_one_line_error(infer(), model)
-
-
-@pytest.mark.parametrize("changes", [{"data": None}, {"data": []}, {"data": {}}, {"data": {"vocab_sha256": 5}},
-                                     {"format": "other"}, {"format": None}])
-def test_a_foreign_config_is_one_line(model, infer, changes):
-    edit_config(model, **changes)
-    assert_one_line_error(infer(), model)
-
-
-def test_weights_that_are_not_finite_are_one_line(model, infer):
-    resave(model, lambda weights: {name: values * np.float32("nan") for name, values in weights.items()})
-    process = infer()
-    assert_one_line_error(process, model / "epoch_1", "not finite numbers")
-    assert model_lines(process) == []
-
-
-@pytest.mark.parametrize("change", [
-    lambda weights: {},
-    lambda weights: {name: values for name, values in weights.items() if "bias" not in name},
-    lambda weights: {name: values[:-1] for name, values in weights.items()},
-    lambda weights: {name: values.astype(np.float64) for name, values in weights.items()},
-    lambda weights: {name: values.astype(np.int32) for name, values in weights.items()},
-    lambda weights: {**weights, "more": np.zeros(3, np.float32)},
-], ids=["none", "no biases", "other shapes", "float64", "int32", "one more"])
-def test_weights_of_another_network_are_one_line(model, infer, change):
-    resave(model, change)
-    assert_one_line_error(infer(), model / "epoch_1" / "model.safetensors")

@@ -1,7 +1,6 @@
 """infer.py beyond recall and MRR: other metrics, intervals, a second model, and the file of each prediction."""
 
 import json
-import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,12 +11,6 @@ from utils.evaluation import inference
 from utils.evaluation.metrics import METRICS
 from utils.model.checked_json import write_json
 from utils.model.checkpoint import read_config
-
-
-@pytest.fixture
-def model(tiny_model, tmp_path):
-    """A copy of `tiny_model`, to change."""
-    return shutil.copytree(tiny_model, tmp_path / "model")
 
 
 @pytest.fixture

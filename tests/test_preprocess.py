@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import py7zr
 import pytest
@@ -394,20 +393,3 @@ def test_without_the_data_the_error_says_how_to_get_it(tmp_path):
     process = run_script("preprocess.py", "--input", "shop.csv", cwd=tmp_path)
     assert_one_line_error(process, "--input: found no file shop.csv, expected one that exists")
     assert "--fetch" not in process.stderr  # which has YOOCHOOSE's clicks alone
-
-
-def test_help_starts_fast():
-    start = time.perf_counter()
-    process = assert_worked(run_script("preprocess.py", "-h"))
-    assert time.perf_counter() - start < 2 and "--session_gap" in process.stdout
-    code = ("import sys; sys.argv = ['x']; from utils.data.preprocess_flags import parse_flags; parse_flags(''); "
-            "assert not {'numpy', 'pyarrow', 'py7zr'} & set(sys.modules)")
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-def test_made_up_clicks_are_the_same_every_time_and_can_be_prepared(tmp_path, run_here, preprocess):
-    for name in ("one", "two"):
-        assert_worked(run_here("benchmarks/make_clicks.py", "--click_count", 5000, "--item_count", 300,
-                               "--output", tmp_path / name))
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert "5,000 clicks" in assert_worked(preprocess(tmp_path, "--input", tmp_path / "one")).stdout

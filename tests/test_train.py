@@ -3,15 +3,9 @@
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
-import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line_error, assert_worked, files_below, run_script, with_flags
 from safetensors.numpy import load_file
@@ -349,57 +343,3 @@ def test_a_directory_that_was_there_and_its_files_stay(tiny_data, tmp_path):
     process = run_script("train.py", *flags(tiny_data, tmp_path / "model", "--base_lr", 1e38))
     assert_one_line_error(process, "--base_lr")
     assert (tmp_path / "model/notes.txt").read_text() == "precious"
-
-
-@pytest.fixture(scope="module")
-def large_vocabulary(tmp_path_factory):
-    """Few sessions over 30,000 items: an epoch is one step, and most of the time is spent in writing 25 MB."""
-    directory = tmp_path_factory.mktemp("large")
-    write(directory / "vocab.txt", "".join(f"i{number}\n" for number in range(30000)))
-    write(directory / "train_data/train.txt", "1 2 3\n4 5\n")
-    write(directory / "test_data/test.txt", "1 2 3\n")
-    return directory
-
-
-def start(data, model_dir, *more):
-    command = [sys.executable, ROOT / "train.py", *flags(data, model_dir, "--hid_size", 100, "--pass_num", 1000, *more)]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(process, words):
-    for line in process.stdout:
-        if words in line:
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def test_kill_at_any_moment_leaves_every_saved_epoch_usable(large_vocabulary, tmp_path):
-    draw, model_dir = random.Random(4), tmp_path / "model"
-    shapes = None
-    for _ in range(3):
-        process = start(large_vocabulary, model_dir, "--overwrite", 1)
-        wait_for(process, "model saved in")
-        time.sleep(draw.uniform(0, 0.6))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
-        reported = process.communicate()[0].count("model saved in") + 1
-        finished = checkpoint.finished_epochs(model_dir)
-        assert finished == list(range(1, len(finished) + 1)) and len(finished) >= reported
-        shapes = shapes or {name: list(values.shape) for name, values in weights(model_dir, 1).items()}
-        for epoch in finished:
-            loaded = checkpoint.load_weights(model_dir, epoch, shapes)
-            assert all(np.isfinite(values).all() for values in loaded.values())
-    process = run_script("infer.py", "--test_dir", large_vocabulary / "test_data", "--model_dir", model_dir,
-                         "--last_index", 1)
-    assert "epoch_1 recall@20:" in assert_worked(process).stdout
-
-
-@pytest.mark.parametrize("signal_number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupting_keeps_the_saved_epochs(tiny_data, tmp_path, signal_number, status):
-    process = start(tiny_data, tmp_path / "model")
-    wait_for(process, "model saved in")
-    process.send_signal(signal_number)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == status and errors.count("\n") == 1, errors
-    assert checkpoint.finished_epochs(tmp_path / "model")
-    assert not list((tmp_path / "model").glob("*.tmp"))

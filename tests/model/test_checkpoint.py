@@ -7,20 +7,12 @@ import numpy as np
 import pytest
 
 from utils.files import InputError
-from utils.model import checkpoint, upkeep
+from utils.model import checkpoint
 from utils.model.checked_json import write_json
 from utils.runlog import append_record
 
 WEIGHTS = {"matrix": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(3, np.float32)}
 SHAPES = {"matrix": [2, 3], "bias": [3]}
-
-
-@pytest.fixture
-def model_dir(tmp_path):
-    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
-    directory = tmp_path / "model"
-    upkeep.start_run(directory, {"data": {}}, tmp_path / "vocab.txt", overwrite=False)
-    return directory
 
 
 def save(model_dir, epoch):

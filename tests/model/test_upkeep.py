@@ -12,14 +12,6 @@ from utils.model.upkeep import hold_directory
 WEIGHTS = {"bias": np.ones(3, np.float32)}
 
 
-@pytest.fixture
-def model_dir(tmp_path):
-    (tmp_path / "vocab.txt").write_text("a\nb\n", encoding="utf-8")
-    directory = tmp_path / "model"
-    upkeep.start_run(directory, {"data": {}}, tmp_path / "vocab.txt", overwrite=False)
-    return directory
-
-
 def save(model_dir, epoch):
     checkpoint.save_epoch(model_dir, epoch, WEIGHTS, {}, {})
 

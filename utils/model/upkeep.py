@@ -19,8 +19,7 @@ except ImportError:  # Windows
     fcntl = None
 
 LEFT_BY_A_CRASH = (".epoch_*.tmp", ".last.*.tmp", ".config.json.*.tmp", ".vocab.txt.*.tmp", ".popular.json.*.tmp",
-                   f".{NET.name}.*.tmp",
-                   f".{checkpoint.NEIGHBOURS}.*.tmp")
+                   f".{NET.name}.*.tmp", f".{checkpoint.NEIGHBOURS}.*.tmp")
 EVENT_DIRECTORIES = "tensorboard", "visualdl"
 
 

@@ -3,7 +3,6 @@
 Nothing here needs Paddle.
 """
 
-
 import numpy as np
 
 from utils.data.sessions import window_counts
