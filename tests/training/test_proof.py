@@ -277,10 +277,10 @@ def test_other_first_states_and_input_weights_are_found(kernels, monkeypatch):
 
 
 WRONG_STATES = {  # what an edit makes of the states, and what the line says
-    "too wide": (lambda states: paddle.concat([states, states[:, :1]], axis=1), "states of shape"),
-    "too narrow": (lambda states: states[:, :-1], "states of shape"),
-    "too few": (lambda states: states[:-1], "states of shape"),
-    "three axes": (lambda states: states.unsqueeze(0), "states of shape"),
+    "too wide": (lambda states: paddle.concat([states, states[:, :1]], axis=1), r"states of shape \["),
+    "too narrow": (lambda states: states[:, :-1], r"states of shape \["),
+    "too few": (lambda states: states[:-1], r"states of shape \["),
+    "three axes": (lambda states: states.unsqueeze(0), r"states of shape \["),
     "float64": (lambda states: states.astype("float64"), "float64"),
     "a list": (lambda states: [states], "returns a list"),
     "drawn anew": (lambda states: states + paddle.rand(states.shape), "other states the second time"),

@@ -175,8 +175,8 @@ def require_states(network, batch):
     clicks, units = len(items), network.item_matrix.shape[1] - 1
     if found.ndim == 2 and sources.edits([sources.SCORES]):
         units = found.shape[1]  # edited scores take what they like
-    if found.shape != [clicks, units] or found.dtype != paddle.float32:
-        raise InputError(f"net.py: found states of shape {found.shape} by hidden_states, {str(found.dtype)[7:]}, "
+    if list(found.shape) != [clicks, units] or found.dtype != paddle.float32:
+        raise InputError(f"net.py: found states of shape {list(found.shape)} by hidden_states, {str(found.dtype)[7:]}, "
                          f"expected {[clicks, units]}, float32: one state for each click, as wide as scores take")
     if not bool(paddle.isfinite(found).all()):
         raise InputError("net.py: found states that are not finite numbers by hidden_states, expected numbers")
